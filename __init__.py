@@ -1,0 +1,71 @@
+"""mobilevlm: a zoo and a registry of vision-language projectors, each of them data."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .blocks.block import Block as Block
+    from .blocks.errors import GridError as GridError
+    from .blocks.errors import SpecError as SpecError
+    from .blocks.feature import Feature as Feature
+    from .blocks.feature import Width as Width
+    from .projectors import BLOCKS as BLOCKS
+    from .projectors import PROJECTORS as PROJECTORS
+    from .projectors.build import build_projector as build_projector
+    from .projectors.build import plan_projector as plan_projector
+    from .projectors.build import spec_of as spec_of
+    from .projectors.document import dump_spec as dump_spec
+    from .projectors.document import load_spec as load_spec
+    from .projectors.ldp import LDP as LDP
+    from .projectors.llava import build_vision_projector as build_vision_projector
+    from .projectors.plan import Plan as Plan
+    from .projectors.preset import Preset as Preset
+    from .projectors.projector import Projector as Projector
+    from .projectors.stack import Stack as Stack
+    from .registry.errors import MobileVLMError as MobileVLMError
+    from .registry.errors import RegistryError as RegistryError
+
+# Where each public name lives: loaded on first use, so that importing costs next to nothing.
+_HOMES = {
+    "BLOCKS": "projectors",
+    "LDP": "projectors.ldp",
+    "PROJECTORS": "projectors",
+    "Block": "blocks.block",
+    "Feature": "blocks.feature",
+    "GridError": "blocks.errors",
+    "MobileVLMError": "registry.errors",
+    "Plan": "projectors.plan",
+    "Preset": "projectors.preset",
+    "Projector": "projectors.projector",
+    "RegistryError": "registry.errors",
+    "SpecError": "blocks.errors",
+    "Stack": "projectors.stack",
+    "Width": "blocks.feature",
+    "build_projector": "projectors.build",
+    "build_vision_projector": "projectors.llava",
+    "dump_spec": "projectors.document",
+    "load_spec": "projectors.document",
+    "plan_projector": "projectors.build",
+    "spec_of": "projectors.build",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("mobilevlm")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

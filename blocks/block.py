@@ -1,0 +1,185 @@
+"""The block: one piece of a projector as data, and chains of blocks walked on paper."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias
+
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
+
+from ..registry import MobileVLMError, RegistryError, quote
+from . import BLOCKS
+from .errors import SpecError
+from .feature import Feature
+from .spec import MAX_BLOCKS, Spec, relocate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Block", "Blocks", "Step", "bodies", "count", "label", "needs_grid", "walk"]
+
+
+class Block(Spec):
+    """One piece of a projector: its fields, what it does to a feature on paper, and its module.
+
+    A block is a frozen pydantic class. The module it builds is plain PyTorch: it takes a feature
+    ``(b, h, w, c)``, returns one, and never changes its input in place.
+
+        class Gate(Block):
+            bias: bool = True
+
+            def build(self, x: Feature) -> nn.Module:
+                return GateModule(x.channels, bias=self.bias)
+
+    Attributes:
+        needs_grid: Whether the module reads the grid. A block that treats every token alike says
+            False; a chain of such blocks takes any number of tokens.
+    """
+
+    needs_grid: ClassVar[bool] = True
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name in ("type", "flow", "build", "expand"):
+            if name in cls.model_fields:
+                raise SpecError(f"a block cannot have a field called {name!r}", cls.__name__)
+
+    def flow(self, x: Feature) -> Feature:
+        """Say what this block makes of a feature; pure arithmetic. Default: nothing changes.
+
+        Raises:
+            SpecError: The feature does not fit.
+            GridError: Its grid does not fit.
+        """
+        return x
+
+    @abstractmethod
+    def build(self, x: Feature) -> nn.Module:
+        """Make the module that does it, for a feature like this one."""
+
+    def expand(self, x: Feature) -> Sequence[Block]:
+        """Return what stands in this block's place once a document is written out in full.
+
+        Default: this block, with the blocks inside it expanded.
+        """
+        inner = {
+            name: tuple(step.block for step in walk(body, x, f".{name}", expand=True))
+            for name, body in bodies(self).items()
+        }
+        return (self.model_copy(update=inner),) if inner else (self,)
+
+
+def _parse(value: Any) -> Block:
+    """Turn ``{"type": ...}``, a bare name or a block into a block."""
+    if isinstance(value, Block):
+        return value
+    if isinstance(value, str):
+        value = {"type": value}
+    if not isinstance(value, Mapping):
+        raise SpecError(quote(value), expected='a block such as {"type": "pointwise"}')
+    if "type" not in value:
+        raise SpecError("key 'type' is missing", expected='a block such as {"type": "pointwise"}')
+    fields = dict(value)
+    name = fields.pop("type")
+    try:
+        cls = BLOCKS.get(name)
+    except RegistryError as error:
+        where = f".type ({error.where})" if error.where else ".type"
+        raise SpecError(error.found, where, error.expected, error.hint) from error
+    return cls.model_validate(fields)
+
+
+def _dump(block: Block) -> dict[str, Any]:
+    return {"type": BLOCKS.name_of(type(block)), **block.model_dump(mode="json")}
+
+
+def _not_empty(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    if not blocks:
+        raise SpecError("there are no blocks", expected="at least one")
+    return blocks
+
+
+if TYPE_CHECKING:
+    Blocks: TypeAlias = tuple[Block, ...]
+else:
+    Blocks = Annotated[
+        tuple[Annotated[Any, PlainValidator(_parse), PlainSerializer(_dump)], ...],
+        Field(strict=False),
+        AfterValidator(_not_empty),
+    ]
+"""A chain of blocks, as a field of a block or of a stack."""
+
+
+def bodies(block: Block) -> dict[str, tuple[Block, ...]]:
+    """Return the chains of blocks among a block's fields, by field name."""
+    return {
+        name: value
+        for name, value in block.__dict__.items()
+        if isinstance(value, tuple) and value and isinstance(value[0], Block)
+    }
+
+
+def count(blocks: Sequence[Block]) -> int:
+    """Return how many blocks there are, those inside others included."""
+    return sum(1 + sum(map(count, bodies(block).values())) for block in blocks)
+
+
+def needs_grid(blocks: Sequence[Block]) -> bool:
+    """Return whether any of the blocks, or of those inside them, reads the grid."""
+    return any(block.needs_grid or any(map(needs_grid, bodies(block).values())) for block in blocks)
+
+
+def label(block: Block) -> str:
+    """Return a block's registered name, or its class's name if it has none."""
+    try:
+        return BLOCKS.name_of(type(block))
+    except RegistryError:
+        return type(block).__name__
+
+
+class Step(NamedTuple):
+    """A block in a chain, with the feature that enters it and the one that leaves it."""
+
+    block: Block
+    x: Feature
+    y: Feature
+
+
+def walk(
+    blocks: Sequence[Block], x: Feature, where: str = "blocks", *, expand: bool = False
+) -> list[Step]:
+    """Walk a chain on paper, from the feature that enters it to the one that leaves it.
+
+    Args:
+        blocks: The chain.
+        x: The feature that enters it.
+        where: The chain's path in the document, for messages.
+        expand: Put what each block expands to in its place.
+
+    Raises:
+        SpecError: A block does not take what it is given; the message names both neighbours.
+        GridError: A block does not take the grid.
+    """
+    steps: list[Step] = []
+    total = 0
+    giver = "the input"
+    for index, block in enumerate(blocks):
+        given = x
+        try:
+            for each in block.expand(x) if expand else (block,):
+                total += count([each])
+                if total > MAX_BLOCKS:
+                    raise SpecError("too many blocks", expected=f"at most {MAX_BLOCKS:,} in all")
+                y = each.flow(x)
+                steps.append(Step(each, x, y))
+                x = y
+        except MobileVLMError as error:
+            here = f"{where}[{index}]"
+            if error.where:
+                raise relocate(error, here) from error.__cause__
+            error.hint = f"{error.hint} It is given {given} by {giver}.".strip()
+            raise relocate(error, f"{here} ({label(block)})") from error.__cause__
+        giver = f"{where}[{index}] ({label(block)})"
+    return steps

@@ -1,0 +1,36 @@
+"""The depthwise convolution with a skip around it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .depthwise import Depthwise, DepthwiseConv
+from .feature import Feature
+
+__all__ = ["DepthwiseResidual", "DepthwiseResidualConv"]
+
+
+class DepthwiseResidual(Depthwise):
+    """Depthwise convolution plus skip; ``(b, h, w, c) -> (b, ceil(h/s), ceil(w/s), c)``.
+
+    The skip is the input itself; for a stride s > 1 it is the s x s average, and a window cut off
+    by the border is averaged over what it holds. Keys as for `Depthwise`.
+    """
+
+    def build(self, x: Feature) -> nn.Module:
+        return DepthwiseResidualConv(x.channels, self.kernel, self.stride, bias=self.bias)
+
+
+class DepthwiseResidualConv(DepthwiseConv):
+    """``conv(x) + skip(x)`` on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self._skip(x)
+
+    def _skip(self, x: Tensor) -> Tensor:
+        stride = self.stride[0]
+        if stride == 1:
+            return x
+        y = F.avg_pool2d(x.permute(0, 3, 1, 2), stride, ceil_mode=True, count_include_pad=False)
+        return y.permute(0, 2, 3, 1)

@@ -1,0 +1,63 @@
+"""Squeeze-and-excitation: scale every channel by a gate computed from all of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from .activation import Act, Gate, activation
+from .block import Block
+from .feature import MAX_WIDTH, Feature
+
+__all__ = ["SqueezeExcite", "SqueezeExciteModule", "make_divisible"]
+
+
+def make_divisible(width: int, divisor: int = 8) -> int:
+    """Round a width to a multiple of `divisor`, never losing more than a tenth (MobileNetV3).
+
+    >>> make_divisible(6), make_divisible(512), make_divisible(11)
+    (8, 512, 16)
+    """
+    rounded = max(divisor, (width + divisor // 2) // divisor * divisor)
+    return rounded if 10 * rounded >= 9 * width else rounded + divisor
+
+
+class SqueezeExcite(Block):
+    """Scale each channel by ``gate(fc2(act(fc1(mean over the grid))))``; shape unchanged.
+
+    Source: Hu et al., "Squeeze-and-Excitation Networks", 2018. Keys: ``fc1.weight`` (mid, c),
+    ``fc1.bias``, ``fc2.weight`` (c, mid), ``fc2.bias``.
+
+    Attributes:
+        mid: The inner width; None is a quarter of the channels, rounded as in MobileNetV3.
+        act: The activation between the two layers.
+        gate: What turns the result into a scale.
+    """
+
+    mid: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    act: Act = "relu"
+    gate: Gate = "hardsigmoid"
+
+    def flow(self, x: Feature) -> Feature:
+        return x.raster()
+
+    def build(self, x: Feature) -> nn.Module:
+        mid = self.mid or make_divisible(x.channels // 4)
+        return SqueezeExciteModule(x.channels, mid, self.act, self.gate)
+
+
+class SqueezeExciteModule(nn.Module):
+    """Channel gates from the grid's mean; ``(b, h, w, c) -> (b, h, w, c)``."""
+
+    def __init__(self, channels: int, mid: int, act: Act, gate: Gate) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, mid)
+        self.act = activation(act)
+        self.fc2 = nn.Linear(mid, channels)
+        self.gate = activation(gate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale: Tensor = self.gate(self.fc2(self.act(self.fc1(x.mean((1, 2), keepdim=True)))))
+        return x * scale

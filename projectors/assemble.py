@@ -1,0 +1,34 @@
+"""From specification to modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from ..blocks.block import Step, label
+from ..blocks.errors import SpecError
+from ..registry import MobileVLMError, quote
+
+__all__ = ["assemble"]
+
+
+def assemble(steps: Sequence[Step]) -> nn.Sequential:
+    """Build the modules of a walked chain, on the current default device.
+
+    Raises:
+        SpecError: A block cannot build its module; the cause is chained.
+    """
+    modules: list[nn.Module] = []
+    for index, step in enumerate(steps):
+        where = f"blocks[{index}] ({label(step.block)})"
+        try:
+            module = step.block.build(step.x)
+        except MobileVLMError:
+            raise
+        except Exception as error:  # other people's blocks: say which one it was
+            raise SpecError(f"building failed: {type(error).__name__}: {error}", where) from error
+        if not isinstance(module, nn.Module):
+            raise SpecError(f"build returned {quote(module)}", where, "a torch.nn.Module")
+        modules.append(module)
+    return nn.Sequential(*modules)

@@ -1,0 +1,133 @@
+"""Documents: reading and writing stacks as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..blocks.errors import SpecError
+from ..blocks.spec import DuplicateKey
+from ..registry import quote
+from .stack import Stack
+
+__all__ = ["dump_spec", "load_spec"]
+
+MAX_BYTES = 16_000_000
+_LINE = 100  # containers that fit on a line stay on one
+
+
+def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
+    """Read a specification from a file, from JSON text or from a mapping.
+
+    Args:
+        source: A string whose first non-blank character is ``{`` is text; any other is a path.
+
+    Raises:
+        SpecError: It cannot be read, is no JSON, or does not fit; the message says where.
+    """
+    if isinstance(source, Mapping):
+        return Stack.parse(source)
+    if source == "":
+        raise SpecError("empty", "source", "a path, JSON text or a mapping")
+    if isinstance(source, str) and source.lstrip("\ufeff \t\r\n")[:1] == "{":
+        if len(source) > MAX_BYTES:
+            raise SpecError(f"{len(source):,} characters", "document", f"at most {MAX_BYTES:,}")
+        return Stack.parse(_parse(source, "document"))
+    if not isinstance(source, str | os.PathLike):
+        raise SpecError(quote(source), "source", "a path, JSON text or a mapping")
+    path = Path(source)
+    where = str(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise SpecError("not a regular file", where, "a JSON document")
+        if status.st_size > MAX_BYTES:
+            raise SpecError(f"{status.st_size:,} bytes", where, f"at most {MAX_BYTES:,}")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, ValueError) as error:
+        if isinstance(error, SpecError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        hint = ""
+        if isinstance(error, FileNotFoundError):
+            hint = f"For a registered name call build_projector({quote(str(source))}, ...)."
+        raise SpecError(f"cannot be read: {reason}", where, "a JSON document", hint) from error
+    return Stack.parse(_parse(text, where))
+
+
+def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
+    """Write a specification as JSON, in full: every default is written out.
+
+    Args:
+        stack: The specification.
+        path: A file to write as well; it is replaced at once or not at all.
+
+    Returns:
+        The text.
+    """
+    text = _format(stack.model_dump(mode="json"), "") + "\n"
+    if path is not None:
+        _replace(Path(path), text)
+    return text
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise SpecError(
+            f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}", where
+        ) from None
+    except RecursionError:
+        raise SpecError("nested too deep", where, "at most 16 levels") from None
+    except ValueError as error:  # an integer of more than 4,300 digits
+        raise SpecError(f"not usable JSON: {error}", where) from None
+    if not isinstance(document, dict):
+        raise SpecError(f"a JSON {type(document).__name__}", where, "a JSON object")
+    return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    duplicate = DuplicateKey(found)
+    keys = [key for key, _ in pairs]
+    duplicate.key = next(key for key in keys if keys.count(key) > 1)
+    return duplicate
+
+
+def _format(value: Any, indent: str) -> str:
+    """Indent by two, but keep on one line what fits there: a block reads as one line."""
+    flat = json.dumps(value, allow_nan=False)
+    if not isinstance(value, dict | list) or (indent and len(indent) + len(flat) <= _LINE):
+        return flat
+    inner = indent + "  "
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key)}: {_format(item, inner)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(inner + line for line in lines) + "\n" + indent + "}"
+    return "[\n" + ",\n".join(inner + _format(item, inner) for item in value) + f"\n{indent}]"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the file and rename: a crash leaves the old file or the new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,65 @@
+"""LDP, the Lightweight Downsample Projection, by its description."""
+
+from __future__ import annotations
+
+from ..blocks.depthwise import Kernel
+from ..blocks.depthwise_residual import DepthwiseResidual
+from ..blocks.norm_act import NormAct
+from ..blocks.pointwise import Pointwise
+from .preset import Preset
+from .projector import Projector
+from .stack import Stack
+
+__all__ = ["LDP", "Ldp"]
+
+
+class Ldp(Preset):
+    """The eleven steps of the LDP layer's description; a quarter of the tokens comes out.
+
+    ``pointwise > GELU > [depthwise s1 + skip] > pointwise > LayerNorm > GELU >
+    [depthwise s2 + averaged skip] > pointwise > LayerNorm``. Every convolution has a bias.
+
+    Source: the description of the layer in Chu et al., "MobileVLM", 2023, and its repositories'
+    READMEs. The checkpoints MobileVLM released are `ldpnet` and `ldpnetv2`, which differ.
+
+    Attributes:
+        kernel: The side of the depthwise kernels, odd.
+        eps: Of both LayerNorms.
+    """
+
+    kernel: Kernel = 3
+    eps: float = 1e-5
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                Pointwise(),
+                NormAct(norm="none", act="gelu"),
+                DepthwiseResidual(kernel=self.kernel),
+                Pointwise(),
+                NormAct(norm="layer", eps=self.eps, act="gelu"),
+                DepthwiseResidual(kernel=self.kernel, stride=2),
+                Pointwise(),
+                NormAct(norm="layer", eps=self.eps, act="none"),
+            ),
+        )
+
+
+class LDP(Projector):
+    """The LDP layer on maps; ``(b, c, h, w) -> (b, out, ceil(h/2), ceil(w/2))``.
+
+    Takes tokens too, as every projector does.
+
+    >>> import torch
+    >>> LDP(in_channels=128, out_channels=128)(torch.randn(1, 128, 64, 64)).shape
+    torch.Size([1, 128, 32, 32])
+
+    Args:
+        in_channels: The input width.
+        out_channels: The output width.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(Ldp().stack(in_channels, out_channels))

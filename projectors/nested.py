@@ -1,0 +1,65 @@
+"""A preset inside a stack: ``{"type": "preset", "name": "ldp", ...}``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ConfigDict
+from torch import nn
+
+from ..blocks.block import Block, bodies, walk
+from ..blocks.errors import SpecError
+from ..blocks.feature import Feature, Width, is_width
+from .assemble import assemble
+from .lookup import instantiate
+
+__all__ = ["NestedPreset"]
+
+
+class NestedPreset(Block):
+    """Stand for a preset's blocks, from the width that arrives to `out`; expanded at load.
+
+    Every further key is an option of the preset.
+
+    Attributes:
+        name: The preset's registered name.
+        out: Its output width.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    out: Width = "out"
+
+    def expand(self, x: Feature) -> Sequence[Block]:
+        stack = instantiate(self.name, self.model_extra or {}).stack(x.channels, x.width(self.out))
+        if stack.prefix_tokens:
+            raise SpecError(
+                "prefix tokens are dropped on entry only",
+                ".prefix_tokens",
+                hint="Set prefix_tokens of the whole stack.",
+            )
+        return _written_out(stack.blocks, stack.feature(x.grid).replace(layout=x.layout))
+
+    def flow(self, x: Feature) -> Feature:
+        return walk(self.expand(x), x, ".blocks")[-1].y
+
+    def build(self, x: Feature) -> nn.Module:
+        return assemble(walk(self.expand(x), x, ".blocks"))
+
+
+def _written_out(blocks: Sequence[Block], x: Feature) -> tuple[Block, ...]:
+    """Return the blocks with widths as numbers: ``out`` means something else outside."""
+    done: list[Block] = []
+    for step in walk(blocks, x):
+        fields = type(step.block).model_fields
+        changes: dict[str, Any] = {
+            name: step.x.width(getattr(step.block, name))
+            for name, field in fields.items()
+            if is_width(field)
+        }
+        for name, body in bodies(step.block).items():
+            changes[name] = _written_out(body, step.x)
+        done.append(step.block.model_copy(update=changes))
+    return tuple(done)

@@ -1,0 +1,234 @@
+"""The plan: a stack walked on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..blocks.block import Step, bodies, label, walk
+from ..blocks.errors import SpecError
+from ..blocks.feature import Feature, Grid
+from .assemble import assemble
+from .stack import Stack
+
+__all__ = ["MAX_PARAMETERS", "Plan", "Row"]
+
+MAX_PARAMETERS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One block of a plan.
+
+    Attributes:
+        path: Where it stands, as state-dict keys begin: ``blocks.3.body.0``.
+        name: Its registered name.
+        x: The feature that enters it.
+        y: The feature that leaves it.
+        parameters: Its learned numbers, those of blocks inside it included.
+        macs: Multiply-accumulates for one image, of convolutions and matrix products; None while
+            the grid is unknown.
+    """
+
+    path: str
+    name: str
+    x: Feature
+    y: Feature
+    parameters: int
+    macs: int | None
+
+    @property
+    def depth(self) -> int:
+        """How many blocks it stands inside."""
+        return (self.path.count(".") - 1) // 2
+
+
+class Plan:
+    """What a stack does to a grid, its parameters and its work. Allocates nothing.
+
+    Walking is done at once. Parameters and MACs are read off a build on the meta device, when
+    first asked for.
+
+    Args:
+        stack: The specification.
+        grid: The token grid (h, w), or None if it is not known.
+        max_parameters: The most parameters to put up with.
+
+    Attributes:
+        stack: The specification.
+        grid: The grid, or None.
+        steps: The blocks with the features around them.
+        max_parameters: The cap.
+    """
+
+    def __init__(
+        self, stack: Stack, grid: Grid | None = None, *, max_parameters: int = MAX_PARAMETERS
+    ) -> None:
+        self.stack = stack
+        self.grid = grid
+        self.max_parameters = max_parameters
+        self.steps: list[Step] = stack.walk(grid or (None, None))
+
+    @property
+    def tokens_in(self) -> int | None:
+        """Tokens that enter, prefix tokens not counted; None while the grid is unknown."""
+        return self.steps[0].x.tokens
+
+    @property
+    def tokens_out(self) -> int | None:
+        """Tokens that leave; None while they depend on an unknown grid."""
+        return self.steps[-1].y.tokens
+
+    @cached_property
+    def _meta(self) -> nn.Sequential:
+        with torch.device("meta"):
+            return assemble(self.steps)
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of learned parameters.
+
+        Raises:
+            SpecError: They are more than `max_parameters`.
+        """
+        total = _parameters(self._meta)
+        if total > self.max_parameters:
+            raise SpecError(
+                f"the blocks hold {total:,} parameters",
+                expected=f"at most {self.max_parameters:,}",
+                hint="Pass max_parameters=... if that is meant.",
+            )
+        return total
+
+    @cached_property
+    def _macs(self) -> dict[str, int] | None:
+        """MACs by module path within the chain; the empty path is the total."""
+        if self.grid is None:
+            return None
+        x = torch.empty(1, *self.grid, self.stack.in_, device="meta")
+        found: dict[str, int] = {"": 0}
+        for index, (step, module) in enumerate(zip(self.steps, self._meta, strict=True)):
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                x = module(x)
+            said = (1, *step.y.grid, step.y.channels)
+            if tuple(x.shape) != said:
+                raise SpecError(
+                    f"its flow says {said}, its module gives {tuple(x.shape)}",
+                    f"blocks[{index}] ({label(step.block)})",
+                    hint="One of the two is wrong: tell the block's authors.",
+                )
+            root = type(module).__name__
+            for name, flops in counter.get_flop_counts().items():
+                if name == root or name.startswith(f"{root}."):
+                    # A multiply and an add are one MAC.
+                    found[f"{index}{name.removeprefix(root)}"] = sum(flops.values()) // 2
+            found[""] += found.setdefault(str(index), counter.get_total_flops() // 2)
+        return found
+
+    @property
+    def macs(self) -> int | None:
+        """Multiply-accumulates for one image; None while the grid is unknown."""
+        return None if self._macs is None else self._macs[""]
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """One row per block, blocks inside others after the one they are in."""
+        return tuple(self._rows(self.steps, ""))
+
+    def _rows(self, steps: Sequence[Step], prefix: str) -> Iterator[Row]:
+        for index, step in enumerate(steps):
+            path = f"{prefix}{index}"
+            macs = None if self._macs is None else self._macs.get(path, 0)
+            module = self._meta.get_submodule(path)
+            yield Row(
+                f"blocks.{path}", label(step.block), step.x, step.y, _parameters(module), macs
+            )
+            for name, body in bodies(step.block).items():
+                if hasattr(module, name):  # a module is free to fuse what its block holds
+                    yield from self._rows(walk(body, step.x, f".{name}"), f"{path}.{name}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON types."""
+        return {
+            "in": self.stack.in_,
+            "out": self.stack.out,
+            "grid": self.grid,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "blocks": [
+                {
+                    "path": row.path,
+                    "type": row.name,
+                    "grid_in": row.x.grid,
+                    "channels_in": row.x.channels,
+                    "grid_out": row.y.grid,
+                    "channels_out": row.y.channels,
+                    "parameters": row.parameters,
+                    "macs": row.macs,
+                }
+                for row in self.rows
+            ],
+        }
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the plan as a header and rows of text; the last row is the total."""
+        header = ["block", "type", "feature in", "feature out", "parameters", "MACs"]
+        rows = [
+            [
+                "  " * row.depth + row.path,
+                row.name,
+                str(row.x),
+                str(row.y),
+                f"{row.parameters:,}",
+                _short(row.macs),
+            ]
+            for row in self.rows
+        ]
+        first, last = self.steps[0].x, self.steps[-1].y
+        total = ["total", "", str(first), str(last), f"{self.parameters:,}", _short(self.macs)]
+        return header, [*rows, total]
+
+    def __str__(self) -> str:
+        header, rows = self.table()
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        rule = ["-" * width for width in widths]
+        lines = []
+        for row in (header, rule, *rows[:-1], rule, rows[-1]):
+            cells = [
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(row, widths, _RIGHT, strict=True)
+            ]
+            lines.append("  ".join(cells).rstrip())
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Plan({self.steps[0].x} -> {self.steps[-1].y}, {len(self.steps)} blocks)"
+
+
+_RIGHT = (False, False, False, False, True, True)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _short(count: int | None) -> str:
+    """Write a count of MACs to three figures.
+
+    >>> _short(1_207_959_552), _short(576), _short(None)
+    ('1.21 G', '576', '?')
+    """
+    if count is None:
+        return "?"
+    for unit, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {letter}"
+    return str(count)

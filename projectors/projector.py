@@ -1,0 +1,214 @@
+"""The projector: the built module, with its door for tokens and maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from ..blocks.errors import GridError
+from ..blocks.feature import Grid, check_grid
+from .assemble import assemble
+from .plan import MAX_PARAMETERS, Plan
+from .stack import Stack
+
+__all__ = ["Projector"]
+
+_ADMITTED = 1024  # grids remembered as fitting
+
+
+class Projector(nn.Module):
+    """A projector built from its specification.
+
+    Its state-dict keys are paths in its document: ``blocks.3.body.0.weight`` is the weight of
+    ``blocks[3].body[0]``.
+
+    Args:
+        stack: The specification.
+        grid: The default token grid (h, w) of `forward` and `plan`; checked now.
+        device: Where to build; default: torch's current default device.
+        dtype: The parameters' floating dtype; default: torch's default dtype.
+        max_parameters: The most parameters to put up with.
+
+    Attributes:
+        spec: The specification.
+        grid: The default grid, or None.
+        blocks: The modules in order of use.
+
+    Raises:
+        SpecError: Too many parameters, or a block that cannot be built. Nothing is allocated then.
+        GridError: The grid does not fit.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        *,
+        grid: Sequence[int] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        max_parameters: int = MAX_PARAMETERS,
+    ) -> None:
+        super().__init__()
+        self.spec = stack
+        self.grid: Grid | None = None if grid is None else check_grid(grid)
+        plan = Plan(stack, self.grid, max_parameters=max_parameters)
+        _ = plan.parameters  # refuses what is too big, before anything is allocated
+        with torch.device(device if device is not None else torch.get_default_device()):
+            self.blocks = assemble(plan.steps)
+        if dtype is not None:
+            self.to(dtype)
+        self._needs_grid = stack.needs_grid
+        self._admitted: dict[Grid, None] = {}
+
+    # ------------------------------------------------------------------ on paper
+
+    def plan(self, grid: Sequence[int] | None = None) -> Plan:
+        """Return the plan for a grid; default: the grid given at build."""
+        return Plan(self.spec, self.grid if grid is None else check_grid(grid))
+
+    @overload
+    def tokens(self, h: int, w: int) -> int: ...
+    @overload
+    def tokens(self, h: Sequence[Sequence[int]]) -> list[int]: ...
+    def tokens(self, h: int | Sequence[Sequence[int]], w: int | None = None) -> int | list[int]:
+        """Return how many tokens come out for a grid h x w, or for each grid of a list.
+
+        Arithmetic only. Prefix tokens are not part of the grid.
+
+        Raises:
+            GridError: A block does not take the grid.
+        """
+        if isinstance(h, int):
+            return self.spec.tokens(*check_grid((h, w)))
+        return [self.spec.tokens(*check_grid(grid)) for grid in h]
+
+    # ------------------------------------------------------------------ on tensors
+
+    def forward(self, x: Tensor, grid: Sequence[int] | None = None) -> Tensor:
+        """Project tokens ``(b, n, c) -> (b, m, d)`` or a map ``(b, c, h, w) -> (b, d, h', w')``.
+
+        The input is never modified. A map comes back as a channels-last view.
+
+        Args:
+            x: Floating-point features, of the parameters' dtype unless autocast is on. Tokens may
+                begin with ``spec.prefix_tokens`` tokens, which are dropped.
+            grid: The token grid (h, w), h * w = n. Without it, and without one given at build,
+                n must be a square, unless no block reads the grid.
+
+        Raises:
+            GridError: Shape, dtype or grid do not fit.
+        """
+        self._check(x)
+        if x.ndim == 4:
+            return self._project_map(x, grid)
+        b, n, c = x.shape
+        prefix = self.spec.prefix_tokens
+        if prefix:
+            x = x[:, prefix:]
+            n = n - prefix
+        h, w = self._sides(n, grid)
+        # Splitting an axis is a view whatever the strides; at batch 1 too it stays channels-last.
+        y: Tensor = self.blocks(x.view(b, h, w, c))
+        return y.flatten(1, 2)
+
+    def _project_map(self, x: Tensor, grid: Sequence[int] | None) -> Tensor:
+        h, w = x.shape[2:]
+        if grid is not None and tuple(grid) != (h, w):
+            raise GridError(f"the map is {h}x{w}, grid says {tuple(grid)}", "x", "the same")
+        self._admit(h, w)
+        y: Tensor = self.blocks(x.permute(0, 2, 3, 1).contiguous())
+        return y.permute(0, 3, 1, 2)
+
+    def _check(self, x: Tensor) -> None:
+        """Refuse what is no feature of this projector's width and dtype."""
+        width = self.spec.in_
+        wanted = f"tokens (b, n, {width}) or a map (b, {width}, h, w)"
+        if not isinstance(x, Tensor):
+            raise GridError(f"{type(x).__name__} is not a torch.Tensor", "x", wanted)
+        if x.ndim not in (3, 4):
+            raise GridError(f"shape {tuple(x.shape)}", "x", wanted)
+        channels = x.shape[2] if x.ndim == 3 else x.shape[1]
+        if channels != width:
+            hint = ""
+            if x.ndim == 4 and x.shape[3] == width:
+                hint = "It looks channels-last: permute it to (b, c, h, w)."
+            raise GridError(f"shape {tuple(x.shape)} has {channels} channels", "x", wanted, hint)
+        if x.layout != torch.strided or x.is_nested:
+            raise GridError(f"a tensor of layout {x.layout}", "x", "a dense tensor")
+        for parameter in self.parameters():
+            self._check_dtype(x, parameter.dtype)
+            break
+        else:
+            self._check_dtype(x, x.dtype)
+
+    def _check_dtype(self, x: Tensor, dtype: torch.dtype) -> None:
+        if not x.dtype.is_floating_point:
+            raise GridError(f"a tensor of {x.dtype}", "x", "a floating-point tensor")
+        if x.dtype == dtype or not dtype.is_floating_point:  # quantised weights
+            return
+        if not torch.is_autocast_enabled(x.device.type):
+            raise GridError(
+                f"the input is {x.dtype}, the parameters are {dtype}",
+                "x",
+                "the same on both sides",
+                f"Call x.to({dtype}) or projector.to({x.dtype}).",
+            )
+
+    def _sides(self, n: int, grid: Sequence[int] | None) -> Grid:
+        """Return the grid of n tokens. The only place where a square root is taken."""
+        if grid is not None:
+            h, w = check_grid(grid) if isinstance(n, int) else (grid[0], grid[1])
+        elif self.grid is not None:
+            h, w = self.grid
+        elif not self._needs_grid:
+            return 1, n
+        elif isinstance(n, torch.SymInt):
+            raise GridError(
+                "the number of tokens is symbolic", "x", "grid=(h, w)", "Pass the grid by name."
+            )
+        else:
+            h = w = math.isqrt(max(n, 0))
+        if h * w != n or n <= 0:
+            raise self._misfit(n, h, w, grid)
+        self._admit(h, w)
+        return h, w
+
+    def _admit(self, h: int, w: int) -> None:
+        """Let the blocks refuse a grid, once per grid; while compiling their modules do it."""
+        if torch.compiler.is_compiling() or (h, w) in self._admitted:
+            return
+        if h > 0 and w > 0:
+            self.spec.walk((h, w))
+        if len(self._admitted) >= _ADMITTED:
+            self._admitted = {}
+        self._admitted[h, w] = None
+
+    def _misfit(self, n: int, h: int, w: int, grid: Sequence[int] | None) -> GridError:
+        prefix = self.spec.prefix_tokens
+        total = f"{n} tokens" + (f" after {prefix} prefix tokens" if prefix else "")
+        if n <= 0:
+            return GridError(total, "x", "at least one token")
+        if grid is None and self.grid is None:
+            hint = "Pass grid=(h, w)."
+            for extra in (1, 2, 4, 5, 8):
+                side = math.isqrt(n - extra) if n > extra else 0
+                if side > 1 and side * side == n - extra:
+                    which = "the CLS token" if extra == 1 else f"the first {extra} tokens"
+                    hint = (
+                        f"{n} = {side}x{side} + {extra}: drop {which} with "
+                        f"prefix_tokens={prefix + extra}, or pass grid=(h, w)."
+                    )
+                    break
+            return GridError(total, "x", "a square number of tokens, or a grid", hint)
+        source = "grid" if grid is not None else "the grid given at build"
+        hint = ""
+        if n > h * w and n - h * w <= 8:
+            hint = (
+                f"{n} = {h}x{w} + {n - h * w}: drop the leading tokens with "
+                f"prefix_tokens={prefix + n - h * w}."
+            )
+        return GridError(f"{total}, but {source} is {h}x{w} = {h * w}", "x", "the same", hint)

@@ -1,0 +1,119 @@
+"""The stack: a projector's specification, as a document holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationInfo, field_validator
+
+from ..blocks.block import Block, Blocks, Step, label, needs_grid, walk
+from ..blocks.errors import SpecError
+from ..blocks.feature import MAX_WIDTH, Feature
+from ..blocks.spec import Spec, check_structure
+from ..registry import quote
+
+__all__ = ["SCHEMA", "Stack"]
+
+SCHEMA = 1
+
+Size = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+
+
+def _check_schema(schema: Any) -> Any:
+    if type(schema) is int and schema == SCHEMA:
+        return schema
+    newer = type(schema) is int and schema > SCHEMA
+    raise SpecError(
+        quote(schema) + (" is newer than this version reads" if newer else ""),
+        expected=str(SCHEMA),
+        hint="Upgrade mobilevlm." if newer else "",
+    )
+
+
+class Stack(Spec):
+    """The specification of a projector: two widths and a chain of blocks.
+
+    Channels flow from left to right; a block writes only its output width. Presets inside the
+    chain are expanded on the way in, so a stack is always written out in full.
+
+    Attributes:
+        schema_: The version of the document format, written ``"schema"``.
+        in_: The input width, written ``"in"``.
+        out: The output width.
+        prefix_tokens: How many leading tokens (CLS, registers) to drop on entry.
+        blocks: The chain.
+
+    Raises:
+        SpecError: A key, a value or a block does not fit; the message gives its path.
+    """
+
+    schema_: Annotated[Literal[1], BeforeValidator(_check_schema)] = Field(
+        default=SCHEMA, validation_alias="schema", serialization_alias="schema"
+    )
+    in_: Size = Field(validation_alias=AliasChoices("in", "in_"), serialization_alias="in")
+    out: Size
+    prefix_tokens: Annotated[int, Field(ge=0, le=1024)] = 0
+    blocks: Blocks
+
+    @classmethod
+    def _root(cls) -> str:
+        return ""
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Stack:
+        """Validate a document; the same as ``Stack(**document)`` for any mapping.
+
+        Raises:
+            SpecError: It does not fit.
+        """
+        check_structure(document)
+        return cls(**document)
+
+    @field_validator("blocks")
+    @classmethod
+    def _expand(cls, blocks: tuple[Block, ...], info: ValidationInfo) -> tuple[Block, ...]:
+        if not {"in_", "out"} <= info.data.keys():
+            return blocks  # already refused for another reason
+        ends = (info.data["in_"], info.data["out"])
+        steps = walk(blocks, Feature(channels=ends[0], ends=ends), expand=True)
+        last = steps[-1]
+        if last.y.channels != ends[1]:
+            giver = (
+                f"blocks[{len(steps) - 2}] ({label(steps[-2].block)})" if steps[1:] else "the input"
+            )
+            raise SpecError(
+                f"it ends the chain with {last.y.channels} channels",
+                f"blocks[{len(steps) - 1}] ({label(last.block)})",
+                f"{ends[1]}, the projector's 'out'",
+                f"It is given {last.x} by {giver}.",
+            )
+        return tuple(step.block for step in steps)
+
+    @property
+    def needs_grid(self) -> bool:
+        """Whether any block reads the grid; otherwise any number of tokens will do."""
+        return needs_grid(self.blocks)
+
+    def feature(self, grid: tuple[int | None, int | None] = (None, None)) -> Feature:
+        """Return the feature that enters the first block."""
+        return Feature(channels=self.in_, grid=grid, ends=(self.in_, self.out))
+
+    def walk(self, grid: tuple[int | None, int | None] = (None, None)) -> list[Step]:
+        """Walk the blocks on paper, for a grid if one is known.
+
+        Raises:
+            GridError: A block does not take the grid.
+        """
+        return walk(self.blocks, self.feature(grid))
+
+    def tokens(self, h: int, w: int) -> int:
+        """Return how many tokens come out for a grid of h x w; arithmetic only.
+
+        Raises:
+            GridError: A block does not take the grid.
+        """
+        tokens = self.walk((h, w))[-1].y.tokens
+        if tokens is None:  # a block that forgets a known grid
+            raise SpecError("the number of tokens is not known after the last block", "blocks")
+        return tokens
