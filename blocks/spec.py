@@ -200,9 +200,10 @@ def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
 def relocate(error: MobileVLMError, where: str) -> MobileVLMError:
     """Return the same error with its path continued outwards."""
     inner = error.where
-    # A chain's own messages carry its whole path already.
-    joined = "" if where and inner.startswith(where) else where
-    joined += inner if inner.startswith(("[", ".")) or not inner else f".{inner}"
+    if where and inner.startswith(where):  # a chain's own messages carry its whole path already
+        joined = inner
+    else:
+        joined = where + (inner if inner.startswith(("[", ".")) or not inner else f".{inner}")
     cls = type(error) if isinstance(error, ValueError) else SpecError
     new = cls(error.found, joined, error.expected, error.hint)
     new.__cause__ = error.__cause__ if cls is type(error) else error

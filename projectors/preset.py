@@ -34,7 +34,8 @@ class Preset(Spec):
             times: int = 4
 
             def expand(self, in_: int, out: int) -> Stack:
-                return Stack(in_=in_, out=out, blocks=[Pointwise(out=self.times * out), Pointwise()])
+                blocks = (Pointwise(out=self.times * out), Pointwise())
+                return Stack(in_=in_, out=out, blocks=blocks)
 
     Attributes:
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry; every preset has
