@@ -56,7 +56,7 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
         hint = ""
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and not path.suffix:
             hint = f"For a registered name call build_projector({quote(str(source))}, ...)."
         raise SpecError(f"cannot be read: {reason}", where, "a JSON document", hint) from error
     return Stack.parse(_parse(text, where))

@@ -16,6 +16,7 @@ from ..blocks.errors import SpecError
 from ..blocks.feature import Feature, Grid
 from .assemble import assemble
 from .stack import Stack
+from .table import align
 
 __all__ = ["MAX_PARAMETERS", "Plan", "Row"]
 
@@ -193,27 +194,19 @@ class Plan:
             for row in self.rows
         ]
         first, last = self.steps[0].x, self.steps[-1].y
-        total = ["total", "", str(first), str(last), f"{self.parameters:,}", _short(self.macs)]
+        tokens = f"{self.tokens_in or '?'} -> {self.tokens_out or '?'} tokens"
+        total = ["total", tokens, str(first), str(last), f"{self.parameters:,}", _short(self.macs)]
         return header, [*rows, total]
 
     def __str__(self) -> str:
         header, rows = self.table()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        rule = ["-" * width for width in widths]
-        lines = []
-        for row in (header, rule, *rows[:-1], rule, rows[-1]):
-            cells = [
-                cell.rjust(width) if right else cell.ljust(width)
-                for cell, width, right in zip(row, widths, _RIGHT, strict=True)
-            ]
-            lines.append("  ".join(cells).rstrip())
-        return "\n".join(lines)
+        return align(header, rows, right=RIGHT, total=True)
 
     def __repr__(self) -> str:
         return f"Plan({self.steps[0].x} -> {self.steps[-1].y}, {len(self.steps)} blocks)"
 
 
-_RIGHT = (False, False, False, False, True, True)
+RIGHT = frozenset({4, 5})  # the columns of numbers
 
 
 def _parameters(module: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import overload
 
@@ -171,7 +172,10 @@ class Projector(nn.Module):
                 "the number of tokens is symbolic", "x", "grid=(h, w)", "Pass the grid by name."
             )
         else:
-            h = w = math.isqrt(max(n, 0))
+            # A compiler may recompile for each n, and index() tells it to; an export must not
+            # freeze n behind the user's back, and without index() a symbolic n fails there.
+            side = n if torch.compiler.is_exporting() else operator.index(n)
+            h = w = math.isqrt(max(side, 0))
         if h * w != n or n <= 0:
             raise self._misfit(n, h, w, grid)
         self._admit(h, w)

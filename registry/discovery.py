@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import Distribution, EntryPoint, distributions
 
-from .names import normalize, normalize_distribution, quote
+from .names import DISTRIBUTION, normalize, normalize_distribution, quote
 
 __all__ = ["Discovery", "Offer", "Problem", "discover"]
 
+UNNAMED = "?"  # stands for a name that cannot be read, or not be written in a document
 OWN = "mobilevlm"  # our own entry points mirror the built-in table for other tools to read
 GROUP = re.compile(r"^\s*\[\s*mobilevlm\.", re.MULTILINE)
 
@@ -53,12 +54,10 @@ def discover() -> Discovery:
     seen: set[str] = set()
     for dist in distributions():
         name, version = _identity(dist)
-        if name != "unknown":
-            if name in seen:
-                continue
-            seen.add(name)
-        if name == OWN:
+        if name == OWN or name in seen:
             continue
+        if name != UNNAMED:
+            seen.add(name)
         try:
             offers += _offers(dist, name, version, problems)
         except Exception as error:  # metadata of strangers: anything may come out of it
@@ -71,11 +70,16 @@ def _offers(
 ) -> Iterator[Offer]:
     if not GROUP.search(dist.read_text("entry_points.txt") or ""):
         return
+    if name == UNNAMED:
+        text = f"its metadata has no usable name; it is in {quote(str(dist.locate_file('')), 200)}"
+        problems.append(Problem(name, text))
+        return
     for point in dict.fromkeys(dist.entry_points):
         if not point.group.startswith("mobilevlm."):
             continue
         short = normalize(point.name)
-        if short is None or not EntryPoint.pattern.match(point.value):
+        target = EntryPoint.pattern.match(point.value)
+        if short is None or not target or not target["attr"]:
             what = "name" if short is None else "target"
             written = quote(f"{point.name} = {point.value}")
             text = f"entry point {written} in [{point.group}] has no usable {what}"
@@ -96,4 +100,6 @@ def _identity(dist: Distribution) -> tuple[str, str]:
         for key in ("Name", "Version")
         if (match := re.search(rf"^{key}:[ \t]*(.+)$", headers, re.MULTILINE))
     }
-    return normalize_distribution(found.get("Name", "unknown")), found.get("Version", "?")
+    name = found.get("Name", "")
+    usable = DISTRIBUTION.fullmatch(name)
+    return normalize_distribution(name) if usable else UNNAMED, found.get("Version", "?")

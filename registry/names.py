@@ -6,13 +6,13 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "normalize", "normalize_distribution", "parse", "quote"]
+__all__ = ["DISTRIBUTION", "did_you_mean", "normalize", "normalize_distribution", "parse", "quote"]
 
 MAX_LENGTH = 64
 RULE = f"lower-case ASCII letters, digits and '-', starting with a letter, at most {MAX_LENGTH}"
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
-_DISTRIBUTION = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII | re.IGNORECASE)
+DISTRIBUTION = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII | re.IGNORECASE)
 
 
 def normalize(name: object) -> str | None:
@@ -51,7 +51,7 @@ def parse(name: object) -> tuple[str | None, str] | None:
         return None
     if not slash:
         return None, canonical
-    if not _DISTRIBUTION.fullmatch(distribution):
+    if not DISTRIBUTION.fullmatch(distribution):
         return None
     return normalize_distribution(distribution), canonical
 
@@ -64,10 +64,7 @@ def quote(value: object, limit: int = 80) -> str:
     """
     try:
         text = ascii(value)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # integers of over 4,300 digits, very deep containers
+    except Exception:  # integers of over 4,300 digits, deep containers, strangers' __repr__
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -14,13 +15,15 @@ from typing import Any, Generic, TypeVar, overload
 
 from .discovery import Discovery, Offer, Problem, discover
 from .errors import AmbiguousName, BrokenPlugin, NameTaken, RegistryError, UnknownName
-from .names import RULE, did_you_mean, normalize, parse, quote
+from .names import RULE, did_you_mean, normalize, normalize_distribution, parse, quote
 
 __all__ = ["DISABLE_VARIABLE", "Entry", "Registry"]
 
 DISABLE_VARIABLE = "MOBILEVLM_DISABLE_PLUGINS"
 BUILT_IN = "built-in"
 LOCAL = "local"
+
+_MISSING = object()
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -144,9 +147,9 @@ class Registry(Generic[T]):
         key, offer = self._resolve(name)
         if offer is not None:
             return _entry(offer, key)
-        if key in self._local:
-            return Entry(key, LOCAL, "", target_of(self._local[key]))
-        return Entry(key, BUILT_IN, "", self._builtins[key])
+        if key in self._builtins:
+            return Entry(key, BUILT_IN, "", self._builtins[key])
+        return Entry(key, LOCAL, "", target_of(self._own(key)))
 
     def get(self, name: str) -> T:
         """Return the registered thing, importing it if this is the first time.
@@ -157,8 +160,8 @@ class Registry(Generic[T]):
             BrokenPlugin: It cannot be imported or is not of this kind; the cause is chained.
         """
         key, offer = self._resolve(name)
-        if offer is None and key in self._local:
-            return self._local[key]
+        if offer is None and key not in self._builtins:
+            return self._own(key)
         if key in self._loaded:
             return self._loaded[key]
         thing = self._load_builtin(key) if offer is None else self._load_plugin(key, offer)
@@ -169,20 +172,32 @@ class Registry(Generic[T]):
     def name_of(self, thing: object) -> str:
         """Return the name to write in a document: qualified for a plugin's, short for others.
 
+        What is known under several names is written as the one that most readers can look up.
+
         Raises:
             UnknownName: It is not registered.
         """
-        for name, candidate in (*self._local.items(), *self._loaded.items()):
-            if candidate is thing:
-                return name
+        offers = self._offers()
+        # A class may have been imported directly; its module is loaded then.
         for name, builtin in self._builtins.items():
             if _peek(*_split(builtin)) is thing:
                 return name
-        for offer in self._offers():
-            # A plugin's class may have been imported directly; its module is loaded then.
+        for name, candidate in self._loaded.items():
+            if candidate is thing:
+                return name
+        for offer in offers:
             if _peek(offer.point.module, offer.point.attr) is thing:
                 return _qualified(offer)
+        for name, candidate in self._local.items():
+            if candidate is thing:
+                return name
         target = target_of(thing)
+        for offer in offers:
+            # A module that re-exports it may not be loaded yet, though its package is.
+            if offer.point.module.partition(".")[0] == _split(target)[0].partition(".")[0]:
+                with contextlib.suppress(RegistryError):
+                    if self.get(_qualified(offer)) is thing:
+                        return _qualified(offer)
         hint = f"Register it with @{self.kind.upper()}S.register(...)."
         stale = [name for name, other in self._local.items() if target_of(other) == target]
         if stale:
@@ -287,6 +302,13 @@ class Registry(Generic[T]):
             warnings.warn(text, FutureWarning, stacklevel=3)
         return key, offers[0] if offers else None
 
+    def _own(self, key: str) -> T:
+        """Return a local registration, which another thread may have forgotten by now."""
+        try:
+            return self._local[key]
+        except KeyError:
+            raise self._unknown(key) from None
+
     def _load_builtin(self, key: str) -> T:
         module, attribute = _split(self._builtins[key])
         thing: T = getattr(importlib.import_module(module), attribute)
@@ -388,18 +410,26 @@ def _split(target: str) -> tuple[str, str]:
 
 
 def _peek(module: str, attribute: str) -> object:
-    """Return what a target leads to if its module is loaded already, else None."""
+    """Return what a target leads to if its module is loaded already, else `_MISSING`."""
     thing: object = sys.modules.get(module)
-    for part in attribute.split("."):
-        thing = getattr(thing, part, None)
+    try:
+        for part in attribute.split("."):
+            thing = getattr(thing, part)
+    except Exception:  # a module's own __getattr__ may raise anything
+        return _MISSING
     return thing
 
 
 def _disabled() -> frozenset[str]:
     value = os.environ.get(DISABLE_VARIABLE, "")
-    return frozenset(part.strip() for part in value.split(",")) if value else frozenset()
+    return frozenset(map(_plain, value.split(","))) - {""}
+
+
+def _plain(name: str) -> str:
+    """Return a distribution's name, qualified or not, as the variable's readers compare it."""
+    return normalize_distribution(name.strip())
 
 
 def _is_off(offer: Offer, off: frozenset[str]) -> bool:
-    everything = {"1", "true", "__all__"}
-    return bool(off) and bool(off & (everything | {offer.distribution, _qualified(offer)}))
+    names = ("1", "true", "__all__", offer.distribution, _qualified(offer))
+    return bool(off) and not off.isdisjoint(map(_plain, names))

@@ -1,0 +1,5 @@
+"""``python -m mobilevlm.cli``."""
+
+from . import main
+
+main()

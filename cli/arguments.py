@@ -1,0 +1,73 @@
+"""What is written on the command line: ``in=1024 out=2048 grid=24x24 key=value``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..projectors import PROJECTORS
+from ..registry import MobileVLMError, quote
+
+__all__ = ["UsageError", "call", "settings"]
+
+
+class UsageError(MobileVLMError):
+    """A command line that cannot be understood."""
+
+
+def settings(words: Iterable[str]) -> dict[str, Any]:
+    """Turn ``key=value`` words into keywords; values are JSON where they can be, else text.
+
+    >>> settings(["in=1024", "grid=24x18", "act=silu"])
+    {'in': 1024, 'grid': (24, 18), 'act': 'silu'}
+
+    Raises:
+        UsageError: A word has no ``=``, or a key comes twice.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UsageError(quote(word), expected="key=value, such as in=1024 or grid=24x24")
+        key = key.replace("-", "_")
+        if key in found:
+            raise UsageError(f"{key!r} is given twice")
+        grid = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text, re.ASCII)
+        try:
+            found[key] = (int(grid[1]), int(grid[2])) if grid else json.loads(text)
+        except (ValueError, RecursionError):
+            found[key] = text
+    return found
+
+
+def call(
+    target: str, words: Iterable[str], verb: str, widths: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """Return the keywords of `plan_projector` for ``NAME-or-FILE key=value ...``.
+
+    Args:
+        target: A file's path (``.json``), a registered name, or any other file's path.
+        words: The ``key=value`` words.
+        verb: The verb that is running, for the example in a message.
+        widths: The widths to assume where a name is given without.
+
+    Raises:
+        UsageError: The words cannot be understood, or a name is given without widths.
+        SpecError: The file cannot be read or does not fit.
+    """
+    keywords = settings(words)
+    if target.endswith(".json") or (target not in PROJECTORS and Path(target).is_file()):
+        from ..projectors.document import load_spec
+
+        return {"spec": load_spec(Path(target)), **keywords}
+    PROJECTORS.find(target)
+    for key in ("in", "out"):
+        if key not in keywords:
+            if widths is None:
+                example = f"mobilevlm {verb} {target} in=1024 out=2048"
+                raise UsageError(f"{key!r} is missing", target, hint=f"Write: {example}")
+            keywords[key] = widths[key]
+    return {"spec": target, **keywords}

@@ -1,0 +1,85 @@
+"""What is printed: tables, JSON, and errors on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from ..registry import MobileVLMError
+
+__all__ = ["echo_json", "echo_table", "explain", "reporting"]
+
+FAILED = 1
+USAGE = 2
+
+
+@contextmanager
+def reporting(debug: bool, code: int = USAGE) -> Iterator[None]:
+    """Turn an error of ours into one message and an exit status.
+
+    Args:
+        debug: Let it through, with its traceback.
+        code: The exit status.
+    """
+    try:
+        yield
+    except MobileVLMError as error:
+        if debug:
+            raise
+        explain(str(error))
+        raise typer.Exit(code) from None
+    except (typer.Exit, OSError):  # a closed pipe is typer's to handle
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        explain(f"{type(error).__name__}: {error}. This is a fault of ours; --debug shows where.")
+        raise typer.Exit(FAILED) from None
+
+
+def explain(message: str) -> None:
+    """Print an error on standard error, coloured only where colours are wanted."""
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text.assemble(("error: ", "bold red"), message)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def echo_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Collection[int] = (),
+    total: bool = False,
+) -> None:
+    """Print a table: ruled on a terminal, aligned plain text elsewhere."""
+    from ..projectors.table import align
+
+    if not sys.stdout.isatty():
+        typer.echo(align(header, rows, right=right, total=total))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_footer=False)
+    for index, title in enumerate(header):
+        table.add_column(title, justify="right" if index in right else "left", no_wrap=True)
+    for index, row in enumerate(rows):
+        last = total and index == len(rows) - 1
+        if last:
+            table.add_section()
+        table.add_row(*map(Text, row), style="bold" if last else None)
+    Console().print(table)

@@ -1,0 +1,257 @@
+"""Each block against plain torch, and what it says on paper against what it does."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError
+
+
+def make(name: str, **fields: object) -> Block:
+    return BLOCKS.get(name)(**fields)
+
+
+def feature(h: int = 5, w: int = 7, channels: int = 16) -> Feature:
+    return Feature(channels=channels, grid=(h, w), ends=(channels, 32))
+
+
+def run(block: Block, x: Tensor) -> tuple[nn.Module, Tensor]:
+    """Build for this tensor, with every parameter random, and run; flow must have said so."""
+    before = Feature(channels=x.shape[3], grid=(x.shape[1], x.shape[2]), ends=(x.shape[3], 32))
+    module = block.build(before)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+        y = module(x)
+    after = block.flow(before)
+    assert tuple(y.shape) == (x.shape[0], *after.grid, after.channels)
+    return module, y
+
+
+def nchw(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2).contiguous()
+
+
+def nhwc(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(2, 5, 7, 16, generator=torch.Generator().manual_seed(0))
+
+
+def test_pointwise_is_a_1x1_convolution_and_a_linear_layer(x: Tensor) -> None:
+    for bias in (True, False):
+        module, y = run(make("pointwise", out=24, bias=bias), x)
+        assert isinstance(module, nn.Linear)
+        expected = F.conv2d(nchw(x), module.weight[:, :, None, None], module.bias)
+        torch.testing.assert_close(y, nhwc(expected), rtol=1e-5, atol=1e-5)
+        assert (module.bias is not None) == bias
+
+
+@pytest.mark.parametrize(("word", "width"), [("in", 16), ("out", 32), ("same", 8), (24, 24)])
+def test_the_width_words(word: str | int, width: int) -> None:
+    x = Feature(channels=8, ends=(16, 32))
+    assert make("pointwise", out=word).flow(x).channels == width
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize("eps", [1e-5, 1e-6])
+def test_layer_norm(x: Tensor, eps: float, scale: float) -> None:
+    x = x * scale
+    module, y = run(make("norm-act", norm="layer", eps=eps, act="none"), x)
+    mean, variance = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=False)
+    expected = (x - mean) / (variance + eps).sqrt() * module.norm.weight + module.norm.bias
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize("eps", [1e-5, 1e-6])
+def test_rms_norm(x: Tensor, eps: float, scale: float) -> None:
+    x = x * scale
+    module, y = run(make("norm-act", norm="rms", eps=eps, act="none"), x)
+    expected = x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * module.norm.weight
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_rms_norm_casts_before_the_weight(x: Tensor) -> None:
+    block = make("norm-act", norm="rms", act="none")
+    module = block.build(feature()).bfloat16()
+    with torch.no_grad():
+        module.norm.weight.normal_()
+        x = x.bfloat16()
+        y = module(x)
+        z = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-5)
+        assert torch.equal(y, module.norm.weight * z.bfloat16())
+
+
+ACTS = {
+    "gelu": lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+    "gelu-tanh": lambda x: (
+        0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    ),
+    "quick-gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "silu": lambda x: x * torch.sigmoid(x),
+    "relu": lambda x: x.clamp(min=0),
+    "hardswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
+    "none": lambda x: x,
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_activations(x: Tensor, act: str) -> None:
+    module, y = run(make("norm-act", norm="none", act=act), 3 * x)
+    torch.testing.assert_close(y, ACTS[act](3 * x), rtol=1e-5, atol=1e-6)
+    assert list(module.state_dict()) == []
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_depthwise(x: Tensor, kernel: int, stride: int) -> None:
+    module, y = run(make("depthwise", kernel=kernel, stride=stride), x)
+    expected = F.conv2d(nchw(x), module.weight, module.bias, stride, kernel // 2, groups=16)
+    torch.testing.assert_close(y, nhwc(expected), rtol=1e-5, atol=1e-5)
+
+
+def loop_average(x: Tensor, stride: int) -> Tensor:
+    """The s x s average of a feature; windows at the border hold less."""
+    h, w = x.shape[1:3]
+    rows = [
+        torch.stack(
+            [x[:, i : i + stride, j : j + stride].mean((1, 2)) for j in range(0, w, stride)],
+            1,
+        )
+        for i in range(0, h, stride)
+    ]
+    return torch.stack(rows, 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_depthwise_residual(x: Tensor, stride: int) -> None:
+    module, y = run(make("depthwise-residual", stride=stride, bias=False), x)
+    expected = nhwc(F.conv2d(nchw(x), module.weight, None, stride, 1, groups=16))
+    torch.testing.assert_close(y, expected + loop_average(x, stride), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 8, 9])
+def test_depthwise_residual_on_small_and_odd_grids(side: int) -> None:
+    x = torch.randn(1, side, side, 4)
+    _, y = run(make("depthwise-residual", stride=4), x)
+    assert y.shape[1:3] == (-(-side // 4), -(-side // 4))
+
+
+def test_squeeze_excite(x: Tensor) -> None:
+    module, y = run(make("squeeze-excite", mid=5, act="silu", gate="sigmoid"), x)
+    z = F.silu(F.linear(x.mean((1, 2)), module.fc1.weight, module.fc1.bias))
+    z = torch.sigmoid(F.linear(z, module.fc2.weight, module.fc2.bias))
+    torch.testing.assert_close(y, x * z[:, None, None, :], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "mid"), [(16, 8), (44, 16), (64, 16), (2048, 512)])
+def test_squeeze_excite_default_width(channels: int, mid: int) -> None:
+    module = make("squeeze-excite").build(feature(channels=channels))
+    assert module.fc1.out_features == mid
+
+
+@pytest.mark.parametrize("ceil", [True, False])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_pool_windows(x: Tensor, stride: int, ceil: bool) -> None:
+    _, average = run(make("pool", mode="avg", stride=stride, ceil=ceil), x)
+    _, maximum = run(make("pool", mode="max", stride=stride, ceil=ceil), x)
+    h, w = average.shape[1:3]
+    torch.testing.assert_close(average, loop_average(x, stride)[:, :h, :w])
+    expected = F.max_pool2d(nchw(x), stride, ceil_mode=ceil)
+    assert torch.equal(maximum, nhwc(expected))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 7), (4, 5)])
+def test_pool_adaptive(x: Tensor, size: tuple[int, int]) -> None:
+    _, y = run(make("pool", mode="adaptive", size=size), x)
+    torch.testing.assert_close(y, nhwc(F.adaptive_avg_pool2d(nchw(x), size)))
+
+
+def test_residual(x: Tensor) -> None:
+    body = [
+        {"type": "pointwise", "out": "same"},
+        {"type": "norm-act", "norm": "none", "act": "relu"},
+    ]
+    module, y = run(make("residual", body=body), x)
+    expected = x + F.relu(F.linear(x, module.body[0].weight, module.body[0].bias))
+    torch.testing.assert_close(y, expected)
+    assert list(module.state_dict()) == ["body.0.weight", "body.0.bias"]
+
+
+def test_identity(x: Tensor) -> None:
+    _, y = run(make("identity"), x)
+    assert y is x
+
+
+@pytest.mark.parametrize(
+    "name", ["depthwise", "depthwise-residual", "squeeze-excite", "pool", "residual"]
+)
+def test_spatial_blocks_refuse_a_sequence(name: str) -> None:
+    fields: dict[str, object] = {"pool": {"stride": 2}, "residual": {"body": ["depthwise"]}}.get(
+        name, {}
+    )
+    with pytest.raises(SpecError) as caught:
+        make(name, **fields).flow(feature(h=1, w=35).replace(layout="sequence"))
+    assert caught.value.found == "it works on a grid, and the tokens have lost theirs"
+
+
+def test_needs_grid_is_what_the_blocks_say() -> None:
+    free = {name for name in BLOCKS.names() if not BLOCKS.get(name).needs_grid}
+    assert free == {"identity", "norm-act", "pointwise", "residual"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "grid", "message"),
+    [
+        (
+            {"stride": 8},
+            (5, 9),
+            "a grid of 5x9 holds no window of 8x8. Set ceil=True to keep windows cut off by the "
+            "border.",
+        ),
+        (
+            {"mode": "adaptive", "size": (6, 2)},
+            (5, 9),
+            "a grid of 5x9 cannot be pooled to 6x2; expected no more tokens each way than there "
+            "are",
+        ),
+    ],
+)
+def test_pool_refuses_a_grid_that_is_too_small(
+    fields: dict[str, object], grid: tuple[int, int], message: str
+) -> None:
+    with pytest.raises(GridError) as caught:
+        make("pool", **fields).flow(feature(*grid))
+    assert str(caught.value) == message
+
+
+def test_the_adaptive_pool_module_refuses_by_itself() -> None:
+    module = make("pool", mode="adaptive", size=(6, 2)).build(feature(6, 9))
+    with pytest.raises(GridError):
+        module(torch.randn(1, 5, 9, 4))
+
+
+def test_features_are_readable() -> None:
+    x = Feature(channels=8, ends=(8, 8))
+    assert str(x) == "?x? x 8"
+    assert x.tokens is None
+    assert str(x.replace(grid=(3, None))) == "3x? x 8"
+    assert str(x.replace(grid=(3, 4))) == "3x4 x 8"
+    assert str(x.replace(grid=(1, 64), layout="sequence")) == "64 x 8"
+    with pytest.raises(TypeError):
+        Feature(8, (3, 4))  # type: ignore[call-arg, misc]
+
+
+def test_reserved_field_names_are_refused() -> None:
+    for name in ("type", "flow", "build", "expand"):
+        with warnings.catch_warnings(), pytest.raises(SpecError) as caught:
+            warnings.simplefilter("ignore")  # pydantic's own, about the same thing
+            type("Bad", (Block,), {"__annotations__": {name: int}, name: 3, "__module__": "m"})
+        assert str(caught.value) == f"Bad: a block cannot have a field called {name!r}"

@@ -1,0 +1,165 @@
+"""What every built projector must live through: copies, files, compilers, training."""
+
+import copy
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.export import Dim, export
+
+from mobilevlm import LDP, GridError, Projector, build_projector
+
+COMPOSED = {
+    "in": 6,
+    "out": 10,
+    "blocks": [
+        {"type": "pointwise", "out": 8},
+        {"type": "norm-act", "norm": "rms", "act": "quick-gelu"},
+        {"type": "residual", "body": ["depthwise", "squeeze-excite", "identity"]},
+        {"type": "pool", "mode": "max", "stride": 2, "ceil": True},
+        {"type": "preset", "name": "ldp", "kernel": 5},
+    ],
+}
+SPECS = ["identity", "ldp", "ldpnet", "ldpnetv2", "linear", "mlp", COMPOSED]
+
+
+@pytest.fixture(params=SPECS, ids=lambda spec: spec if isinstance(spec, str) else "composed")
+def projector(request: pytest.FixtureRequest) -> Projector:
+    torch.manual_seed(0)
+    widths = {"identity": (6, 6)}.get(str(request.param), (6, 10))
+    return build_projector(request.param, *widths).eval()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(2, 196, 6, generator=torch.Generator().manual_seed(1))
+
+
+def same(a: Projector, b: Projector, x: torch.Tensor) -> None:
+    with torch.inference_mode():
+        assert torch.equal(a(x), b(x))
+    assert a.spec == b.spec
+
+
+def test_deepcopy_and_pickle(projector: Projector, x: torch.Tensor) -> None:
+    projector(x)
+    same(projector, copy.deepcopy(projector), x)
+    same(projector, pickle.loads(pickle.dumps(projector)), x)
+    buffer = io.BytesIO()
+    torch.save(projector, buffer)
+    buffer.seek(0)
+    same(projector, torch.load(buffer, weights_only=False), x)
+
+
+def test_state_dict_round_trip_through_a_file(
+    projector: Projector, x: torch.Tensor, tmp_path: Path
+) -> None:
+    save_file(projector.state_dict(), tmp_path / "weights.safetensors")
+    other = Projector(projector.spec, device="meta")
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"), strict=True, assign=True)
+    same(projector, other, x)
+
+
+def test_meta_build_then_to_empty(projector: Projector, x: torch.Tensor) -> None:
+    other = Projector(projector.spec, device="meta")
+    assert all(parameter.is_meta for parameter in other.parameters())
+    other = other.to_empty(device="cpu")
+    other.load_state_dict(projector.state_dict(), strict=True)
+    same(projector, other, x)
+
+
+def test_gradients_reach_every_parameter_and_the_input(
+    projector: Projector, x: torch.Tensor
+) -> None:
+    x = x.requires_grad_()
+    projector.train()(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    for name, parameter in projector.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_keys_are_paths_in_the_document(projector: Projector) -> None:
+    document = projector.spec.model_dump()
+    for key in projector.state_dict():
+        node: object = document
+        *path, _parameter = key.split(".")
+        for step in path:
+            if isinstance(node, dict) and step not in node:
+                break  # inside one block: norm, fc1, fc2
+            node = node[step] if isinstance(node, dict) else node[int(step)]  # type: ignore[index]
+        assert isinstance(node, dict)
+        assert "type" in node, key
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_as_one_graph(projector: Projector, x: torch.Tensor, dynamic: bool) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(projector, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    with torch.inference_mode():
+        for side in (14, 15, 13):
+            y = torch.randn(2, side * side, 6)
+            torch.testing.assert_close(compiled(y), projector(y))
+        for grid in [(14, 14), (12, 13), (16, 20)]:
+            y = torch.randn(2, grid[0] * grid[1], 6)
+            torch.testing.assert_close(compiled(y, grid=grid), projector(y, grid=grid))
+
+
+@pytest.mark.parametrize("name", ["ldp", "ldpnetv2", "mlp2x_gelu"])
+def test_compiles_with_inductor(name: str) -> None:
+    torch.compiler.reset()
+    projector = build_projector(name, 6, 10).eval()
+    x = torch.randn(2, 196, 6)
+    with torch.no_grad():
+        y = torch.compile(projector, fullgraph=True)(x)
+        torch.testing.assert_close(y, projector(x))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports_with_a_dynamic_batch(projector: Projector, x: torch.Tensor, strict: bool) -> None:
+    program = export(projector, (x,), dynamic_shapes={"x": {0: Dim("b")}}, strict=strict)
+    y = torch.randn(5, 196, 6)
+    torch.testing.assert_close(program.module()(y), projector(y))
+
+
+def test_exports_with_a_grid(projector: Projector) -> None:
+    x = torch.randn(2, 14 * 13, 6)
+    shapes = {"x": {0: Dim("b")}, "grid": (None, None)}
+    program = export(projector, (x,), {"grid": (14, 13)}, dynamic_shapes=shapes)
+    y = torch.randn(3, 14 * 13, 6)
+    torch.testing.assert_close(program.module()(y, grid=(14, 13)), projector(y, grid=(14, 13)))
+
+
+def test_a_symbolic_number_of_tokens_is_never_silently_frozen(
+    projector: Projector, x: torch.Tensor
+) -> None:
+    shapes = {"x": {0: Dim("b"), 1: Dim.AUTO}}
+    if not projector.spec.needs_grid:
+        y = torch.randn(3, 7, 6)
+        module = export(projector, (x,), dynamic_shapes=shapes).module()
+        torch.testing.assert_close(module(y), projector(y))
+        return
+    with pytest.raises(GridError) as caught:
+        export(projector, (x,), dynamic_shapes=shapes)
+    assert str(caught.value) == (
+        "x: the number of tokens is symbolic; expected grid=(h, w). Pass the grid by name."
+    )
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        export(projector, (x,), dynamic_shapes=shapes, strict=True)
+
+
+def test_runs_in_bf16(projector: Projector, x: torch.Tensor) -> None:
+    y = copy.deepcopy(projector).bfloat16()(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert y.isfinite().all()
+
+
+def test_the_ldp_layer_too(x: torch.Tensor) -> None:
+    layer = LDP(6, 10)
+    same(layer, copy.deepcopy(layer), x)
+    same(layer, pickle.loads(pickle.dumps(layer)), x)

@@ -1,0 +1,309 @@
+"""The projector's door: what goes in, what comes out, and what is refused with which words."""
+
+import pytest
+import torch
+from torch import nn
+
+from mobilevlm import GridError, Projector, SpecError, build_projector
+
+WIDTHS = (6, 10)
+
+
+def build(name: str = "ldp", **options: object) -> Projector:
+    torch.manual_seed(0)
+    return build_projector(name, *WIDTHS, **options)
+
+
+def test_tokens_in_tokens_out() -> None:
+    projector = build_projector("ldp", 1024, 2048)
+    with torch.inference_mode():
+        assert projector(torch.randn(2, 576, 1024)).shape == (2, 144, 2048)
+        assert projector(torch.randn(2, 24 * 18, 1024), grid=(24, 18)).shape == (2, 108, 2048)
+    assert projector.tokens(24, 18) == 108
+    assert projector.tokens([(24, 24), (24, 18), (1, 1)]) == [144, 108, 1]
+
+
+@pytest.mark.parametrize("name", ["ldp", "ldpnet", "ldpnetv2", "mlp2x_gelu", "linear"])
+def test_a_map_and_its_tokens_give_the_same(name: str) -> None:
+    projector = build(name)
+    tokens = torch.randn(2, 14 * 13, 6)
+    image = tokens.transpose(1, 2).reshape(2, 6, 14, 13)
+    with torch.inference_mode():
+        expected, y = projector(tokens, grid=(14, 13)), projector(image)
+    h, w = projector.plan((14, 13)).steps[-1].y.grid
+    assert y.shape == (2, 10, h, w)
+    torch.testing.assert_close(y.flatten(2).transpose(1, 2), expected)
+
+
+def test_widths_may_be_written_in_each_way() -> None:
+    for projector in (
+        build_projector("linear", 6, 10),
+        build_projector("linear", in_=6, out=10),
+        build_projector("linear", **{"in": 6, "out": 10}),
+        build_projector({"in": 6, "out": 10, "blocks": ["pointwise"]}),
+        build_projector({"in_": 6, "out": 10, "blocks": ["pointwise"]}, 6, 10),
+        build_projector({"blocks": ["pointwise"]}, 6, 10),
+        build_projector(build_projector("linear", 6, 10).spec),
+    ):
+        assert (projector.spec.in_, projector.spec.out) == (6, 10)
+
+
+@pytest.mark.parametrize("name", ["mlp2x_gelu", "linear"])
+def test_a_token_wise_chain_takes_any_number_of_tokens(name: str) -> None:
+    projector = build(name)
+    for n in (1, 7, 577):
+        assert projector(torch.randn(2, n, 6)).shape == (2, n, 10)
+
+
+def test_prefix_tokens_are_dropped() -> None:
+    plain, dropping = build(), build(prefix_tokens=1)
+    dropping.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 17, 6)
+    with torch.inference_mode():
+        assert torch.equal(dropping(x), plain(x[:, 1:].contiguous()))
+        image = torch.randn(2, 6, 4, 4)
+        assert torch.equal(dropping(image), plain(image))  # a map has no prefix
+    assert dropping.tokens(4, 4) == 4
+
+
+def test_the_grid_given_at_build_is_the_default() -> None:
+    projector = build(grid=(2, 8))
+    x = torch.randn(1, 16, 6)
+    with torch.inference_mode():
+        assert torch.equal(projector(x), projector(x, grid=(2, 8)))
+        assert not torch.equal(projector(x), projector(x, grid=(4, 4)))
+    assert projector.plan().grid == (2, 8)
+
+
+@pytest.mark.parametrize("name", ["ldp", "ldpnet", "ldpnetv2", "mlp2x_gelu", "linear"])
+def test_an_empty_batch_gives_an_empty_tensor(name: str) -> None:
+    y = build(name)(torch.randn(0, 196, 6))
+    assert y.shape == (0, build(name).tokens(14, 14), 10)
+
+
+@pytest.mark.parametrize("name", ["ldp", "ldpnet", "ldpnetv2", "mlp2x_gelu"])
+def test_strides_do_not_matter_and_the_input_is_never_modified(name: str) -> None:
+    projector = build(name)
+    x = torch.randn(3, 196, 6)
+    with torch.inference_mode():
+        expected = projector(x)
+    variants = {
+        "transposed": x.transpose(1, 2).contiguous().transpose(1, 2),
+        "strided": torch.stack([x, x], 1)[:, 0],
+        "expanded": x[:1].expand(3, -1, -1),
+        "sliced": torch.cat([x, x], -1)[..., :6],
+    }
+    for label, variant in variants.items():
+        kept = variant.clone()
+        with torch.inference_mode():
+            y = projector(variant)
+        assert torch.equal(variant, kept), label
+        want = expected[:1].expand(3, -1, -1) if label == "expanded" else expected
+        torch.testing.assert_close(y, want, msg=label)
+    leaf = x.clone().requires_grad_()
+    projector(leaf).sum().backward()
+    assert torch.equal(leaf.detach(), x)
+    assert leaf.grad is not None
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_maps_of_both_memory_formats(layout: torch.memory_format) -> None:
+    projector = build()
+    image = torch.randn(2, 6, 5, 4)
+    with torch.inference_mode():
+        y = projector(image.to(memory_format=layout))
+        torch.testing.assert_close(y, projector(image))
+
+
+def test_meta_tensors_give_shapes() -> None:
+    projector = build(device="meta")
+    y = projector(torch.empty(3, 35, 6, device="meta"), grid=(5, 7))
+    assert (y.shape, y.device.type) == ((3, 12, 10), "meta")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_output_dtype_is_the_parameters(dtype: torch.dtype) -> None:
+    for name in ("ldp", "ldpnet", "ldpnetv2", "mlp2x_gelu"):
+        projector = build(name, dtype=dtype)
+        assert {p.dtype for p in projector.parameters()} == {dtype}
+        assert projector(torch.randn(1, 144, 6, dtype=dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["ldp", "ldpnet", "ldpnetv2", "mlp2x_gelu"])
+def test_bf16_stays_close_to_fp32(name: str) -> None:
+    plain = build(name)
+    half = build(name, dtype=torch.bfloat16)
+    half.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 196, 6)
+    with torch.inference_mode():
+        expected, y = plain(x), half(x.bfloat16()).float()
+    assert (y - expected).norm() / expected.norm() < 2e-2
+
+
+def test_autocast_is_honoured() -> None:
+    projector = build()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = projector(torch.randn(1, 16, 6))
+        half = projector(torch.randn(1, 16, 6, dtype=torch.bfloat16))
+    assert y.shape == half.shape == (1, 4, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert build("linear")(torch.randn(1, 16, 6)).dtype == torch.bfloat16
+
+
+def test_building_respects_the_default_device_and_dtype() -> None:
+    with torch.device("meta"):
+        assert {p.device.type for p in build().parameters()} == {"meta"}
+
+
+def test_planning_leaves_the_random_state_alone() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    assert build_projector("ldp", 6, 10, device="meta").plan((4, 4)).macs
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_same_seed_gives_the_same_projector() -> None:
+    a, b = build(), build()
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+REFUSED = [
+    (
+        lambda p: p(torch.randn(1, 577, 6)),
+        "x: 577 tokens; expected a square number of tokens, or a grid. 577 = 24x24 + 1: drop the "
+        "CLS token with prefix_tokens=1, or pass grid=(h, w).",
+    ),
+    (
+        lambda p: p(torch.randn(1, 580, 6)),
+        "x: 580 tokens; expected a square number of tokens, or a grid. 580 = 24x24 + 4: drop the "
+        "first 4 tokens with prefix_tokens=4, or pass grid=(h, w).",
+    ),
+    (
+        lambda p: p(torch.randn(1, 8, 6)),
+        "x: 8 tokens; expected a square number of tokens, or a grid. 8 = 2x2 + 4: drop the first "
+        "4 tokens with prefix_tokens=4, or pass grid=(h, w).",
+    ),
+    (
+        lambda p: p(torch.randn(1, 7, 6)),
+        "x: 7 tokens; expected a square number of tokens, or a grid. Pass grid=(h, w).",
+    ),
+    (lambda p: p(torch.randn(2, 0, 6)), "x: 0 tokens; expected at least one token"),
+    (
+        lambda p: p(torch.randn(1, 17, 6), grid=(4, 4)),
+        "x: 17 tokens, but grid is 4x4 = 16; expected the same. 17 = 4x4 + 1: drop the leading "
+        "tokens with prefix_tokens=1.",
+    ),
+    (
+        lambda p: p(torch.randn(1, 12, 6), grid=(4, 4)),
+        "x: 12 tokens, but grid is 4x4 = 16; expected the same",
+    ),
+    (
+        lambda p: p(torch.randn(1, 16, 6), grid=(4, 4.0)),
+        "grid: (4, 4.0) is not a grid; expected (height, width), two integers from 1 to 65536",
+    ),
+    (
+        lambda p: p(torch.randn(1, 6, 4, 4), grid=(4, 5)),
+        "x: the map is 4x4, grid says (4, 5); expected the same",
+    ),
+    (
+        lambda p: p(torch.randn(16, 6)),
+        "x: shape (16, 6); expected tokens (b, n, 6) or a map (b, 6, h, w)",
+    ),
+    (
+        lambda p: p(torch.randn(1, 16, 7)),
+        "x: shape (1, 16, 7) has 7 channels; expected tokens (b, n, 6) or a map (b, 6, h, w)",
+    ),
+    (
+        lambda p: p(torch.randn(1, 4, 4, 6)),
+        "x: shape (1, 4, 4, 6) has 4 channels; expected tokens (b, n, 6) or a map (b, 6, h, w). It "
+        "looks channels-last: permute it to (b, c, h, w).",
+    ),
+    (
+        lambda p: p(torch.randn(1, 16, 6, dtype=torch.float64)),
+        "x: the input is torch.float64, the parameters are torch.float32; expected the same on "
+        "both sides. Call x.to(torch.float32) or projector.to(torch.float64).",
+    ),
+    (
+        lambda p: p(torch.ones(1, 16, 6, dtype=torch.int64)),
+        "x: a tensor of torch.int64; expected a floating-point tensor",
+    ),
+    (
+        lambda p: p(torch.ones(1, 16, 6, dtype=torch.complex64)),
+        "x: a tensor of torch.complex64; expected a floating-point tensor",
+    ),
+    (
+        lambda p: p([[1.0]]),
+        "x: list is not a torch.Tensor; expected tokens (b, n, 6) or a map (b, 6, h, w)",
+    ),
+    (
+        lambda p: p(torch.randn(1, 16, 6).to_sparse()),
+        "x: a tensor of layout torch.sparse_coo; expected a dense tensor",
+    ),
+    (
+        lambda p: p.tokens(0, 4),
+        "grid: (0, 4) is not a grid; expected (height, width), two integers from 1 to 65536",
+    ),
+    (
+        lambda p: p.plan((4,)),
+        "grid: (4,) is not a grid; expected (height, width), two integers from 1 to 65536",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED, ids=[m[:40] for _, m in REFUSED])
+def test_bad_tensors_are_refused_in_one_sentence(call: object, message: str) -> None:
+    with pytest.raises(GridError) as caught:
+        call(build())  # type: ignore[operator]
+    assert str(caught.value) == message
+
+
+def test_the_grid_of_the_build_is_named() -> None:
+    with pytest.raises(GridError) as caught:
+        build(grid=(2, 8))(torch.randn(1, 25, 6))
+    assert str(caught.value) == (
+        "x: 25 tokens, but the grid given at build is 2x8 = 16; expected the same"
+    )
+
+
+def test_upsampling_is_refused_at_every_door() -> None:
+    message = (
+        "blocks[3] (pool): a grid of 8x24 cannot be pooled to 12x12; expected no more tokens each "
+        "way than there are. It is given 8x24 x 10 by blocks[2] (pointwise)."
+    )
+    projector = build("ldpnetv2")
+    for call in (
+        lambda: projector(torch.randn(1, 192, 6), grid=(8, 24)),
+        lambda: projector(torch.randn(1, 6, 8, 24)),
+        lambda: projector.tokens(8, 24),
+        lambda: projector.plan((8, 24)),
+        lambda: build("ldpnetv2", grid=(8, 24)),
+    ):
+        with pytest.raises(GridError) as caught:
+            call()
+        assert str(caught.value) == message
+
+
+def test_a_block_that_cannot_be_built_is_named() -> None:
+    from mobilevlm import BLOCKS, Block, Feature
+
+    class Exploding(Block):
+        def build(self, x: Feature) -> nn.Module:
+            raise RuntimeError("boom")
+
+    class Returning(Block):
+        def build(self, x: Feature) -> nn.Module:
+            return 42  # type: ignore[return-value]
+
+    BLOCKS.register("exploding", Exploding)
+    BLOCKS.register("returning", Returning)
+    try:
+        for name, message in (
+            ("exploding", "blocks[1] (exploding): building failed: RuntimeError: boom"),
+            ("returning", "blocks[1] (returning): build returned 42; expected a torch.nn.Module"),
+        ):
+            with pytest.raises(SpecError) as caught:
+                build_projector({"in": 4, "out": 4, "blocks": ["pointwise", name]})
+            assert str(caught.value) == message
+    finally:
+        BLOCKS.unregister("exploding")
+        BLOCKS.unregister("returning")
