@@ -105,9 +105,10 @@ if TYPE_CHECKING:
     Blocks: TypeAlias = tuple[Block, ...]
 else:
     Blocks = Annotated[
-        tuple[Annotated[Any, PlainValidator(_parse), PlainSerializer(_dump)], ...],
+        tuple[Annotated[Any, PlainValidator(_parse)], ...],
         Field(strict=False),
         AfterValidator(_not_empty),
+        PlainSerializer(lambda blocks: [_dump(block) for block in blocks]),
     ]
 """A chain of blocks, as a field of a block or of a stack."""
 

@@ -21,6 +21,7 @@ __all__ = [
     "Spec",
     "check_structure",
     "relocate",
+    "shown",
 ]
 
 MAX_DEPTH = 16
@@ -186,7 +187,7 @@ def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
         return relocate(inner, where)
     if kind == "missing":
         return SpecError(f"key {quote(each['loc'][-1])} is missing", _path(root, each["loc"][:-1]))
-    given = _shown(each["input"])
+    given = shown(each["input"])
     if kind == "literal_error":
         options = context["expected"].replace(" or ", ",").split(",")
         hint = did_you_mean(each["input"], [option.strip("' ") for option in options])
@@ -215,7 +216,7 @@ def _path(root: str, loc: tuple[int | str, ...]) -> str:
     return text.lstrip(".")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Show a value as JSON would write it, with the name of its type where that is the point."""
     try:
         text = json.dumps(value, allow_nan=True) if not isinstance(value, dict | list) else ""

@@ -60,6 +60,7 @@ class ToyVLM(nn.Module):
 def main() -> None:
     """Run the model once, then train its projector for 20 steps."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # a toy this small only waits for a second thread
     model = ToyVLM(build_projector("ldp", VISION, TEXT, grid=GRID), ToyLM())
 
     answers = torch.tensor([IDS[word] for word in ("cat", "dog", "ship", "moon")])

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import PydanticSerializationError
+
 from ..blocks.errors import SpecError
 from ..blocks.spec import DuplicateKey
-from ..registry import quote
+from ..registry import RegistryError, quote
 from .stack import Stack
 
 __all__ = ["dump_spec", "load_spec"]
@@ -71,8 +73,17 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
 
     Returns:
         The text.
+
+    Raises:
+        RegistryError: A block is not registered, so it has no name to be written under.
     """
-    text = _format(stack.model_dump(mode="json"), "") + "\n"
+    try:
+        document = stack.model_dump(mode="json")
+    except PydanticSerializationError as error:
+        if isinstance(error.__cause__, RegistryError):  # a block of no registered name
+            raise error.__cause__ from None
+        raise
+    text = _format(document, "") + "\n"
     if path is not None:
         _replace(Path(path), text)
     return text

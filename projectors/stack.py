@@ -10,8 +10,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, ValidationInfo, field
 from ..blocks.block import Block, Blocks, Step, label, needs_grid, walk
 from ..blocks.errors import SpecError
 from ..blocks.feature import MAX_WIDTH, Feature
-from ..blocks.spec import Spec, check_structure
-from ..registry import quote
+from ..blocks.spec import Spec, check_structure, shown
 
 __all__ = ["SCHEMA", "Stack"]
 
@@ -25,7 +24,7 @@ def _check_schema(schema: Any) -> Any:
         return schema
     newer = type(schema) is int and schema > SCHEMA
     raise SpecError(
-        quote(schema) + (" is newer than this version reads" if newer else ""),
+        shown(schema) + (" is newer than this version reads" if newer else ""),
         expected=str(SCHEMA),
         hint="Upgrade mobilevlm." if newer else "",
     )

@@ -162,8 +162,9 @@ class Registry(Generic[T]):
         key, offer = self._resolve(name)
         if offer is None and key not in self._builtins:
             return self._own(key)
-        if key in self._loaded:
-            return self._loaded[key]
+        loaded = self._loaded
+        if key in loaded:
+            return loaded[key]
         thing = self._load_builtin(key) if offer is None else self._load_plugin(key, offer)
         with self._lock:
             self._loaded = {**self._loaded, key: thing}
@@ -177,7 +178,6 @@ class Registry(Generic[T]):
         Raises:
             UnknownName: It is not registered.
         """
-        offers = self._offers()
         # A class may have been imported directly; its module is loaded then.
         for name, builtin in self._builtins.items():
             if _peek(*_split(builtin)) is thing:
@@ -185,6 +185,7 @@ class Registry(Generic[T]):
         for name, candidate in self._loaded.items():
             if candidate is thing:
                 return name
+        offers = self._offers()
         for offer in offers:
             if _peek(offer.point.module, offer.point.attr) is thing:
                 return _qualified(offer)

@@ -1,7 +1,5 @@
 """Each block against plain torch, and what it says on paper against what it does."""
 
-import warnings
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -249,9 +247,10 @@ def test_features_are_readable() -> None:
         Feature(8, (3, 4))  # type: ignore[call-arg, misc]
 
 
+@pytest.mark.filterwarnings("ignore:Field name:UserWarning")  # pydantic's, about the same thing
 def test_reserved_field_names_are_refused() -> None:
     for name in ("type", "flow", "build", "expand"):
-        with warnings.catch_warnings(), pytest.raises(SpecError) as caught:
-            warnings.simplefilter("ignore")  # pydantic's own, about the same thing
-            type("Bad", (Block,), {"__annotations__": {name: int}, name: 3, "__module__": "m"})
+        namespace = {"__annotations__": {name: int}, name: 3, "__module__": "m"}
+        with pytest.raises(SpecError) as caught:
+            type("Bad", (Block,), namespace)
         assert str(caught.value) == f"Bad: a block cannot have a field called {name!r}"

@@ -90,9 +90,9 @@ def test_keys_are_paths_in_the_document(projector: Projector) -> None:
         node: object = document
         *path, _parameter = key.split(".")
         for step in path:
-            if isinstance(node, dict) and step not in node:
+            if isinstance(node, dict) and not isinstance(node.get(step), list):
                 break  # inside one block: norm, fc1, fc2
-            node = node[step] if isinstance(node, dict) else node[int(step)]  # type: ignore[index]
+            node = node[int(step)] if isinstance(node, list) else node[step]  # type: ignore[index]
         assert isinstance(node, dict)
         assert "type" in node, key
 

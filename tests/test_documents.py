@@ -1,0 +1,639 @@
+"""Documents: what they hold, and what is refused, with which words, before anything is built."""
+
+import json
+import math
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mobilevlm import (
+    BLOCKS,
+    Block,
+    Feature,
+    MobileVLMError,
+    RegistryError,
+    SpecError,
+    Stack,
+    build_projector,
+    dump_spec,
+    load_spec,
+    plan_projector,
+    spec_of,
+)
+from mobilevlm.blocks.pointwise import Pointwise
+from mobilevlm.blocks.residual import Residual
+
+KNOWN = (
+    "Known: depthwise, depthwise-residual, identity, norm-act, pointwise, pool, preset, residual, "
+    "squeeze-excite."
+)
+ACTS = "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'hardswish' or 'none'"
+WIDTH = "an integer, 'in', 'out' or 'same'"
+
+
+def document(*blocks: Any, **extra: Any) -> dict[str, Any]:
+    return {"in": 64, "out": 128, "blocks": list(blocks), **extra}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    block: dict[str, Any] = {"type": "identity"}
+    for _ in range(levels - 1):
+        block = {"type": "residual", "body": [block]}
+    return block
+
+
+def shared(levels: int) -> dict[str, Any]:
+    """A small document with 8 ** levels nodes: every level holds the one below eight times."""
+    block: dict[str, Any] = {"type": "identity"}
+    for _ in range(levels):
+        block = {"type": "residual", "body": [block] * 8}
+    return block
+
+
+def endless() -> dict[str, Any]:
+    block: dict[str, Any] = {"type": "residual"}
+    block["body"] = [block]
+    return block
+
+
+# ---------------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize("name", ["ldp", "ldpnet", "ldpnetv2", "linear", "mlp", "mlp3x_gelu"])
+def test_a_document_says_everything_and_reads_back(name: str, tmp_path: Path) -> None:
+    spec = spec_of(name, 64, 128)
+    text = dump_spec(spec, tmp_path / "spec.json")
+    assert load_spec(text) == spec
+    assert load_spec(tmp_path / "spec.json") == spec
+    assert load_spec(json.loads(text)) == spec
+    assert load_spec(spec.model_dump()) == spec
+    assert (tmp_path / "spec.json").read_text("utf-8") == text
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
+
+
+def test_every_default_is_written_out_one_block_a_line() -> None:
+    assert dump_spec(spec_of("ldp", 1024, 2048, kernel=5)) == (
+        "{\n"
+        '  "schema": 1,\n'
+        '  "in": 1024,\n'
+        '  "out": 2048,\n'
+        '  "prefix_tokens": 0,\n'
+        '  "blocks": [\n'
+        '    {"type": "pointwise", "out": "out", "bias": true},\n'
+        '    {"type": "norm-act", "norm": "none", "eps": 1e-05, "act": "gelu"},\n'
+        '    {"type": "depthwise-residual", "kernel": 5, "stride": 1, "bias": true},\n'
+        '    {"type": "pointwise", "out": "out", "bias": true},\n'
+        '    {"type": "norm-act", "norm": "layer", "eps": 1e-05, "act": "gelu"},\n'
+        '    {"type": "depthwise-residual", "kernel": 5, "stride": 2, "bias": true},\n'
+        '    {"type": "pointwise", "out": "out", "bias": true},\n'
+        '    {"type": "norm-act", "norm": "layer", "eps": 1e-05, "act": "none"}\n'
+        "  ]\n"
+        "}\n"
+    )
+
+
+def test_a_spec_is_edited_as_data() -> None:
+    edited = spec_of("ldp", 6, 10).model_dump()
+    edited["blocks"][2]["kernel"] = 7
+    edited["blocks"].insert(3, "norm-act")
+    projector = build_projector(edited)
+    assert projector.blocks[2].kernel_size == (7, 7)
+    assert projector.spec != spec_of("ldp", 6, 10)
+
+
+def test_short_forms_mean_the_long_ones() -> None:
+    short = load_spec(document("pointwise", {"type": "norm_act"}))
+    long = load_spec(
+        document(
+            {"type": "pointwise", "out": "out", "bias": True},
+            {"type": "norm-act", "norm": "layer", "eps": 1e-5, "act": "gelu"},
+            schema=1,
+            prefix_tokens=0,
+        )
+    )
+    assert short == long
+    assert hash(short) == hash(long)
+
+
+def test_a_preset_inside_a_stack_is_expanded_with_its_own_ends() -> None:
+    spec = load_spec(
+        document(
+            {"type": "preset", "name": "mlp", "depth": 2, "out": 96},
+            {"type": "residual", "body": [{"type": "preset", "name": "linear", "out": "same"}]},
+            {"type": "preset", "name": "linear"},
+        )
+    )
+    assert spec.model_dump()["blocks"] == [
+        {"type": "pointwise", "out": 96, "bias": True},
+        {"type": "norm-act", "norm": "none", "eps": 1e-5, "act": "gelu"},
+        {"type": "pointwise", "out": 96, "bias": True},
+        {"type": "residual", "body": [{"type": "pointwise", "out": 96, "bias": True}]},
+        {"type": "pointwise", "out": 128, "bias": True},
+    ]
+    assert load_spec(dump_spec(spec)) == spec
+
+
+def test_a_nested_preset_builds_what_the_preset_builds() -> None:
+    plain = build_projector("ldpnet", 6, 16)
+    wrapped = build_projector(
+        {"in": 6, "out": 16, "blocks": [{"type": "preset", "name": "ldpnet"}]}
+    )
+    wrapped.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 30, 6)
+    with torch.inference_mode():
+        assert torch.equal(wrapped(x, grid=(5, 6)), plain(x, grid=(5, 6)))
+
+
+def test_specs_are_frozen_hashable_and_pickle() -> None:
+    spec = spec_of("ldpnet", 64, 128)
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    assert len({spec, spec_of("ldpnet", 64, 128)}) == 1
+    with pytest.raises(Exception, match="frozen"):
+        spec.out = 3  # type: ignore[misc]
+
+
+def test_the_deepest_document_allowed_is_usable() -> None:
+    spec = load_spec(document(nested(16), "pointwise"))
+    assert pickle.loads(pickle.dumps(spec)) == load_spec(dump_spec(spec)) == spec
+    assert repr(spec).count("Residual") == 15
+
+
+def test_a_saved_document_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> None:
+    class Unregistered(Block):
+        def build(self, x: Feature) -> torch.nn.Module:
+            return torch.nn.Identity()
+
+    path = tmp_path / "spec.json"
+    path.write_text("old")
+    stack = Stack(in_=4, out=4, blocks=(Unregistered(),))
+    with pytest.raises(RegistryError):
+        dump_spec(stack, path)
+    assert path.read_text() == "old"
+    with pytest.raises(OSError, match="No such file"):
+        dump_spec(spec_of("linear", 1, 1), tmp_path / "no" / "spec.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["spec.json"]
+
+
+# ---------------------------------------------------------------------- what is refused
+
+HUGE = 1 << 20
+REFUSED: list[tuple[Any, str]] = [
+    # keys
+    (
+        document({"type": "depthwise", "kernal": 3}),
+        "blocks[0]: unknown key 'kernal'; expected one of kernel, stride, bias. Did you mean "
+        "'kernel'?",
+    ),
+    (
+        document("pointwise", inn=3),
+        "unknown key 'inn'; expected one of schema, in, out, prefix_tokens, blocks. Did you mean "
+        "'in'?",
+    ),
+    ({"in": 64, "blocks": ["pointwise"]}, "key 'out' is missing"),
+    ({"in": 64, "out": 3, 5: 3}, "key 5 is not a string"),
+    (
+        document({"out": 3}),
+        'blocks[0]: key \'type\' is missing; expected a block such as {"type": "pointwise"}',
+    ),
+    (document(5), 'blocks[0]: 5; expected a block such as {"type": "pointwise"}'),
+    (document(), "blocks: there are no blocks; expected at least one"),
+    (document() | {"blocks": "pointwise"}, 'blocks: "pointwise"; expected a list'),
+    # numbers
+    (
+        document({"type": "depthwise", "kernel": True}),
+        "blocks[0].kernel: true; expected an integer",
+    ),
+    (
+        document({"type": "depthwise", "kernel": "64"}),
+        'blocks[0].kernel: "64"; expected an integer',
+    ),
+    (
+        document({"type": "depthwise", "kernel": 64.0}),
+        "blocks[0].kernel: 64.0; expected an integer",
+    ),
+    (
+        document({"type": "depthwise", "kernel": b"6"}),
+        "blocks[0].kernel: b'6'; expected an integer",
+    ),
+    (
+        document({"type": "depthwise", "kernel": math.nan}),
+        "blocks[0].kernel: NaN; expected an integer",
+    ),
+    (
+        document({"type": "depthwise", "kernel": None}),
+        "blocks[0].kernel: null; expected an integer",
+    ),
+    (document({"type": "depthwise", "kernel": 0}), "blocks[0].kernel: 0; expected at least 1"),
+    (document({"type": "depthwise", "kernel": -3}), "blocks[0].kernel: -3; expected at least 1"),
+    (document({"type": "depthwise", "kernel": 65}), "blocks[0].kernel: 65; expected at most 63"),
+    (
+        document({"type": "depthwise", "kernel": 10**5000}),
+        "blocks[0].kernel: <int>; expected at most 63",
+    ),
+    (
+        document({"type": "depthwise", "kernel": 4}),
+        "blocks[0].kernel: 4 is even; expected an odd kernel. Try 5.",
+    ),
+    (
+        document({"type": "norm-act", "eps": math.nan}),
+        "blocks[0].eps: NaN; expected a finite number",
+    ),
+    (
+        document({"type": "norm-act", "eps": -math.inf}),
+        "blocks[0].eps: -Infinity; expected a finite number",
+    ),
+    (document({"type": "norm-act", "eps": 0.0}), "blocks[0].eps: 0.0; expected more than 0.0"),
+    (document({"type": "norm-act", "eps": "1e-5"}), 'blocks[0].eps: "1e-5"; expected a number'),
+    (document({"type": "pointwise", "bias": 1}), "blocks[0].bias: 1; expected true or false"),
+    (document({"type": "pointwise", "out": True}), f"blocks[0].out: true; expected {WIDTH}"),
+    (document({"type": "pointwise", "out": "64"}), f'blocks[0].out: "64"; expected {WIDTH}'),
+    (
+        document({"type": "pointwise", "out": 0}),
+        "blocks[0].out: 0; expected a width from 1 to 1048576",
+    ),
+    (
+        document({"type": "pointwise", "out": HUGE + 1}),
+        "blocks[0].out: 1048577; expected a width from 1 to 1048576",
+    ),
+    ({"in": True, "out": 128, "blocks": ["pointwise"]}, "in: true; expected an integer"),
+    ({"in": 64, "out": "128", "blocks": ["pointwise"]}, 'out: "128"; expected an integer'),
+    (
+        {"in": 0, "out": 128.0, "blocks": ["pointwise"]},
+        "2 problems\n  - in: 0; expected at least 1\n  - out: 128.0; expected an integer",
+    ),
+    ({"in": HUGE + 1, "out": 1, "blocks": ["pointwise"]}, "in: 1048577; expected at most 1048576"),
+    # choices
+    (
+        document({"type": "norm-act", "act": "gleu"}),
+        f"blocks[0].act: \"gleu\"; expected {ACTS}. Did you mean 'gelu'?",
+    ),
+    (
+        document({"type": "norm-act", "act": "lambda"}),
+        f'blocks[0].act: "lambda"; expected {ACTS}',
+    ),
+    (
+        document({"type": "norm-act", "act": "torch.nn.ReLU"}),
+        f'blocks[0].act: "torch.nn.ReLU"; expected {ACTS}',
+    ),
+    (document({"type": "pool"}), "blocks[0]: mode 'avg' needs 'stride'"),
+    (
+        document({"type": "pool", "stride": 2, "size": [3, 3]}),
+        "blocks[0]: mode 'avg' takes no 'size'. Use 'stride'.",
+    ),
+    (
+        document({"type": "pool", "mode": "adaptive", "size": [3, 0]}),
+        "blocks[0].size[1]: 0; expected at least 1",
+    ),
+    # schema
+    (
+        document("pointwise", schema=2),
+        "schema: 2 is newer than this version reads; expected 1. Upgrade mobilevlm.",
+    ),
+    (document("pointwise", schema=0), "schema: 0; expected 1"),
+    (document("pointwise", schema=True), "schema: true; expected 1"),
+    (document("pointwise", schema="1"), 'schema: "1"; expected 1'),
+    # names
+    (
+        document("ldp"),
+        "blocks[0].type: unknown block 'ldp'. 'ldp' is a projector, not a block.",
+    ),
+    (document("pointwsie"), "blocks[0].type: unknown block 'pointwsie'. Did you mean 'pointwise'?"),
+    (document("Pointwise"), "blocks[0].type: unknown block 'Pointwise'. Did you mean 'pointwise'?"),
+    *(
+        (document({"type": name}), f"blocks[0].type: unknown block {name!a}. {KNOWN}")
+        for name in ("os.system", "_target_", "torch.nn.Linear", "../../x", "ld\u0440", "", "~", 5)
+    ),
+    (
+        document("acme-blocks/gate"),
+        "blocks[0].type: unknown block 'acme-blocks/gate'. It comes from 'acme-blocks', which is "
+        "not installed or offers no such thing.",
+    ),
+    (
+        document({"_target_": "os.system"}),
+        'blocks[0]: key \'type\' is missing; expected a block such as {"type": "pointwise"}',
+    ),
+    (
+        document({"type": "pointwise", "_target_": "os.system"}),
+        "blocks[0]: unknown key '_target_'; expected one of out, bias",
+    ),
+    (
+        document({"type": "preset", "name": "ldpp"}),
+        "blocks[0] (preset): unknown projector 'ldpp'. Did you mean 'ldp' or 'ldpnet'? It is given "
+        "?x? x 64 by the input.",
+    ),
+    (
+        document({"type": "preset", "name": "ldp", "kernal": 3}),
+        "blocks[0].ldp: unknown key 'kernal'; expected one of prefix_tokens, kernel, eps. Did you "
+        "mean 'kernel'?",
+    ),
+    (
+        document({"type": "preset", "name": "ldp", "prefix_tokens": 1}),
+        "blocks[0].prefix_tokens: prefix tokens are dropped on entry only. Set prefix_tokens of "
+        "the whole stack.",
+    ),
+    # widths that do not meet
+    (
+        document("pointwise", {"type": "pointwise", "out": 96}, "norm-act"),
+        "blocks[2] (norm-act): it ends the chain with 96 channels; expected 128, the projector's "
+        "'out'. It is given ?x? x 96 by blocks[1] (pointwise).",
+    ),
+    (
+        document("identity"),
+        "blocks[0] (identity): it ends the chain with 64 channels; expected 128, the projector's "
+        "'out'. It is given ?x? x 64 by the input.",
+    ),
+    (
+        document("pointwise", {"type": "residual", "body": [{"type": "pointwise", "out": 7}]}),
+        "blocks[1] (residual): its body ends with ?x? x 7, its skip carries ?x? x 128; expected "
+        "the same on both sides. It is given ?x? x 128 by blocks[0] (pointwise).",
+    ),
+    # size and shape of the document
+    (
+        document(*["identity"] * 4096, "pointwise"),
+        "blocks[4096] (pointwise): too many blocks; expected at most 4,096 in all. It is given "
+        "?x? x 64 by blocks[4095] (identity).",
+    ),
+    (
+        document(*["identity"] * 10**6),
+        "blocks: too big; expected at most 65,536 values in a document",
+    ),
+    *(
+        (
+            document(nested(levels), "pointwise"),
+            "blocks[0].body[0].body[0].body[0].body[0].body[0].body[0]...: nested too deep; "
+            "expected at most 16 levels",
+        )
+        for levels in (17, 18, 1000, 100_000)
+    ),
+    (
+        document(shared(14)),
+        "blocks[0].body[0].body[0].body[0].body[0].body[0].body[0]...: too big; expected at most "
+        "65,536 values in a document",
+    ),
+    (document(endless()), "blocks[0].body[0]: it contains itself"),
+]
+
+
+def short(value: Any) -> str:
+    return value[1].replace("\n", " ")[:50]
+
+
+@pytest.mark.parametrize(("bad", "message"), REFUSED, ids=[short(case) for case in REFUSED])
+def test_bad_documents_are_refused_in_one_sentence(bad: Any, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(bad)
+    assert str(caught.value) == message
+
+
+TEXT: list[tuple[str, str]] = [
+    ('{"in": 64, "in": 64, "out": 128, "blocks": []}', "key 'in' is given twice"),
+    (
+        '{"in": 64, "out": 128, "blocks": [{"type": "pointwise", "out": 3, "out": 4}]}',
+        "blocks[0]: key 'out' is given twice",
+    ),
+    ('{"in": 64,\n "out": }', "document: not JSON: Expecting value at line 2, column 9"),
+    (
+        '{"in": 64,}',
+        "document: not JSON: Illegal trailing comma before end of object at line 1, column 10"
+        if sys.version_info >= (3, 13)
+        else "document: not JSON: Expecting property name enclosed in double quotes at line 1, "
+        "column 11",
+    ),
+    ('{"in": 64} x', "document: not JSON: Extra data at line 1, column 12"),
+    (
+        "{'in': 64}",
+        "document: not JSON: Expecting property name enclosed in double quotes at line 1, column 2",
+    ),
+    (
+        "{in: 64}",
+        "document: not JSON: Expecting property name enclosed in double quotes at line 1, column 2",
+    ),
+    (
+        "\ufeff{}",
+        "document: not JSON: Unexpected UTF-8 BOM (decode using utf-8-sig) at line 1, column 1",
+    ),
+    ('{"a":' * 100_000, "document: nested too deep; expected at most 16 levels"),
+    (
+        '{"blocks":' + "[" * 500 + "]" * 500 + "}",
+        "blocks[0][0][0][0][0][0][0][0][0][0][0][0][0][0]"
+        "[0][0][0]...: nested too deep; expected at most 16 levels",
+    ),
+    (
+        '{"in": 64, "out": 128, "blocks": [{"type": "norm-act", "eps": 1e400}]}',
+        "blocks[0].eps: Infinity; expected a finite number",
+    ),
+    (
+        '{"in": 64, "out": 128, "blocks": [{"type": "norm-act", "eps": NaN}]}',
+        "blocks[0].eps: NaN; expected a finite number",
+    ),
+    ("{" + " " * 16_000_000, "document: 16,000,001 characters; expected at most 16,000,000"),
+    ("", "source: empty; expected a path, JSON text or a mapping"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), TEXT, ids=[short(case) for case in TEXT])
+def test_bad_text_is_refused_in_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(text)
+    assert str(caught.value) == message
+
+
+def test_an_integer_of_5000_digits_in_text() -> None:
+    with pytest.raises(SpecError, match="not usable JSON: Exceeds the limit"):
+        load_spec('{"in": ' + "9" * 5000 + "}")
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "empty.json").write_text("")
+    with (tmp_path / "big.json").open("wb") as file:
+        file.truncate(16_000_001)
+    cases = {
+        tmp_path / "none.json": "cannot be read: No such file or directory; expected a JSON "
+        "document",
+        tmp_path: "not a regular file; expected a JSON document",
+        Path("/dev/null"): "not a regular file; expected a JSON document",
+        tmp_path / "binary.json": "cannot be read: 'utf-8' codec can't decode byte 0xff in "
+        "position 0: invalid start byte; expected a JSON document",
+        tmp_path / "list.json": "a JSON list; expected a JSON object",
+        tmp_path / "empty.json": "not JSON: Expecting value at line 1, column 1",
+        tmp_path / "big.json": "16,000,001 bytes; expected at most 16,000,000",
+    }
+    for path, message in cases.items():
+        with pytest.raises(SpecError) as caught:
+            load_spec(path)
+        assert str(caught.value) == f"{path}: {message}"
+    with pytest.raises(SpecError) as caught:
+        load_spec("ldp")
+    assert str(caught.value) == (
+        "ldp: cannot be read: No such file or directory; expected a JSON document. For a "
+        "registered name call build_projector('ldp', ...)."
+    )
+
+
+def test_a_huge_product_is_refused_before_anything_is_allocated() -> None:
+    wide = {"type": "pointwise", "out": HUGE}
+    huge = document(wide, wide) | {"out": HUGE}
+    count = (64 + 1) * HUGE + (HUGE + 1) * HUGE
+    for call in (lambda: build_projector(huge), lambda: plan_projector(huge).parameters):
+        with pytest.raises(SpecError) as caught:
+            call()
+        assert str(caught.value) == (
+            f"the blocks hold {count:,} parameters; expected at most 2,000,000,000. Pass "
+            "max_parameters=... if that is meant."
+        )
+    assert plan_projector(huge, max_parameters=10**13).parameters == count
+    projector = build_projector(huge, device="meta", max_parameters=10**13)
+    assert projector.blocks[1].weight.is_meta
+
+
+CALLS: list[tuple[Any, type[MobileVLMError], str]] = [
+    (
+        lambda: build_projector("ldp"),
+        SpecError,
+        'ldp: the input width is missing. Write build_projector("ldp", 1024, 2048).',
+    ),
+    (
+        lambda: build_projector("ldp", 1024),
+        SpecError,
+        'ldp: the output width is missing. Write build_projector("ldp", 1024, 2048).',
+    ),
+    (lambda: build_projector("ldp", "1024", 2048), SpecError, 'in: "1024"; expected an integer'),
+    (lambda: build_projector("ldp", 1024, True), SpecError, "out: true; expected an integer"),
+    (
+        lambda: build_projector("ldp", 1024, 2048, kernal=5),
+        SpecError,
+        "ldp: unknown key 'kernal'; expected one of prefix_tokens, kernel, eps. Did you mean "
+        "'kernel'?",
+    ),
+    (
+        lambda: build_projector("ldp", 1024, 2048, kernel=4),
+        SpecError,
+        "ldp.kernel: 4 is even; expected an odd kernel. Try 5.",
+    ),
+    (
+        lambda: build_projector("mlp2x_gelu", 64, 128, depth=3),
+        SpecError,
+        "mlp2x_gelu: option 'depth' is part of the name. mlp2x_gelu means depth=2: choose another "
+        "name.",
+    ),
+    (
+        lambda: build_projector("identity", 3, 4),
+        SpecError,
+        "blocks[0] (identity): it ends the chain with 3 channels; expected 4, the projector's "
+        "'out'. It is given ?x? x 3 by the input.",
+    ),
+    (
+        lambda: build_projector(document("pointwise"), 65),
+        SpecError,
+        "in: the document says 64, the call says 65",
+    ),
+    (
+        lambda: build_projector(spec_of("linear", 64, 128), out=64.0),
+        SpecError,
+        "out: the document says 128, the call says 64.0",
+    ),
+    (
+        lambda: build_projector(document("pointwise"), kernel=3),
+        SpecError,
+        "unknown option 'kernel'. Options belong to a registered name; a document says everything "
+        "itself.",
+    ),
+    (
+        lambda: build_projector("ldp", 1, 2, **{"in": 1}),
+        SpecError,
+        "in: the input width is given twice",
+    ),
+    (
+        lambda: build_projector(Path("spec.json")),
+        SpecError,
+        f"spec: {Path('spec.json')!r}; expected a registered name, a mapping or a Stack. Read a "
+        "file with load_spec(path).",
+    ),
+    (
+        lambda: load_spec(5),
+        SpecError,
+        "source: 5; expected a path, JSON text or a mapping",
+    ),
+    (
+        lambda: Pointwise(outt=3),
+        SpecError,
+        "Pointwise: unknown key 'outt'; expected one of out, bias. Did you mean 'out'?",
+    ),
+    (
+        lambda: Residual(body=[nested(17)]),
+        SpecError,
+        "Residual.body[0].body[0].body[0].body[0].body[0].body[0]....: nested too deep; expected "
+        "at most 16 levels",
+    ),
+    *(
+        (
+            lambda name=name: build_projector(name, 64, 128),
+            RegistryError,
+            f"unknown projector {name!a}. {hint}",
+        )
+        for name, hint in {
+            "mlp0x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
+            "mlp9x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
+            "mlp2x_gelu\n": "Did you mean 'mlp2x-gelu' or 'mlp1x-gelu'?",
+            "mlp\u0663x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
+            "ldpnetANYTHING": "Did you mean 'ldpnet'?",
+            "LDP": "Did you mean 'ldp'?",
+            "pointwise": "'pointwise' is a block, not a projector.",
+        }.items()
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), CALLS, ids=[case[2][:50] for case in CALLS])
+def test_bad_calls_are_refused_in_one_sentence(
+    call: Any, kind: type[MobileVLMError], message: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+def test_names_are_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    def refuse(name: str, *_: Any) -> None:
+        raise AssertionError(f"{name} was imported")
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    for name in ("os.system", "_target_", "torch.nn.Linear", "../../x", "json:loads"):
+        with pytest.raises(SpecError):
+            load_spec(document({"type": name}))
+        with pytest.raises(RegistryError):
+            build_projector(name, 1, 1)
+
+
+def test_a_preset_cannot_take_the_keywords_of_the_call() -> None:
+    from mobilevlm import Preset
+
+    for name in ("grid", "out", "device"):
+        with pytest.raises(SpecError) as caught:
+            type("Bad", (Preset,), {"__annotations__": {name: int}, name: 3, "__module__": "m"})
+        assert str(caught.value) == f"Bad: a preset cannot have an option called {name!r}"
+
+
+def test_a_local_block_stands_in_documents_under_its_short_name() -> None:
+    class Gate(Block):
+        bias: bool = True
+
+        def build(self, x: Feature) -> torch.nn.Module:
+            return torch.nn.Linear(x.channels, x.channels, bias=self.bias)
+
+    BLOCKS.register("gate", Gate)
+    try:
+        spec = load_spec(document("pointwise", {"type": "gate", "bias": False}))
+        assert spec.model_dump()["blocks"][1] == {"type": "gate", "bias": False}
+        assert load_spec(dump_spec(spec)) == spec
+        assert build_projector(spec)(torch.randn(1, 16, 64)).shape == (1, 16, 128)
+    finally:
+        BLOCKS.unregister("gate")
