@@ -71,7 +71,7 @@ def list_cost() -> Iterator[Row]:
         yield Row(what, str(error), "under 300 ms", ok=False)
         return
     yield row(what, found.a, 0.3, **asdict(found))
-    yield Row("  bare Python beside it", str(found.b), "", ok=True, numbers=found.b._asdict())
+    yield Row("  bare Python beside it", str(found.b), "", ok=True, numbers=asdict(found.b))
 
 
 # ---------------------------------------------------------------------- on paper
@@ -176,7 +176,7 @@ def build_cost() -> Iterator[Row]:
             ok,
             asdict(found),
         )
-        yield Row(f"  bare {name} itself", str(found.b), "", ok=True, numbers=found.b._asdict())
+        yield Row(f"  bare {name} itself", str(found.b), "", ok=True, numbers=asdict(found.b))
 
 
 def compare_builds(name: str, bare: Callable[[int, int], nn.Module]) -> Comparison:
@@ -197,7 +197,7 @@ def call_cost() -> Iterator[Row]:
         found = compare_calls(build_projector(name, 64, 64).eval())
         what = f"call {name}, over its blocks"
         yield row(what, found.difference, 20e-6, **asdict(found))
-        yield Row(f"  {name}'s blocks alone", str(found.b), "", ok=True, numbers=found.b._asdict())
+        yield Row(f"  {name}'s blocks alone", str(found.b), "", ok=True, numbers=asdict(found.b))
 
 
 def compare_calls(projector: nn.Module) -> Comparison:
@@ -223,7 +223,7 @@ SECTIONS: dict[str, Callable[[], Iterator[Row]]] = {
 def row(what: str, spread: Spread, limit: float, **numbers: Any) -> Row:
     """Hold a time against a limit in seconds."""
     target = f"under {limit * 1e3:g} ms" if limit >= 1e-3 else f"under {limit * 1e6:g} us"
-    return Row(what, str(spread), target, spread.median < limit, numbers or spread._asdict())
+    return Row(what, str(spread), target, spread.median < limit, numbers or asdict(spread))
 
 
 def machine() -> dict[str, object]:

@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 __all__ = ["Comparison", "Spread", "compare", "repeat", "seconds"]
 
 _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 
-class Spread(NamedTuple):
+@dataclass(frozen=True)
+class Spread:
     """What several rounds measured."""
 
     median: float
