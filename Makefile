@@ -1,0 +1,45 @@
+# `make demo` and `make test` do their own set-up: a virtual environment in .venv with the versions
+# in constraints.txt. Nothing outside this folder is touched.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find __init__.py py.typed registry blocks projectors cli -name '*.py')
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests
+
+.PHONY: demo test lint types pytest bench clean
+
+demo: $(VENV)/.demo  ## Project a photograph with three projectors.
+	$(BIN)/python examples/demo.py
+
+test: lint types pytest  ## Every gate.
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test  ## On the installed package, as a user's type checker sees it.
+	$(BIN)/mypy --config-file pyproject.toml -p mobilevlm
+	$(BIN)/mypy --config-file pyproject.toml examples/acme-blocks/src
+
+pytest: $(VENV)/.test
+	$(PYTEST) -q --doctest-modules --pyargs mobilevlm
+	$(PYTEST) -q -n 2 --dist loadfile tests
+
+bench: $(VENV)/.demo  ## Print the figures of benchmarks/.
+	$(BIN)/python benchmarks/core.py
+
+# setuptools would copy modules that are gone out of an old build folder.
+$(VENV)/.demo: pyproject.toml constraints.txt $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -rf build
+	$(BIN)/python -m pip install -q -c constraints.txt ".[demo]"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(BIN)/python -m pip install -q -c constraints.txt pip
+	$(BIN)/python -m pip install -q -c constraints.txt --group test
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

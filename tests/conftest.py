@@ -1,0 +1,40 @@
+"""Fixtures for more than one file."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from plugins import Site
+
+from mobilevlm import BLOCKS, PROJECTORS
+from mobilevlm.registry import DISABLE_VARIABLE
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forget afterwards what a test registers, and what it made the registries discover."""
+    monkeypatch.delenv(DISABLE_VARIABLE, raising=False)
+    before = {registry: registry.entries() for registry in (BLOCKS, PROJECTORS)}
+    yield
+    for registry, entries in before.items():
+        for entry in registry.entries():
+            if entry.source == "local" and entry not in entries:
+                registry.unregister(entry.name)
+        registry.refresh()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None) -> Iterator[Site]:
+    """A folder on sys.path to install fake distributions in."""
+    # A module that is mended within a second must not be read back from its old bytecode.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    site = Site(tmp_path / "site")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(site.folder)
+        BLOCKS.refresh()
+        PROJECTORS.refresh()
+        yield site
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]

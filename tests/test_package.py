@@ -1,0 +1,176 @@
+"""The package as a whole: what ships, what imports what, what importing costs."""
+
+import ast
+import importlib
+import json
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mobilevlm
+
+ROOT = Path(__file__).parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PACKAGES: list[str] = PYPROJECT["tool"]["setuptools"]["packages"]
+# What a room may import of ours; itself always.
+ARROWS = {
+    "registry": set(),
+    "blocks": {"registry"},
+    "projectors": {"registry", "blocks"},
+    "cli": {"registry", "blocks", "projectors"},
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in PACKAGES:
+        folder = ROOT.joinpath(*package.split(".")[1:])
+        for path in sorted(folder.glob("*.py")):
+            yield package.partition(".")[2], path
+
+
+def ours(room: str, path: Path) -> Iterator[str]:
+    """The rooms that a file imports from, wherever in the file; ``mobilevlm.`` or relative."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == 2:
+                yield from [module.partition(".")[0]] if module else [a.name for a in node.names]
+            elif node.level == 1 and not room:
+                yield module.partition(".")[0]
+            elif module.startswith("mobilevlm"):
+                pytest.fail(f"{path}: imports inside the package are relative")
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith("mobilevlm") for alias in node.names), path
+
+
+def test_arrows_point_one_way() -> None:
+    seen = set()
+    for room, path in modules():
+        if room:
+            wrong = set(ours(room, path)) - ARROWS[room] - {room}
+            assert not wrong, f"{path} imports from {wrong}"
+            seen.add(room)
+    assert seen == set(ARROWS)
+
+
+def test_the_registry_uses_the_standard_library_only() -> None:
+    for path in (ROOT / "registry").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            for name in names:
+                assert name.partition(".")[0] in sys.stdlib_module_names, f"{path}: {name}"
+
+
+def test_library_code_asserts_nothing() -> None:
+    for _, path in modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            assert not isinstance(node, ast.Assert), path
+
+
+def fresh(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return result.stdout
+
+
+def test_importing_and_listing_load_neither_torch_nor_pydantic() -> None:
+    loaded = json.loads(
+        fresh(
+            "import json, sys, mobilevlm\n"
+            "mobilevlm.BLOCKS.names(); mobilevlm.PROJECTORS.entries()\n"
+            "mobilevlm.PROJECTORS.find('ldp')\n"
+            "try: mobilevlm.PROJECTORS.get('lpd')\n"
+            "except mobilevlm.RegistryError: pass\n"
+            "print(json.dumps(sorted(sys.modules)))"
+        )
+    )
+    heavy = {"torch", "pydantic", "numpy", "einops", "safetensors", "typer", "rich"}
+    assert not heavy & set(loaded)
+    alone = json.loads(fresh("import json, sys, mobilevlm; print(json.dumps(sorted(sys.modules)))"))
+    assert [name for name in alone if name.startswith("mobilevlm")] == ["mobilevlm"]
+
+
+def test_the_front_door_is_what_type_checkers_see() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    declared = {
+        alias.asname: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert declared == mobilevlm._HOMES
+    assert sorted(mobilevlm.__all__) == sorted([*declared, "__version__"])
+    for name in mobilevlm.__all__:
+        assert getattr(mobilevlm, name) is not None
+        assert name in dir(mobilevlm)
+    with pytest.raises(AttributeError, match="module 'mobilevlm' has no attribute 'nope'"):
+        _ = mobilevlm.nope
+
+
+def test_the_version_is_said_once() -> None:
+    assert mobilevlm.__version__ == PYPROJECT["project"]["version"]
+    assert f"## {mobilevlm.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_every_module_says_what_it_is_and_what_it_offers() -> None:
+    for room, path in modules():
+        if path.stem == "__main__":
+            continue
+        name = ".".join(["mobilevlm", *([room] if room else []), path.stem])
+        module = importlib.import_module(name.removesuffix(".__init__"))
+        assert module.__doc__, name
+        for public in module.__all__:
+            assert hasattr(module, public), f"{name}.{public}"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the sdist that is built from a copy of the tree."""
+    import shutil
+
+    copy = tmp_path_factory.mktemp("tree") / "my-clone"
+    ignore = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=ignore)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", str(copy)],
+        check=True,
+        capture_output=True,
+    )
+    [built] = (copy / "dist").glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
+    version = PYPROJECT["project"]["version"]
+    expected = {
+        "/".join(["mobilevlm", *room.split("."), path.name]) if room else f"mobilevlm/{path.name}"
+        for room, path in modules()
+    } | {"mobilevlm/py.typed"}
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        metadata = archive.read(f"mobilevlm-{version}.dist-info/METADATA").decode()
+    assert names == expected
+    assert "License-Expression: MIT" in metadata
+
+
+def test_every_folder_of_code_is_a_listed_package() -> None:
+    """A forgotten sub-package would be missing from the wheel and from the tests above."""
+    elsewhere = {"build", "tests", "examples", "benchmarks", "docs"}
+    found = set()
+    for path in ROOT.rglob("__init__.py"):
+        parts = path.parent.relative_to(ROOT).parts
+        if not parts or not (parts[0] in elsewhere or parts[0].startswith(".")):
+            found.add(".".join(["mobilevlm", *parts]))
+    assert found == set(PACKAGES)
+    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
