@@ -1,0 +1,111 @@
+"""Run the code blocks of a Markdown page, and compare or rewrite what they print.
+
+``python tests/readme.py`` writes the README's outputs and tables anew.
+"""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mobilevlm import BLOCKS, PROJECTORS, plan_projector
+
+README = Path(__file__).parent.parent / "README.md"
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ZOO = ["identity", "linear", "mlp", "ldp", "ldpnet", "ldpnetv2"]
+USERS = {
+    "identity": "–",
+    "linear": "LLaVA 1.0, PaliGemma",
+    "mlp": "LLaVA 1.5 and its line",
+    "ldp": "the MobileVLM paper",
+    "ldpnet": "MobileVLM v1, PALO",
+    "ldpnetv2": "MobileVLM v2",
+}
+
+
+def render(text: str) -> str:
+    """Return the page with every output and table as the code gives it now."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    parts: list[str] = []
+    position = 0
+    printed: str | None = None
+    for match in FENCE.finditer(text):
+        language, body = match.groups()
+        if language == "python":
+            printed = run_python(body, namespace)
+        elif language == "console":
+            body = "".join(run_console(body))
+        elif language == "text":
+            assert printed is not None, "an output without code before it"
+            body, printed = printed, None
+        parts += [text[position : match.start()], f"```{language}\n{body}```"]
+        position = match.end()
+    page = "".join([*parts, text[position:]])
+    page = table(page, "| name | what it is | used by |", zoo_rows())
+    return table(page, "| block | what it does | fields |", block_rows())
+
+
+def run_python(code: str, namespace: dict[str, object]) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, str(README), "exec", dont_inherit=True), namespace)
+    return out.getvalue()
+
+
+def run_console(body: str) -> Iterator[str]:
+    """Run each ``$ command`` line; what follows it up to the next is its output."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    commands = [line for line in body.splitlines() if line.startswith("$ ")]
+    for index, line in enumerate(commands):
+        result = subprocess.run(
+            line[2:], shell=True, capture_output=True, text=True, check=True, env=environment
+        )
+        yield ("\n" if index else "") + f"{line}\n{result.stdout.rstrip()}\n"
+
+
+def table(page: str, header: str, rows: list[str]) -> str:
+    """Replace the rows under a table's header and rule."""
+    start = page.index(header)
+    first = page.index("\n", page.index("\n", start) + 1) + 1
+    end = first
+    while page.startswith("|", end):
+        end = page.index("\n", end) + 1
+    return page[:first] + "".join(f"{row}\n" for row in rows) + page[end:]
+
+
+def first_line(thing: object) -> str:
+    """The first sentence of a class's docstring, as one line that fits a table."""
+    doc = (thing if isinstance(thing, type) else type(thing)).__doc__ or ""
+    line = " ".join(doc.split("\n\n")[0].split())
+    return line.removesuffix(".").replace("``", "`").replace("|", "\\|")
+
+
+def zoo_rows() -> list[str]:
+    rows = []
+    for name in ZOO:
+        in_ = 2048 if name == "identity" else 1024
+        plan = plan_projector(name, in_, 2048, grid=(24, 24))
+        tokens, macs = f"{plan.tokens_in} -> {plan.tokens_out}", plan.table()[1][-1][-1]
+        what = first_line(PROJECTORS.get(name))
+        cells = [f"`{name}`", what, USERS[name], tokens, f"{plan.parameters:,}", macs]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def block_rows() -> list[str]:
+    rows = []
+    for name in BLOCKS.names():
+        cls = BLOCKS.get(name)
+        if BLOCKS.find(name).source != "built-in":
+            continue
+        fields = ", ".join(f"`{field}`" for field in cls.model_fields) or "–"
+        rows.append(f"| `{name}` | {first_line(cls)} | {fields} |")
+    return rows
+
+
+if __name__ == "__main__":
+    README.write_text(render(README.read_text("utf-8")), "utf-8")
