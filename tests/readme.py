@@ -18,7 +18,7 @@ README = Path(__file__).parent.parent / "README.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ZOO = ["identity", "linear", "mlp", "ldp", "ldpnet", "ldpnetv2"]
 USERS = {
-    "identity": "–",
+    "identity": "-",
     "linear": "LLaVA 1.0, PaliGemma",
     "mlp": "LLaVA 1.5 and its line",
     "ldp": "the MobileVLM paper",
@@ -102,7 +102,7 @@ def block_rows() -> list[str]:
         cls = BLOCKS.get(name)
         if BLOCKS.find(name).source != "built-in":
             continue
-        fields = ", ".join(f"`{field}`" for field in cls.model_fields) or "–"
+        fields = ", ".join(f"`{field}`" for field in cls.model_fields) or "-"
         rows.append(f"| `{name}` | {first_line(cls)} | {fields} |")
     return rows
 
