@@ -48,7 +48,7 @@ class Stack(Spec):
     """
 
     schema_: Annotated[Literal[1], BeforeValidator(_check_schema)] = Field(
-        default=SCHEMA, validation_alias="schema", serialization_alias="schema"
+        default=1, validation_alias="schema", serialization_alias="schema"
     )
     in_: Size = Field(validation_alias=AliasChoices("in", "in_"), serialization_alias="in")
     out: Size

@@ -73,7 +73,7 @@ def did_you_mean(name: object, candidates: Iterable[str]) -> str:
     """Return "Did you mean 'x' or 'y'?" for the nearest candidates, or an empty string.
 
     >>> did_you_mean("lpd", ["mlp", "ldp", "linear"])
-    "Did you mean 'ldp'?"
+    "Did you mean 'ldp' or 'mlp'?"
     """
     if not isinstance(name, str) or not name or len(name) > 2 * MAX_LENGTH:
         return ""

@@ -374,6 +374,8 @@ class Registry(Generic[T]):
         return UnknownName(found, hint=did_you_mean(name, names) or f"Known: {few}.")
 
     def _ambiguous(self, offers: list[Offer]) -> RegistryError:
+        # In order of name: a folder lists its distributions in any.
+        offers = sorted(offers, key=lambda offer: offer.distribution)
         short, names = offers[0].name, list(dict.fromkeys(map(_qualified, offers)))
         offered = " and ".join(str(_entry(offer, short)) for offer in offers)
         if len(names) == 1:

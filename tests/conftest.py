@@ -30,11 +30,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None) -> I
     # A module that is mended within a second must not be read back from its old bytecode.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     site = Site(tmp_path / "site")
-    with monkeypatch.context() as patch:
-        patch.syspath_prepend(site.folder)
-        BLOCKS.refresh()
-        PROJECTORS.refresh()
-        yield site
+    monkeypatch.syspath_prepend(site.folder)
+    BLOCKS.refresh()
+    PROJECTORS.refresh()
+    yield site
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]

@@ -35,7 +35,7 @@ class Site:
         if metadata is None:
             metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n\nName: decoy\n"
         if metadata:
-            (info / "METADATA").write_text(metadata)
+            (info / "METADATA").write_text(metadata, encoding="utf-8")
         if isinstance(entry_points, str):
             entry_points = entry_points.encode()
         (info / "entry_points.txt").write_bytes(entry_points)
@@ -47,7 +47,7 @@ class Site:
         """Write one file, to be imported afresh."""
         target = self.folder / path
         target.parent.mkdir(exist_ok=True)
-        target.write_text(source)
+        target.write_text(source, encoding="utf-8")
         importlib.invalidate_caches()
 
     def mallet(self, name: str = "north-tools", version: str = "1.0", source: str = "") -> str:
