@@ -6,13 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
 
 from ..registry import MobileVLMError, RegistryError, quote
 from . import BLOCKS
 from .errors import SpecError
-from .feature import Feature
-from .spec import MAX_BLOCKS, Spec, relocate
+from .feature import Feature, hides_width, is_width
+from .spec import MAX_BLOCKS, Spec, relocate, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,9 +42,19 @@ class Block(Spec):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        for name in ("type", "flow", "build", "expand"):
-            if name in cls.model_fields:
-                raise SpecError(f"a block cannot have a field called {name!r}", cls.__name__)
+        for name, field in cls.model_fields.items():
+            for spelling in (name, field.alias, field.validation_alias, field.serialization_alias):
+                if spelling in ("type", "flow", "build", "expand", "needs_grid"):
+                    hint = "Annotate it as ClassVar[bool]." if spelling == "needs_grid" else ""
+                    raise SpecError(
+                        f"a block cannot have a field called {spelling!r}", cls.__name__, "", hint
+                    )
+            if not is_width(field) and hides_width(field.annotation):
+                raise SpecError(
+                    "a Width stands inside another type",
+                    f"{cls.__name__}.{name}",
+                    "a field that is a Width, and nothing else",
+                )
 
     def flow(self, x: Feature) -> Feature:
         """Say what this block makes of a feature; pure arithmetic. Default: nothing changes.
@@ -88,16 +98,21 @@ def _parse(value: Any) -> Block:
     except RegistryError as error:
         where = f".type ({error.where})" if error.where else ".type"
         raise SpecError(error.found, where, error.expected, error.hint) from error
-    return cls.model_validate(fields)
+    # The whole document was looked at before: straight to pydantic, which keeps the path.
+    block: Block = cls.__pydantic_validator__.validate_python(fields)
+    return block
 
 
 def _dump(block: Block) -> dict[str, Any]:
     return {"type": BLOCKS.name_of(type(block)), **block.model_dump(mode="json")}
 
 
-def _not_empty(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
-    if not blocks:
-        raise SpecError("there are no blocks", expected="at least one")
+def _listed(blocks: Any) -> Any:
+    """Refuse what is no list, and too long a one before its items cost anything."""
+    if not isinstance(blocks, list | tuple):
+        raise SpecError(shown(blocks), expected="a list of blocks")
+    if not 1 <= len(blocks) <= MAX_BLOCKS:
+        raise SpecError(f"{len(blocks):,} blocks", expected=f"from 1 to {MAX_BLOCKS:,}")
     return blocks
 
 
@@ -107,7 +122,7 @@ else:
     Blocks = Annotated[
         tuple[Annotated[Any, PlainValidator(_parse)], ...],
         Field(strict=False),
-        AfterValidator(_not_empty),
+        BeforeValidator(_listed),
         PlainSerializer(lambda blocks: [_dump(block) for block in blocks]),
     ]
 """A chain of blocks, as a field of a block or of a stack."""
@@ -174,9 +189,15 @@ def walk(
                 if total > MAX_BLOCKS:
                     raise SpecError("too many blocks", expected=f"at most {MAX_BLOCKS:,} in all")
                 y = each.flow(x)
+                if not isinstance(y, Feature) or type(y.channels) is not int or y.channels < 1:
+                    raise SpecError(f"its flow returned {quote(y)}", expected="a Feature")
                 steps.append(Step(each, x, y))
                 x = y
-        except MobileVLMError as error:
+        except Exception as fault:
+            error = fault
+            if not isinstance(fault, MobileVLMError):  # other people's code: say which block's
+                error = SpecError(f"walking failed: {type(fault).__name__}: {fault}")
+                error.__cause__ = fault
             here = f"{where}[{index}]"
             if error.where:
                 raise relocate(error, here) from error.__cause__

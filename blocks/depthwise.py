@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .block import Block
 from .errors import SpecError
@@ -46,14 +48,40 @@ class Depthwise(Block):
         return DepthwiseConv(x.channels, self.kernel, self.stride, bias=self.bias)
 
 
-class DepthwiseConv(nn.Conv2d):
-    """A depthwise `nn.Conv2d` on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``."""
+class DepthwiseConv(nn.Module):
+    """A depthwise convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``.
+
+    No `nn.Conv2d`: tools that replace those expect ``(b, c, h, w)``. It starts as one does.
+    """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, *, bias: bool = True) -> None:
-        super().__init__(
-            channels, channels, kernel, stride, (kernel - 1) // 2, groups=channels, bias=bias
-        )
+        super().__init__()
+        self.stride = stride
+        self.padding = (kernel - 1) // 2
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters as `nn.Conv2d` does."""
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        if self.bias is not None:
+            bound = 1 / self.weight[0].numel() ** 0.5
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
         # The permuted view of a contiguous feature is channels_last: no copy on either side.
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = F.conv2d(
+            x.permute(0, 3, 1, 2),
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            groups=self.weight.shape[0],
+        )
+        return y.permute(0, 2, 3, 1)
+
+    def extra_repr(self) -> str:
+        channels, _, kernel, _ = self.weight.shape
+        bias = self.bias is not None
+        return f"{channels}, kernel={kernel}, stride={self.stride}, bias={bias}"

@@ -29,7 +29,7 @@ class DepthwiseResidualConv(DepthwiseConv):
         return super().forward(x) + self._skip(x)
 
     def _skip(self, x: Tensor) -> Tensor:
-        stride = self.stride[0]
+        stride = self.stride
         if stride == 1:
             return x
         y = F.avg_pool2d(x.permute(0, 3, 1, 2), stride, ceil_mode=True, count_include_pad=False)

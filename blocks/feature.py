@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -14,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from ..registry import quote
 from .errors import GridError, SpecError
 
-__all__ = ["MAX_WIDTH", "Feature", "Grid", "Width", "check_grid", "is_width"]
+__all__ = ["MAX_WIDTH", "Feature", "Grid", "Width", "check_grid", "hides_width", "is_width"]
 
 MAX_WIDTH = 1 << 20
 MAX_SIDE = 1 << 16
@@ -25,7 +26,7 @@ Grid: TypeAlias = tuple[int, int]
 
 
 def _check_width(value: Any) -> Any:
-    if value in _WORDS and isinstance(value, str):
+    if isinstance(value, str) and value in _WORDS:
         return value
     if type(value) is not int:
         raise PydanticCustomError("width", "{e}", {"e": "an integer, 'in', 'out' or 'same'"})
@@ -51,21 +52,35 @@ def is_width(field: FieldInfo) -> bool:
     return _WIDTH in field.metadata
 
 
+def hides_width(annotation: Any) -> bool:
+    """Return whether a `Width` stands somewhere inside a type, where nobody would resolve it."""
+    return _WIDTH in getattr(annotation, "__metadata__", ()) or any(
+        hides_width(part) for part in get_args(annotation)
+    )
+
+
 def check_grid(grid: object, where: str = "grid") -> Grid:
     """Return a grid as two integers, or say what is wrong with it.
 
     >>> check_grid([24, 18])
     (24, 18)
     """
-    if (
-        isinstance(grid, tuple | list)
-        and len(grid) == 2
-        and all(type(side) is int and 1 <= side <= MAX_SIDE for side in grid)
-    ):
-        return grid[0], grid[1]
+    if isinstance(grid, tuple | list) and len(grid) == 2:
+        h, w = map(_side, grid)
+        if h and w:
+            return h, w
     raise GridError(
         f"{quote(grid)} is not a grid", where, f"(height, width), two integers from 1 to {MAX_SIDE}"
     )
+
+
+def _side(side: object) -> int:
+    """Return a side as an int, or 0 if it is none; NumPy's integers are, booleans are not."""
+    if type(side) is not int:
+        if isinstance(side, bool) or not hasattr(side, "__index__"):
+            return 0
+        side = operator.index(side)
+    return side if 1 <= side <= MAX_SIDE else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +107,9 @@ class Feature:
         return None if h is None or w is None else h * w
 
     def width(self, width: int | str) -> int:
-        """Turn an integer, ``in``, ``out`` or ``same`` into an integer.
+        """Turn the value of a block's `Width` field into an integer.
+
+        Only for such fields: where a preset stands inside a stack, they are written as numbers.
 
         >>> Feature(channels=64, ends=(32, 128)).width("out")
         128

@@ -12,7 +12,10 @@ from .activation import Act, activation
 from .block import Block
 from .feature import Feature
 
-__all__ = ["NormAct", "NormActModule", "RMSNorm"]
+__all__ = ["Eps", "NormAct", "NormActModule", "RMSNorm"]
+
+
+Eps = Annotated[float, Field(ge=1e-12, le=1)]
 
 
 class NormAct(Block):
@@ -29,7 +32,7 @@ class NormAct(Block):
     needs_grid: ClassVar[bool] = False
 
     norm: Literal["layer", "rms", "none"] = "layer"
-    eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    eps: Eps = 1e-5
     act: Act = "gelu"
 
     def build(self, x: Feature) -> nn.Module:
@@ -59,8 +62,8 @@ class NormActModule(nn.Module):
 class RMSNorm(nn.Module):
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis; ``(..., c) -> (..., c)``.
 
-    The mean square is taken in fp32 and the result cast back before the weight multiplies it, as
-    in T5, Llama, Qwen2.5-VL and Mistral3.
+    Computed in fp32 at least; the result is cast back before the weight multiplies it, as in T5,
+    Llama, Qwen2.5-VL and Mistral3.
     """
 
     def __init__(self, channels: int, eps: float) -> None:
@@ -69,7 +72,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float()
+        y = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * y.to(x.dtype)
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .block import Block
+from .depthwise import Stride
 from .errors import GridError, SpecError
 from .feature import MAX_SIDE, Feature
+from .spec import shown
 
 __all__ = ["AdaptiveAvgPool", "Pool", "WindowPool"]
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+def _listed(size: Any) -> Any:
+    if not isinstance(size, list | tuple):
+        raise SpecError(shown(size), expected="two numbers, [h, w]")
+    return size
+
+
+Size = Annotated[tuple[Side, Side], Field(strict=False), BeforeValidator(_listed)]
 
 
 class Pool(Block):
@@ -32,9 +43,9 @@ class Pool(Block):
     """
 
     mode: Literal["avg", "max", "adaptive"] = "avg"
-    stride: Annotated[int, Field(ge=1, le=64)] | None = None
+    stride: Stride | None = None
     ceil: bool = False
-    size: Annotated[tuple[Side, Side], Field(strict=False)] | None = None
+    size: Size | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Pool:

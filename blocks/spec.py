@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, Self, TypeAlias
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -27,6 +27,7 @@ __all__ = [
 MAX_DEPTH = 16
 MAX_BLOCKS = 4_096
 MAX_NODES = 65_536
+MAX_PROBLEMS = 10  # shown of one document
 # A level of nesting is a mapping and at most a few lists around it.
 MAX_CONTAINERS = 4 * MAX_DEPTH
 
@@ -35,7 +36,8 @@ class Spec(BaseModel):
     """A strict, frozen piece of a document.
 
     Nothing is converted: an integer field takes no ``true``, no ``"64"`` and no ``64.0``. Unknown
-    keys, NaN and infinities are refused. Every failure is a `SpecError`.
+    keys, NaN and infinities are refused. Every failure is a `SpecError`. pydantic's own back
+    doors, `model_construct` and `model_copy(update=...)`, check nothing.
     """
 
     model_config = ConfigDict(
@@ -54,6 +56,21 @@ class Spec(BaseModel):
             super().__init__(**data)
         except ValidationError as error:
             _explain(error, where)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **_: Any) -> Self:
+        """Validate a mapping; the same as the constructor, with its limits and its errors."""
+        if isinstance(obj, cls):
+            return obj
+        if not isinstance(obj, Mapping):
+            raise SpecError(shown(obj), cls._root(), "a mapping")
+        check_structure(obj, cls._root())
+        return cls(**obj)
+
+    @classmethod
+    def model_validate_json(cls, json_data: Any, **_: Any) -> Self:
+        """Refuse: pydantic's reader lets duplicate keys pass; `load_spec` reads JSON."""
+        raise SpecError("JSON is read with load_spec", cls._root())
 
     # Tells pydantic that this __init__ only wraps its own, so that nested documents are validated
     # directly and keep their path.
@@ -119,9 +136,12 @@ def check_structure(data: Any, where: str = "") -> None:
                 raise SpecError(
                     "too big", _start(open_), f"at most {MAX_NODES:,} values in a document"
                 )
-            if isinstance(value, str | int | float | None) or not isinstance(
-                value, Mapping | list | tuple | Spec
-            ):
+            if isinstance(value, str | bytes | int | float | None):
+                continue
+            if not isinstance(value, Mapping | list | tuple | Spec):
+                if isinstance(value, Iterable):  # sets, queues, generators, arrays
+                    found = f"a {type(value).__name__}"
+                    raise SpecError(found, _start(open_, step), "a list or an object of JSON")
                 continue
             if any(each[0] == id(value) for each in open_):
                 raise SpecError("it contains itself", _start(open_, step))
@@ -137,7 +157,7 @@ def check_structure(data: Any, where: str = "") -> None:
 
 def _start(open_: list[_Open], step: str = "") -> str:
     """Return the path, or the start of a very long one."""
-    path = "".join(each[1] for each in open_).lstrip(".") + step
+    path = ("".join(each[1] for each in open_) + step).lstrip(".")
     return path if len(path) <= 60 else path[:57] + "..."
 
 
@@ -159,7 +179,9 @@ def _explain(error: ValidationError, where: str) -> NoReturn:
     """Raise pydantic's findings as a `SpecError` in our words."""
     problems = [_problem(each, where) for each in error.errors(include_url=False)]
     if len(problems) > 1:
-        lines = "".join(f"\n  - {problem}" for problem in problems)
+        lines = "".join(f"\n  - {problem}" for problem in problems[:MAX_PROBLEMS])
+        if len(problems) > MAX_PROBLEMS:
+            lines += f"\n  - and {len(problems) - MAX_PROBLEMS} more"
         raise SpecError(f"{len(problems)} problems{lines}") from None
     raise problems[0] from problems[0].__cause__
 
@@ -201,7 +223,7 @@ def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
 def relocate(error: MobileVLMError, where: str) -> MobileVLMError:
     """Return the same error with its path continued outwards."""
     inner = error.where
-    if where and inner.startswith(where):  # a chain's own messages carry its whole path already
+    if where and inner.startswith(f"{where}["):  # a chain's own messages carry its whole path
         joined = inner
     else:
         joined = where + (inner if inner.startswith(("[", ".")) or not inner else f".{inner}")

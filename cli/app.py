@@ -35,6 +35,23 @@ Words = Annotated[
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("mobilevlm"))
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command("list")
 def list_(
     pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern with *.")] = "",
@@ -72,7 +89,9 @@ def list_(
             ]
             echo_table(["name", "kind", "from", "target"], rows)
         else:
-            explain(f"nothing matches {pattern!r}")
+            explain(f"nothing matches {pattern!r}", "note")
+        for problem in PROJECTORS.problems():
+            explain(f"{problem.distribution}: {problem.text}", "note")
 
 
 @app.command()

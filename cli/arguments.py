@@ -33,6 +33,9 @@ def settings(words: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(quote(word), expected="key=value, such as in=1024 or grid=24x24")
         key = key.replace("-", "_")
+        key = "in" if key == "in_" else key
+        if key == "spec":
+            raise UsageError("'spec' is no option", hint="Name the projector or its file first.")
         if key in found:
             raise UsageError(f"{key!r} is given twice")
         grid = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text, re.ASCII)
@@ -59,7 +62,7 @@ def call(
         SpecError: The file cannot be read or does not fit.
     """
     keywords = settings(words)
-    if target.endswith(".json") or (target not in PROJECTORS and Path(target).is_file()):
+    if target.endswith(".json") or (target not in PROJECTORS and _is_file(target)):
         from ..projectors.document import load_spec
 
         return {"spec": load_spec(Path(target)), **keywords}
@@ -71,3 +74,10 @@ def call(
                 raise UsageError(f"{key!r} is missing", target, hint=f"Write: {example}")
             keywords[key] = widths[key]
     return {"spec": target, **keywords}
+
+
+def _is_file(target: str) -> bool:
+    try:
+        return Path(target).is_file()
+    except (OSError, ValueError):  # longer than a path may be, or with a NUL in it
+        return False

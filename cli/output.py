@@ -19,21 +19,16 @@ USAGE = 2
 
 
 @contextmanager
-def reporting(debug: bool, code: int = USAGE) -> Iterator[None]:
-    """Turn an error of ours into one message and an exit status.
-
-    Args:
-        debug: Let it through, with its traceback.
-        code: The exit status.
-    """
+def reporting(debug: bool) -> Iterator[None]:
+    """Turn an error into one message and an exit status; `debug` lets it through."""
     try:
         yield
     except MobileVLMError as error:
         if debug:
             raise
         explain(str(error))
-        raise typer.Exit(code) from None
-    except (typer.Exit, OSError):  # a closed pipe is typer's to handle
+        raise typer.Exit(USAGE) from None
+    except (typer.Exit, BrokenPipeError):  # a closed pipe is typer's to handle
         raise
     except Exception as error:
         if debug:
@@ -42,12 +37,12 @@ def reporting(debug: bool, code: int = USAGE) -> Iterator[None]:
         raise typer.Exit(FAILED) from None
 
 
-def explain(message: str) -> None:
-    """Print an error on standard error, coloured only where colours are wanted."""
+def explain(message: str, kind: str = "error") -> None:
+    """Print an error or a note on standard error, coloured only where colours are wanted."""
     from rich.console import Console
     from rich.text import Text
 
-    text = Text.assemble(("error: ", "bold red"), message)
+    text = Text.assemble((f"{kind}: ", "bold red" if kind == "error" else "bold"), message)
     Console(stderr=True, soft_wrap=True, highlight=False).print(text)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError
 
 from ..blocks.errors import SpecError
-from ..blocks.spec import DuplicateKey
+from ..blocks.spec import MAX_DEPTH, DuplicateKey
 from ..registry import RegistryError, quote
 from .stack import Stack
 
@@ -31,6 +31,7 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
 
     Raises:
         SpecError: It cannot be read, is no JSON, or does not fit; the message says where.
+        GridError: A block leaves less of a fixed grid than the next one needs.
     """
     if isinstance(source, Mapping):
         return Stack.parse(source)
@@ -77,6 +78,8 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
     Raises:
         RegistryError: A block is not registered, so it has no name to be written under.
     """
+    if not isinstance(stack, Stack):
+        raise SpecError(quote(stack), "stack", "a Stack")
     try:
         document = stack.model_dump(mode="json")
     except PydanticSerializationError as error:
@@ -97,7 +100,7 @@ def _parse(text: str, where: str) -> dict[str, Any]:
             f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}", where
         ) from None
     except RecursionError:
-        raise SpecError("nested too deep", where, "at most 16 levels") from None
+        raise SpecError("nested too deep", where, f"at most {MAX_DEPTH} levels") from None
     except ValueError as error:  # an integer of more than 4,300 digits
         raise SpecError(f"not usable JSON: {error}", where) from None
     if not isinstance(document, dict):
@@ -129,16 +132,14 @@ def _format(value: Any, indent: str) -> str:
 
 def _replace(path: Path, text: str) -> None:
     """Write beside the file and rename: a crash leaves the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    path = Path(os.path.realpath(path))  # a link goes on leading to it
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+        with open(beside, "x", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        os.replace(beside, path)
     except BaseException:
-        os.unlink(name)
+        beside.unlink(missing_ok=True)
         raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..blocks.depthwise import Kernel
 from ..blocks.depthwise_residual import DepthwiseResidual
-from ..blocks.norm_act import NormAct
+from ..blocks.norm_act import Eps, NormAct
 from ..blocks.pointwise import Pointwise
 from .preset import Preset
 from .projector import Projector
@@ -28,7 +30,7 @@ class Ldp(Preset):
     """
 
     kernel: Kernel = 3
-    eps: float = 1e-5
+    eps: Eps = 1e-5
 
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(
@@ -59,7 +61,16 @@ class LDP(Projector):
     Args:
         in_channels: The input width.
         out_channels: The output width.
+        device: Where to build; default: torch's current default device.
+        dtype: The parameters' dtype; default: torch's default dtype.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(Ldp().stack(in_channels, out_channels))
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(Ldp().stack(in_channels, out_channels), device=device, dtype=dtype)

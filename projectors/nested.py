@@ -11,6 +11,7 @@ from torch import nn
 from ..blocks.block import Block, bodies, walk
 from ..blocks.errors import SpecError
 from ..blocks.feature import Feature, Width, is_width
+from ..registry import MobileVLMError
 from .assemble import assemble
 from .lookup import instantiate
 
@@ -33,11 +34,15 @@ class NestedPreset(Block):
     out: Width = "out"
 
     def expand(self, x: Feature) -> Sequence[Block]:
-        stack = instantiate(self.name, self.model_extra or {}).stack(x.channels, x.width(self.out))
+        out = x.width(self.out)
+        try:
+            stack = instantiate(self.name, self.model_extra or {}).stack(x.channels, out)
+        except MobileVLMError as error:  # its path is one inside the preset, not in the document
+            found = f"{error.where}: {error.found}" if error.where else error.found
+            raise SpecError(found, expected=error.expected, hint=error.hint) from error
         if stack.prefix_tokens:
             raise SpecError(
                 "prefix tokens are dropped on entry only",
-                ".prefix_tokens",
                 hint="Set prefix_tokens of the whole stack.",
             )
         return _written_out(stack.blocks, stack.feature(x.grid).replace(layout=x.layout))

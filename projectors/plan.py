@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..blocks.block import Step, bodies, label, walk
 from ..blocks.errors import SpecError
 from ..blocks.feature import Feature, Grid
 from .assemble import assemble
+from .macs import count_macs
 from .stack import Stack
 from .table import align
 
@@ -113,29 +113,29 @@ class Plan:
         if self.grid is None:
             return None
         x = torch.empty(1, *self.grid, self.stack.in_, device="meta")
-        found: dict[str, int] = {"": 0}
-        for index, (step, module) in enumerate(zip(self.steps, self._meta, strict=True)):
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                x = module(x)
-            said = (1, *step.y.grid, step.y.channels)
-            if tuple(x.shape) != said:
-                raise SpecError(
-                    f"its flow says {said}, its module gives {tuple(x.shape)}",
-                    f"blocks[{index}] ({label(step.block)})",
-                    hint="One of the two is wrong: tell the block's authors.",
-                )
-            root = type(module).__name__
-            for name, flops in counter.get_flop_counts().items():
-                if name == root or name.startswith(f"{root}."):
-                    # A multiply and an add are one MAC.
-                    found[f"{index}{name.removeprefix(root)}"] = sum(flops.values()) // 2
-            found[""] += found.setdefault(str(index), counter.get_total_flops() // 2)
+        with count_macs(self._meta) as found, torch.no_grad():
+            for index, (step, module) in enumerate(zip(self.steps, self._meta, strict=True)):
+                where = f"blocks[{index}] ({label(step.block)})"
+                try:
+                    x = module(x)
+                except Exception as error:
+                    raise SpecError(
+                        f"its module fails on the meta device: {type(error).__name__}: {error}",
+                        where,
+                    ) from error
+                said = (1, *step.y.grid, step.y.channels)
+                if tuple(x.shape) != said:
+                    raise SpecError(
+                        f"its flow says {said}, its module gives {tuple(x.shape)}",
+                        where,
+                        hint="One of the two is wrong: tell the block's authors.",
+                    )
         return found
 
     @property
     def macs(self) -> int | None:
         """Multiply-accumulates for one image; None while the grid is unknown."""
-        return None if self._macs is None else self._macs[""]
+        return None if self._macs is None else self._macs.get("", 0)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -151,7 +151,8 @@ class Plan:
                 f"blocks.{path}", label(step.block), step.x, step.y, _parameters(module), macs
             )
             for name, body in bodies(step.block).items():
-                if hasattr(module, name):  # a module is free to fuse what its block holds
+                inner = getattr(module, name, ())  # a module is free to fuse what its block holds
+                if isinstance(inner, nn.Sequential) and len(inner) == len(body):
                     yield from self._rows(walk(body, step.x, f".{name}"), f"{path}.{name}.")
 
     def to_dict(self) -> dict[str, Any]:

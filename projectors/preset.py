@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from ..blocks.errors import SpecError
 from ..blocks.spec import Spec
-from .stack import Stack
+from ..registry import MobileVLMError, quote
+from .stack import PrefixTokens, Stack
 
 __all__ = ["Preset"]
 
-_KEYWORDS = {
-    "spec",
-    "in",
-    "in_",
-    "out",
-    "grid",
-    "device",
-    "dtype",
-    "max_parameters",
-    "type",
-    "name",
-}
+_CALL = {"spec", "in", "in_", "out", "grid", "device", "dtype", "max_parameters"}
+_RESERVED = _CALL | {"type", "name", "expand", "stack"}
 
 
 class Preset(Spec):
@@ -42,12 +31,12 @@ class Preset(Spec):
             it, and `stack` passes it on.
     """
 
-    prefix_tokens: Annotated[int, Field(ge=0, le=1024)] = 0
+    prefix_tokens: PrefixTokens = 0
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        taken = sorted(_KEYWORDS & cls.model_fields.keys())
+        taken = sorted(_RESERVED & cls.model_fields.keys())
         if taken:
             raise SpecError(f"a preset cannot have an option called {taken[0]!r}", cls.__name__)
 
@@ -56,6 +45,21 @@ class Preset(Spec):
         """Return the stack for these widths."""
 
     def stack(self, in_: int, out: int) -> Stack:
-        """Return the stack for these widths, with what every preset shares."""
-        stack = self.expand(in_, out)
+        """Return the stack for these widths, with what every preset shares.
+
+        Raises:
+            SpecError: The options do not fit these widths, or `expand` fails or gives something
+                else than it was asked for.
+        """
+        where = type(self).__name__
+        try:
+            stack = self.expand(in_, out)
+        except MobileVLMError:
+            raise
+        except Exception as error:  # other people's presets: say which one it was
+            raise SpecError(f"expand failed: {type(error).__name__}: {error}", where) from error
+        if not isinstance(stack, Stack) or (stack.in_, stack.out) != (in_, out):
+            raise SpecError(f"expand returned {quote(stack)}", where, f"a Stack {in_} -> {out}")
+        if not self.prefix_tokens:
+            return stack
         return stack.model_copy(update={"prefix_tokens": self.prefix_tokens})

@@ -10,8 +10,9 @@ from typing import overload
 import torch
 from torch import Tensor, nn
 
-from ..blocks.errors import GridError
+from ..blocks.errors import GridError, SpecError
 from ..blocks.feature import Grid, check_grid
+from ..registry import quote
 from .assemble import assemble
 from .plan import MAX_PARAMETERS, Plan
 from .stack import Stack
@@ -54,7 +55,13 @@ class Projector(nn.Module):
         max_parameters: int = MAX_PARAMETERS,
     ) -> None:
         super().__init__()
+        if not isinstance(stack, Stack):
+            hint = "build_projector takes names and mappings."
+            raise SpecError(quote(stack), "stack", "a Stack", hint)
+        if dtype is not None and not dtype.is_floating_point:
+            raise SpecError(str(dtype), "dtype", "a floating-point dtype")
         self.spec = stack
+        self.max_parameters = max_parameters
         self.grid: Grid | None = None if grid is None else check_grid(grid)
         plan = Plan(stack, self.grid, max_parameters=max_parameters)
         _ = plan.parameters  # refuses what is too big, before anything is allocated
@@ -69,23 +76,29 @@ class Projector(nn.Module):
 
     def plan(self, grid: Sequence[int] | None = None) -> Plan:
         """Return the plan for a grid; default: the grid given at build."""
-        return Plan(self.spec, self.grid if grid is None else check_grid(grid))
+        sides = self.grid if grid is None else check_grid(grid)
+        return Plan(self.spec, sides, max_parameters=self.max_parameters)
 
     @overload
     def tokens(self, h: int, w: int) -> int: ...
     @overload
     def tokens(self, h: Sequence[Sequence[int]]) -> list[int]: ...
     def tokens(self, h: int | Sequence[Sequence[int]], w: int | None = None) -> int | list[int]:
-        """Return how many tokens come out for a grid h x w, or for each grid of a list.
+        """Return how many tokens come out for a grid of h x w, or for each grid of a list.
 
         Arithmetic only. Prefix tokens are not part of the grid.
 
         Raises:
             GridError: A block does not take the grid.
         """
-        if isinstance(h, int):
-            return self.spec.tokens(*check_grid((h, w)))
-        return [self.spec.tokens(*check_grid(grid)) for grid in h]
+        if w is None and isinstance(h, list | tuple) and not isinstance(next(iter(h), ()), int):
+            return [self.spec.tokens(*check_grid(grid, f"grid[{i}]")) for i, grid in enumerate(h)]
+        return self.spec.tokens(*check_grid((h, w) if w is not None else h))
+
+    def extra_repr(self) -> str:
+        """Show the widths in ``repr``."""
+        grid = "" if self.grid is None else f", grid={self.grid}"
+        return f"{self.spec.in_} -> {self.spec.out}{grid}"
 
     # ------------------------------------------------------------------ on tensors
 
@@ -102,6 +115,7 @@ class Projector(nn.Module):
 
         Raises:
             GridError: Shape, dtype or grid do not fit.
+            SpecError: The grid uncovers blocks that do not fit each other.
         """
         shape = self._check(x)
         if len(shape) == 4:
@@ -118,8 +132,10 @@ class Projector(nn.Module):
 
     def _project_map(self, x: Tensor, shape: torch.Size, grid: Sequence[int] | None) -> Tensor:
         h, w = shape[2:]
-        if grid is not None and tuple(grid) != (h, w):
+        if grid is not None and check_grid(grid) != (h, w):
             raise GridError(f"the map is {h}x{w}, grid says {tuple(grid)}", "x", "the same")
+        if h < 1 or w < 1:
+            raise GridError(f"a map of {h}x{w}", "x", "at least one token")
         self._admit(h, w)
         y: Tensor = self.blocks(x.permute(0, 2, 3, 1).contiguous())
         return y.permute(0, 3, 1, 2)
@@ -130,7 +146,8 @@ class Projector(nn.Module):
         if not isinstance(x, Tensor):
             raise GridError(f"{type(x).__name__} is not a torch.Tensor", "x", _wanted(width))
         if x.layout != torch.strided or x.is_nested:
-            raise GridError(f"a tensor of layout {x.layout}", "x", "a dense tensor")
+            kind = "nested" if x.is_nested else str(x.layout).removeprefix("torch.")
+            raise GridError(f"a {kind} tensor", "x", "a dense tensor")
         shape = x.shape
         rank = len(shape)
         if rank not in (3, 4):
@@ -148,7 +165,7 @@ class Projector(nn.Module):
         first = _first_parameter(self)
         own = dtype if first is None else first.dtype
         # Quantised weights are no floats, and autocast casts by itself.
-        if own != dtype and own.is_floating_point and not torch.is_autocast_enabled(x.device.type):
+        if own != dtype and own.is_floating_point and not _autocasts(x.device.type, dtype, own):
             raise GridError(
                 f"the input is {dtype}, the parameters are {own}",
                 "x",
@@ -159,6 +176,8 @@ class Projector(nn.Module):
 
     def _sides(self, n: int, grid: Sequence[int] | None) -> Grid:
         """Return the grid of n tokens. The only place where a square root is taken."""
+        if n <= 0:
+            raise self._misfit(n, 0, 0, grid)
         if grid is not None:
             h, w = check_grid(grid) if isinstance(n, int) else (grid[0], grid[1])
         elif self.grid is not None:
@@ -173,18 +192,17 @@ class Projector(nn.Module):
             # A compiler may recompile for each n, and index() tells it to; an export must not
             # freeze n behind the user's back, and without index() a symbolic n fails there.
             side = n if torch.compiler.is_exporting() else operator.index(n)
-            h = w = math.isqrt(max(side, 0))
-        if h * w != n or n <= 0:
+            h = w = math.isqrt(side)
+        if h * w != n:
             raise self._misfit(n, h, w, grid)
         self._admit(h, w)
         return h, w
 
     def _admit(self, h: int, w: int) -> None:
-        """Let the blocks refuse a grid, once per grid; while compiling their modules do it."""
+        """Let the blocks refuse a grid, once per grid; a compiler sees their modules only."""
         if torch.compiler.is_compiling() or (h, w) in self._admitted:
             return
-        if h > 0 and w > 0:
-            self.spec.walk((h, w))
+        self.spec.walk((h, w))
         if len(self._admitted) >= _ADMITTED:
             self._admitted = {}
         self._admitted[h, w] = None
@@ -214,6 +232,15 @@ class Projector(nn.Module):
                 f"prefix_tokens={prefix + n - h * w}."
             )
         return GridError(f"{total}, but {source} is {h}x{w} = {h * w}", "x", "the same", hint)
+
+
+def _autocasts(device: str, *dtypes: torch.dtype) -> bool:
+    """Return whether autocast is on and casts these dtypes; fp64 it leaves alone."""
+    return (
+        torch.float64 not in dtypes
+        and torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+    )
 
 
 def _wanted(width: int) -> str:

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ..blocks.block import Block, Blocks, Step, label, needs_grid, walk
 from ..blocks.errors import SpecError
-from ..blocks.feature import MAX_WIDTH, Feature
-from ..blocks.spec import Spec, check_structure, shown
+from ..blocks.feature import MAX_WIDTH, Feature, check_grid
+from ..blocks.spec import Spec, shown
 
-__all__ = ["SCHEMA", "Stack"]
+__all__ = ["SCHEMA", "PrefixTokens", "Stack"]
 
 SCHEMA = 1
 
 Size = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+PrefixTokens = Annotated[int, Field(ge=0, le=1024)]
 
 
 def _check_schema(schema: Any) -> Any:
@@ -52,12 +60,19 @@ class Stack(Spec):
     )
     in_: Size = Field(validation_alias=AliasChoices("in", "in_"), serialization_alias="in")
     out: Size
-    prefix_tokens: Annotated[int, Field(ge=0, le=1024)] = 0
+    prefix_tokens: PrefixTokens = 0
     blocks: Blocks
 
     @classmethod
     def _root(cls) -> str:
         return ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_in(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and {"in", "in_"} <= data.keys():
+            raise SpecError("key 'in' is given twice")
+        return data
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Stack:
@@ -65,9 +80,9 @@ class Stack(Spec):
 
         Raises:
             SpecError: It does not fit.
+            GridError: A block leaves less of a fixed grid than the next one needs.
         """
-        check_structure(document)
-        return cls(**document)
+        return cls.model_validate(document)
 
     @field_validator("blocks")
     @classmethod
@@ -112,7 +127,7 @@ class Stack(Spec):
         Raises:
             GridError: A block does not take the grid.
         """
-        tokens = self.walk((h, w))[-1].y.tokens
+        tokens = self.walk(check_grid((h, w)))[-1].y.tokens
         if tokens is None:  # a block that forgets a known grid
             raise SpecError("the number of tokens is not known after the last block", "blocks")
         return tokens

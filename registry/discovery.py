@@ -52,7 +52,15 @@ def discover() -> Discovery:
     offers: list[Offer] = []
     problems: list[Problem] = []
     seen: set[str] = set()
-    for dist in distributions():
+    found = iter(distributions())
+    while True:
+        try:
+            dist = next(found)
+        except StopIteration:
+            break
+        except Exception as error:  # a finder that some package put on sys.meta_path
+            problems.append(Problem("unknown", f"a finder of distributions failed: {error!r}"))
+            break
         name, version = _identity(dist)
         if name == OWN or name in seen:
             continue

@@ -85,7 +85,7 @@ def did_you_mean(name: object, candidates: Iterable[str]) -> str:
     close += [key for key in difflib.get_close_matches(wanted, known) if key not in close]
     if not close:
         return ""
-    best = [repr(known[key]) for key in close[: 1 if known.get(close[0]) == wanted else 2]]
+    best = [repr(known[key]) for key in close[: 1 if close[0] == wanted else 2]]
     return f"Did you mean {' or '.join(best)}?"
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import MetadataPathFinder
 from typing import Any, Generic, TypeVar, overload
 
 from .discovery import Discovery, Offer, Problem, discover
@@ -131,6 +132,7 @@ class Registry(Generic[T]):
     def refresh(self) -> None:
         """Look at the installed distributions again, as after an install in a running notebook."""
         importlib.invalidate_caches()
+        MetadataPathFinder().invalidate_caches()  # the line above does it from Python 3.12 on
         with self._lock:
             self._discovery = None
             self._loaded = {}
@@ -250,7 +252,11 @@ class Registry(Generic[T]):
                         hint="A thing has one name, so that documents can be written back.",
                     )
             held = self._local.get(key)
-            if held is not None and not replace and target_of(held) != target_of(thing):
+            # A re-run cell makes a new class of the same name; an instance must be the same.
+            rerun = target_of(held) == target_of(thing) and (
+                isinstance(thing, type) or held == thing
+            )
+            if held is not None and not replace and not rerun:
                 raise NameTaken(
                     f"{self.kind} {key!r} is already registered, by {target_of(held)}",
                     hint="Choose another name, or pass replace=True.",
@@ -434,5 +440,5 @@ def _plain(name: str) -> str:
 
 
 def _is_off(offer: Offer, off: frozenset[str]) -> bool:
-    names = ("1", "true", "__all__", offer.distribution, _qualified(offer))
+    names = ("1", "true", "all", "__all__", offer.distribution, _qualified(offer))
     return bool(off) and not off.isdisjoint(map(_plain, names))

@@ -87,6 +87,14 @@ def test_rms_norm_casts_before_the_weight(x: Tensor) -> None:
         assert torch.equal(y, module.norm.weight * z.bfloat16())
 
 
+def test_rms_norm_keeps_fp64(x: Tensor) -> None:
+    module = make("norm-act", norm="rms", act="none").build(feature()).double()
+    x = x.double()
+    with torch.no_grad():
+        expected = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        torch.testing.assert_close(module(x), expected, rtol=1e-14, atol=1e-14)
+
+
 ACTS = {
     "gelu": lambda x: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
     "gelu-tanh": lambda x: (

@@ -49,7 +49,7 @@ def test_list_takes_a_pattern(pattern: str, expected: list[str] | None) -> None:
 
 
 def test_list_without_a_match() -> None:
-    assert run("list", "zzz") == (0, "", "error: nothing matches 'zzz'\n")
+    assert run("list", "zzz") == (0, "", "note: nothing matches 'zzz'\n")
     assert run("list", "zzz", "--json") == (0, "[]\n", "")
 
 
@@ -144,6 +144,16 @@ def test_tokens() -> None:
             "error: grid: 24 is not a grid; expected (height, width), two integers from 1 to "
             "65536\n",
         ),
+        (
+            ("show", "ldp", "spec=linear", "in=8", "out=8"),
+            "error: 'spec' is no option. Name the projector or its file first.\n",
+        ),
+        (
+            ("show", "x" * 5000, "in=1", "out=1"),
+            f"error: unknown projector '{'x' * 76}.... Known: identity, ldp, ldpnet, ldpnetv2, "
+            "linear, mlp, mlp1x-gelu, mlp2x-gelu, mlp3x-gelu, mlp4x-gelu, mlp5x-gelu, mlp6x-gelu, "
+            "and others.\n",
+        ),
         (("tokens", "ldp"), "error: ldp: 'grid' is missing. Write grid=24x24.\n"),
         (
             ("tokens", "ldpnetv2", "grid=8x8"),
@@ -221,8 +231,8 @@ def test_on_a_terminal_it_is_coloured_unless_told_not_to_be() -> None:
     coloured = on_a_terminal("list", "ldpnetv2")
     assert "ldpnetv2" in coloured
     assert "\x1b[" in coloured
-    plain = on_a_terminal("list", "nope", NO_COLOR="1")
-    assert "error: nothing matches 'nope'" in re.sub(r"\x1b\[[0-9;]*m", "", plain)
+    plain = on_a_terminal("show", "lpd", NO_COLOR="1")
+    assert "error: unknown projector 'lpd'. Did you mean" in re.sub(r"\x1b\[[0-9;]*m", "", plain)
     assert re.findall(r"\x1b\[([0-9;]*)m", plain) == ["1", "0"]  # bold, but no colour
 
 
@@ -236,3 +246,30 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     )
     assert result.stdout.startswith("name")
     assert result.stderr == ""
+
+
+def test_the_version() -> None:
+    import mobilevlm
+
+    assert run("--version") == (0, f"{mobilevlm.__version__}\n", "")
+
+
+def test_spec_is_json_either_way() -> None:
+    plain, asked = (
+        run("spec", "mlp", "in=4", "out=8"),
+        run("spec", "mlp", "in_=4", "out=8", "--json"),
+    )
+    assert plain == asked
+    assert json.loads(plain[1])["out"] == 8
+
+
+def test_a_fault_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("mobilevlm.projectors.build.plan_projector", explode)
+    assert run("show", "ldp", "in=8", "out=8") == (
+        1,
+        "",
+        "error: RuntimeError: boom. This is a fault of ours; --debug shows where.\n",
+    )

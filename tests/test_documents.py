@@ -1,9 +1,11 @@
 """Documents: what they hold, and what is refused, with which words, before anything is built."""
 
+import itertools
 import json
 import math
 import pickle
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ import torch
 
 from mobilevlm import (
     BLOCKS,
+    PROJECTORS,
     Block,
     Feature,
     MobileVLMError,
+    Preset,
+    Projector,
     RegistryError,
     SpecError,
     Stack,
+    Width,
     build_projector,
     dump_spec,
     load_spec,
@@ -101,7 +107,7 @@ def test_a_spec_is_edited_as_data() -> None:
     edited["blocks"][2]["kernel"] = 7
     edited["blocks"].insert(3, "norm-act")
     projector = build_projector(edited)
-    assert projector.blocks[2].kernel_size == (7, 7)
+    assert projector.blocks[2].weight.shape == (10, 1, 7, 7)
     assert projector.spec != spec_of("ldp", 6, 10)
 
 
@@ -200,8 +206,8 @@ REFUSED: list[tuple[Any, str]] = [
         'blocks[0]: key \'type\' is missing; expected a block such as {"type": "pointwise"}',
     ),
     (document(5), 'blocks[0]: 5; expected a block such as {"type": "pointwise"}'),
-    (document(), "blocks: there are no blocks; expected at least one"),
-    (document() | {"blocks": "pointwise"}, 'blocks: "pointwise"; expected a list'),
+    (document(), "blocks: 0 blocks; expected from 1 to 4,096"),
+    (document() | {"blocks": "pointwise"}, 'blocks: "pointwise"; expected a list of blocks'),
     # numbers
     (
         document({"type": "depthwise", "kernel": True}),
@@ -246,7 +252,7 @@ REFUSED: list[tuple[Any, str]] = [
         document({"type": "norm-act", "eps": -math.inf}),
         "blocks[0].eps: -Infinity; expected a finite number",
     ),
-    (document({"type": "norm-act", "eps": 0.0}), "blocks[0].eps: 0.0; expected more than 0.0"),
+    (document({"type": "norm-act", "eps": 0.0}), "blocks[0].eps: 0.0; expected at least 1e-12"),
     (document({"type": "norm-act", "eps": "1e-5"}), 'blocks[0].eps: "1e-5"; expected a number'),
     (document({"type": "pointwise", "bias": 1}), "blocks[0].bias: 1; expected true or false"),
     (document({"type": "pointwise", "out": True}), f"blocks[0].out: true; expected {WIDTH}"),
@@ -327,13 +333,13 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         document({"type": "preset", "name": "ldp", "kernal": 3}),
-        "blocks[0].ldp: unknown key 'kernal'; expected one of prefix_tokens, kernel, eps. Did you "
-        "mean 'kernel'?",
+        "blocks[0] (preset): ldp: unknown key 'kernal'; expected one of prefix_tokens, kernel, "
+        "eps. Did you mean 'kernel'? It is given ?x? x 64 by the input.",
     ),
     (
         document({"type": "preset", "name": "ldp", "prefix_tokens": 1}),
-        "blocks[0].prefix_tokens: prefix tokens are dropped on entry only. Set prefix_tokens of "
-        "the whole stack.",
+        "blocks[0] (preset): prefix tokens are dropped on entry only. Set prefix_tokens of the "
+        "whole stack. It is given ?x? x 64 by the input.",
     ),
     # widths that do not meet
     (
@@ -354,8 +360,7 @@ REFUSED: list[tuple[Any, str]] = [
     # size and shape of the document
     (
         document(*["identity"] * 4096, "pointwise"),
-        "blocks[4096] (pointwise): too many blocks; expected at most 4,096 in all. It is given "
-        "?x? x 64 by blocks[4095] (identity).",
+        "blocks: 4,097 blocks; expected from 1 to 4,096",
     ),
     (
         document(*["identity"] * 10**6),
@@ -375,6 +380,58 @@ REFUSED: list[tuple[Any, str]] = [
         "65,536 values in a document",
     ),
     (document(endless()), "blocks[0].body[0]: it contains itself"),
+    (
+        document(*["lpd"] * 4000),
+        "4000 problems"
+        + "".join(
+            f"\n  - blocks[{index}].type: unknown block 'lpd'. {KNOWN}" for index in range(10)
+        )
+        + "\n  - and 3990 more",
+    ),
+    (
+        document(*[{"type": "preset", "name": "mlp", "depth": 64, "out": 128}] * 40),
+        "blocks[32] (preset): too many blocks; expected at most 4,096 in all. It is given ?x? x "
+        "128 by blocks[31] (preset).",
+    ),
+    # what is no JSON
+    (
+        document() | {"blocks": {"pointwise"}},
+        "blocks: a set; expected a list or an object of JSON",
+    ),
+    (
+        document() | {"blocks": itertools.repeat("identity")},
+        "blocks: a repeat; expected a list or an object of JSON",
+    ),
+    (
+        document({"type": "residual", "body": deque(["identity"])}, "pointwise"),
+        "blocks[0].body: a deque; expected a list or an object of JSON",
+    ),
+    (
+        document({"type": "pool", "mode": "adaptive", "size": {3, 4}}),
+        "blocks[0].size: a set; expected a list or an object of JSON",
+    ),
+    (
+        document({"type": "pool", "mode": "adaptive", "size": "34"}),
+        'blocks[0].size: "34"; expected two numbers, [h, w]',
+    ),
+    (document("pointwise", in_=64), "key 'in' is given twice"),
+    # a residual whose body changes the grid, seen before any grid is known
+    (
+        document({"type": "residual", "body": [{"type": "depthwise", "stride": 2}]}, "pointwise"),
+        "blocks[0] (residual): its body ends with 360x360 x 64, its skip carries 720x720 x 64; "
+        "expected the same on both sides. It is given ?x? x 64 by the input.",
+    ),
+    # bounds
+    (document("pointwise", prefix_tokens=1025), "prefix_tokens: 1025; expected at most 1024"),
+    (document("pointwise", prefix_tokens=-1), "prefix_tokens: -1; expected at least 0"),
+    (
+        document({"type": "depthwise", "stride": 65}),
+        "blocks[0].stride: 65; expected at most 64",
+    ),
+    (
+        document({"type": "squeeze-excite", "mid": HUGE + 1}),
+        "blocks[0].mid: 1048577; expected at most 1048576",
+    ),
 ]
 
 
@@ -637,3 +694,148 @@ def test_a_local_block_stands_in_documents_under_its_short_name() -> None:
         assert build_projector(spec)(torch.randn(1, 16, 64)).shape == (1, 16, 128)
     finally:
         BLOCKS.unregister("gate")
+
+
+def test_pydantics_own_doors_are_ours_too() -> None:
+    assert Stack.model_validate(document("pointwise")) == load_spec(document("pointwise"))
+    for call, message in (
+        (
+            lambda: Stack.model_validate(document(endless())),
+            "blocks[0].body[0]: it contains itself",
+        ),
+        (lambda: Stack.model_validate(3), "3; expected a mapping"),
+        (lambda: Stack.model_validate_json("{}"), "JSON is read with load_spec"),
+        (lambda: dump_spec({}), "stack: {}; expected a Stack"),
+        (
+            lambda: Projector("ldp"),
+            "stack: 'ldp'; expected a Stack. build_projector takes names and mappings.",
+        ),
+        (
+            lambda: build_projector("ldp", 4, 4, dtype=torch.int8),
+            "dtype: torch.int8; expected a floating-point dtype",
+        ),
+        (
+            lambda: build_projector("ldp", 4, 4, eps=-1.0),
+            "ldp.eps: -1.0; expected at least 1e-12",
+        ),
+    ):
+        with pytest.raises(SpecError) as caught:
+            call()
+        assert str(caught.value) == message
+
+
+def test_a_smaller_cap_is_kept() -> None:
+    with pytest.raises(SpecError, match="expected at most 10"):
+        build_projector("linear", 4, 4, max_parameters=10)
+    projector = build_projector("linear", 4, 4, max_parameters=20)
+    assert projector.plan().max_parameters == 20
+
+
+def local_block(**members: Any) -> type[Block]:
+    members.setdefault("build", lambda self, x: torch.nn.Identity())
+    return type("Local", (Block,), {"__module__": __name__, **members})
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (
+            {"flow": lambda self, x: 1 // 0},
+            "blocks[0] (local): walking failed: ZeroDivisionError: integer division or modulo by "
+            "zero. It is given ?x? x 64 by the input.",
+        ),
+        (
+            {"flow": lambda self, x: None},
+            "blocks[0] (local): its flow returned None; expected a Feature. It is given ?x? x 64 "
+            "by the input.",
+        ),
+        (
+            {"flow": lambda self, x: x.replace(channels=-5)},
+            "blocks[0] (local): its flow returned Feature(channels=-5, grid=(None, None), "
+            "layout='raster', ends=(64, 128)); expected a Feature. It is given ?x? x 64 by the "
+            "input.",
+        ),
+        (
+            {"expand": lambda self, x: 5},
+            "blocks[0] (local): walking failed: TypeError: 'int' object is not iterable. It is "
+            "given ?x? x 64 by the input.",
+        ),
+    ],
+)
+def test_faults_of_other_peoples_blocks_name_the_block(
+    members: dict[str, Any], message: str
+) -> None:
+    BLOCKS.register("local", local_block(**members))
+    try:
+        with pytest.raises(SpecError) as caught:
+            load_spec(document("local", "pointwise"))
+        assert str(caught.value) == message
+    finally:
+        BLOCKS.unregister("local")
+
+
+class Wrong(Preset):
+    """A preset that gives something else than it was asked for."""
+
+    how: str = "widths"
+
+    def expand(self, in_: int, out: int) -> Stack:
+        if self.how == "raise":
+            raise KeyError("boom")
+        if self.how == "type":
+            return {}  # type: ignore[return-value]
+        if self.how == "itself":
+            again = {"type": "preset", "name": "wrong", "how": "itself"}
+            return Stack.parse({"in": in_, "out": out, "blocks": [again]})
+        prefix = 3 if self.how == "prefix" else 0
+        width = 5 if self.how == "widths" else out
+        return Stack(in_=in_, out=width, prefix_tokens=prefix, blocks=(Pointwise(),))
+
+
+def test_faults_of_other_peoples_presets_name_the_preset() -> None:
+    for how, message in {
+        "raise": "Wrong: expand failed: KeyError: 'boom'",
+        "type": "Wrong: expand returned {}; expected a Stack 4 -> 8",
+        "widths": "Wrong: expand returned Stack(schema_=1, in_=4, out=5, prefix_tokens=0, "
+        "blocks=(Pointwise(out='out', ...; expected a Stack 4 -> 8",
+    }.items():
+        with pytest.raises(SpecError) as caught:
+            Wrong(how=how).stack(4, 8)
+        assert str(caught.value) == message
+    assert Wrong(how="prefix").stack(4, 8).prefix_tokens == 3
+    assert Wrong(how="prefix", prefix_tokens=1).stack(4, 8).prefix_tokens == 1
+    PROJECTORS.register("wrong", Wrong)
+    try:
+        with pytest.raises(SpecError, match="RecursionError"):
+            build_projector("wrong", 4, 8, how="itself")
+    finally:
+        PROJECTORS.unregister("wrong")
+
+
+def test_a_width_inside_another_type_is_refused() -> None:
+    with pytest.raises(SpecError) as caught:
+        local_block(__annotations__={"mid": Width | None}, mid=None)
+    assert str(caught.value) == (
+        "Local.mid: a Width stands inside another type; expected a field that is a Width, and "
+        "nothing else"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Field name:UserWarning")
+def test_a_class_fact_cannot_become_a_field() -> None:
+    with pytest.raises(SpecError) as caught:
+        local_block(__annotations__={"needs_grid": bool}, needs_grid=False)
+    assert str(caught.value) == (
+        "Local: a block cannot have a field called 'needs_grid'. Annotate it as ClassVar[bool]."
+    )
+
+
+def test_saving_keeps_links_and_the_usual_mode(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    dump_spec(spec_of("linear", 1, 1), tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert load_spec(tmp_path / "real.json") == spec_of("linear", 1, 1)
+    (tmp_path / "plain").write_text("")
+    dump_spec(spec_of("linear", 1, 1), tmp_path / "new.json")
+    assert (tmp_path / "new.json").stat().st_mode == (tmp_path / "plain").stat().st_mode

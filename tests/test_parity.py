@@ -1,6 +1,7 @@
 """Presets against the real thing: golden vectors of upstream, and plain formulas in torch."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mobilevlm import LDP, Projector, build_projector
+from mobilevlm import (
+    LDP,
+    Projector,
+    RegistryError,
+    SpecError,
+    build_projector,
+    build_vision_projector,
+    spec_of,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -242,3 +251,32 @@ def test_ldpnet_on_any_grid(grid: tuple[int, int], scale: float) -> None:
         z = z + plain_inverted_residual(z, list(b[3].body), 1)
         z = plain_inverted_residual(z, list(b[4:]), 2)
         torch.testing.assert_close(projector(x), z, rtol=1e-9, atol=1e-12)
+
+
+def test_options_reach_the_modules() -> None:
+    ldp = build_projector("ldp", 6, 10, eps=0.25, kernel=5)
+    assert [ldp.blocks[index].norm.eps for index in (4, 7)] == [0.25, 0.25]
+    assert [ldp.blocks[index].weight.shape[-1] for index in (2, 5)] == [5, 5]
+    for name in ("linear", "mlp", "mlp3x_gelu"):
+        keys = build_projector(name, 6, 10, bias=False).state_dict()
+        assert keys
+        assert not [key for key in keys if key.endswith("bias")], name
+
+
+@pytest.mark.parametrize("config", [SimpleNamespace, dict])
+def test_llavas_function(config: type) -> None:
+    widths = {"mm_hidden_size": 6, "hidden_size": 10}
+    assert build_vision_projector(config(**widths)).spec == spec_of("linear", 6, 10)
+    missing = config(mm_projector_type=None, **widths)
+    assert build_vision_projector(missing, delay_load=True, extra=3).spec == spec_of(
+        "linear", 6, 10
+    )
+    for name in ("linear", "mlp2x_gelu", "mlp8x_gelu", "ldpnet", "ldpnetv2"):
+        built = build_vision_projector(config(mm_projector_type=name, **widths))
+        assert built.spec == spec_of(name, 6, 10)
+    for bad in ("mlp0x_gelu", "ldpnet_typo", "mlp2x_gelu "):
+        with pytest.raises(RegistryError, match="unknown projector"):
+            build_vision_projector(config(mm_projector_type=bad, **widths))
+    with pytest.raises(SpecError) as caught:
+        build_vision_projector(config(mm_hidden_size=6))
+    assert str(caught.value) == "config: 'hidden_size' is missing"

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import subprocess
@@ -205,7 +206,12 @@ def test_our_own_entry_points_are_no_plugin(site: Site) -> None:
 def test_refresh_sees_what_was_installed_and_what_is_gone(site: Site) -> None:
     registry = gadgets()
     assert "mallet" not in registry
-    info = site.install("north-tools", "1.0", MALLET, {"north_tools.py": "class Mallet: pass"})
+    assert importlib.util.find_spec("north_tools") is None
+    status = site.folder.stat()
+    (site.folder / "north_tools.py").write_text("class Mallet: pass")
+    info = site.install("north-tools", "1.0", MALLET)
+    # A coarse clock: the standard library believes that the folder is as it was.
+    os.utime(site.folder, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert "mallet" not in registry  # discovery is done once
     registry.refresh()
     mallet = registry.get("mallet")
@@ -265,7 +271,16 @@ def test_listing_imports_nothing_heavy_and_no_plugin(site: Site) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *("1", "true", "True", "__all__", "north-tools", "NORTH.TOOLS", "north-tools/mallet"),
+        *(
+            "1",
+            "true",
+            "True",
+            "all",
+            "__all__",
+            "north-tools",
+            "NORTH.TOOLS",
+            "north-tools/mallet",
+        ),
         *("North_Tools/mallet", " other , north-tools ", "other,,north-tools/mallet"),
     ],
 )
@@ -282,6 +297,13 @@ def test_plugins_can_be_switched_off(
             f"unknown gadget {name!r}. "
             "It is offered by north-tools, which MOBILEVLM_DISABLE_PLUGINS switches off."
         )
+    assert message(UnknownName, registry.get, "south-tools/mallet") == (
+        "unknown gadget 'south-tools/mallet'. "
+        "It comes from 'south-tools', which is not installed or offers no such thing."
+    )
+    assert message(UnknownName, registry.get, "hook") == (
+        "unknown gadget 'hook'. Known: hammer, saw, tape-measure."
+    )
     assert registry.names() == sorted(BUILT_IN)
     assert registry.get("hammer").__qualname__ == "Decimal"
     monkeypatch.delenv(DISABLE_VARIABLE)
@@ -455,6 +477,18 @@ def test_a_stranger_with_a_malformed_file_is_not_our_business(site: Site) -> Non
     assert problems(registry, "stranger") == []
 
 
+def test_a_finder_that_fails_is_a_problem(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        find_spec = find_distributions = lambda *_: 1 / 0
+
+    site.mallet()
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    registry = gadgets()
+    assert registry.get("mallet").__module__ == "north_tools"
+    text = "a finder of distributions failed: ZeroDivisionError('division by zero')"
+    assert problems(registry, "unknown") == [Problem("unknown", text)]
+
+
 def test_a_malformed_file_with_our_group_is_a_problem(site: Site) -> None:
     info = site.install("stranger", "1.0", MALLET + "this is no entry point\n")
     site.install("north-tools", "1.0", MALLET, {"north_tools.py": "class Mallet: pass"})
@@ -483,7 +517,10 @@ def test_a_file_that_is_not_utf8_is_a_problem(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "metadata",
-    ["", "Version: 1.0\n", "Name:\n", "Name: two words\n", "Name: ../up\n", "Name: \u0430\n"],
+    [
+        *("", "Version: 1.0\n", "Version: 1.0\n\nName: decoy\n", "Name:\n"),
+        *("Name: two words\n", "Name: ../up\n", "Name: \u0430\n"),
+    ],
 )
 def test_a_distribution_without_a_usable_name_is_a_problem(site: Site, metadata: str) -> None:
     """What it offers could not be written in a document."""
@@ -498,6 +535,11 @@ def test_a_distribution_without_a_usable_name_is_a_problem(site: Site, metadata:
     site.mallet()  # nobody's offer is no rival
     registry.refresh()
     assert registry.get("mallet").__module__ == "north_tools"
+
+
+def test_a_distribution_without_entry_points_is_no_problem(site: Site) -> None:
+    (site.install("stranger", "1.0") / "entry_points.txt").unlink()
+    assert problems(gadgets(), "stranger") == []
 
 
 def test_metadata_without_a_version(site: Site) -> None:

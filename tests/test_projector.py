@@ -1,10 +1,14 @@
 """The projector's door: what goes in, what comes out, and what is refused with which words."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
 
-from mobilevlm import GridError, Projector, SpecError, build_projector
+from mobilevlm import GridError, Projector, SpecError, build_projector, plan_projector
+from mobilevlm.blocks.pool import WindowPool
+from mobilevlm.blocks.residual import ResidualModule
 
 WIDTHS = (6, 10)
 
@@ -150,6 +154,86 @@ def test_autocast_is_honoured() -> None:
         assert build("linear")(torch.randn(1, 16, 6)).dtype == torch.bfloat16
 
 
+def test_autocast_leaves_fp64_alone() -> None:
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(GridError, match=r"is torch\.float64"),
+    ):
+        build()(torch.randn(1, 16, 6, dtype=torch.float64))
+    with pytest.raises(GridError, match=r"the input is torch\.float64"):
+        build(device="meta")(torch.empty(1, 16, 6, dtype=torch.float64, device="meta"))
+
+
+def test_autocast_stays_close_to_fp32() -> None:
+    projector = build()
+    x = torch.randn(2, 64, 6)
+    with torch.inference_mode():
+        expected = projector(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = projector(x).float()
+    assert (y - expected).norm() / expected.norm() < 2e-2
+
+
+def test_fewer_tokens_than_prefix_tokens() -> None:
+    for name in ("linear", "ldp"):
+        with pytest.raises(GridError) as caught:
+            build(name, prefix_tokens=5)(torch.randn(1, 3, 6))
+        assert str(caught.value) == (
+            "x: -2 tokens after 5 prefix tokens; expected at least one token"
+        )
+
+
+def test_tokens_takes_what_forward_takes() -> None:
+    projector = build()
+    side = torch.arange(5)[4]  # an integer that is no int, as NumPy's are
+    assert projector.tokens((24, 18)) == projector.tokens(24, 18) == 108
+    assert projector.tokens([(24, 18)]) == [108]
+    assert projector.tokens(side, 4) == 4
+    assert projector.tokens([]) == []
+
+
+def test_a_residual_that_would_broadcast_is_refused_when_compiled() -> None:
+    module = nn.Sequential(ResidualModule(WindowPool("avg", 2, ceil=False)))
+    with pytest.raises(GridError, match="a residual's body made"):
+        module(torch.randn(1, 2, 2, 6))
+    torch.compiler.reset()
+    with pytest.raises(Exception, match="residual"):
+        torch.compile(module, fullgraph=True, backend="eager")(torch.randn(1, 2, 2, 6))
+
+
+def test_counting_macs_is_not_disturbed_by_other_threads() -> None:
+    """The counter must see its own thread only, and leave no hook behind."""
+    busy, stop = build(), threading.Event()
+
+    def run() -> None:
+        x = torch.randn(1, 64, 6)
+        with torch.inference_mode():
+            while not stop.is_set():
+                busy(x)
+
+    expected = plan_projector("ldpnet", 16, 32, grid=(8, 8)).to_dict()
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            assert plan_projector("ldpnet", 16, 32, grid=(8, 8)).to_dict() == expected
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    with torch.inference_mode():
+        assert plan_projector("ldpnet", 16, 32, grid=(8, 8)).to_dict() == expected
+
+
+def test_macs_by_hand() -> None:
+    plan = plan_projector("ldp", 6, 10, grid=(5, 7))
+    pointwise, depthwise = 35 * 6 * 10, 35 * 10 * 9
+    later, strided, last = 35 * 10 * 10, 12 * 10 * 9, 12 * 10 * 10
+    assert [row.macs for row in plan.rows] == [pointwise, 0, depthwise, later, 0, strided, last, 0]
+    assert plan.macs == pointwise + depthwise + later + strided + last
+
+
 def test_building_respects_the_default_device_and_dtype() -> None:
     with torch.device("meta"):
         assert {p.device.type for p in build().parameters()} == {"meta"}
@@ -237,7 +321,24 @@ REFUSED = [
     ),
     (
         lambda p: p(torch.randn(1, 16, 6).to_sparse()),
-        "x: a tensor of layout torch.sparse_coo; expected a dense tensor",
+        "x: a sparse_coo tensor; expected a dense tensor",
+    ),
+    (lambda p: p(torch.randn(1, 6, 0, 0)), "x: a map of 0x0; expected at least one token"),
+    (
+        lambda p: p(torch.randn(1, 6, 4, 4), grid=(4.0, 4.0)),
+        "grid: (4.0, 4.0) is not a grid; expected (height, width), two integers from 1 to 65536",
+    ),
+    (
+        lambda p: p.tokens([(4, 4), (4, True)]),
+        "grid[1]: (4, True) is not a grid; expected (height, width), two integers from 1 to 65536",
+    ),
+    (
+        lambda p: p.tokens([(4, 4)], 7),
+        "grid: ([(4, 4)], 7) is not a grid; expected (height, width), two integers from 1 to 65536",
+    ),
+    (
+        lambda p: p(torch.nested.nested_tensor([torch.randn(2, 6), torch.randn(3, 6)])),
+        "x: a nested tensor; expected a dense tensor",
     ),
     (
         lambda p: p.tokens(0, 4),
@@ -250,6 +351,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize(("call", "message"), REFUSED, ids=[m[:40] for _, m in REFUSED])
 def test_bad_tensors_are_refused_in_one_sentence(call: object, message: str) -> None:
     with pytest.raises(GridError) as caught:
@@ -304,6 +406,8 @@ def test_a_block_that_cannot_be_built_is_named() -> None:
             with pytest.raises(SpecError) as caught:
                 build_projector({"in": 4, "out": 4, "blocks": ["pointwise", name]})
             assert str(caught.value) == message
+            cause = caught.value.__cause__
+            assert isinstance(cause, RuntimeError) == (name == "exploding")
     finally:
         BLOCKS.unregister("exploding")
         BLOCKS.unregister("returning")

@@ -5,6 +5,8 @@ import copy
 import datetime
 import decimal
 import fractions
+import functools
+import itertools
 import pickle
 import sys
 import threading
@@ -21,6 +23,7 @@ from plugins import BUILT_IN, gadgets
 
 from mobilevlm import BLOCKS, PROJECTORS, Block, GridError, Preset, SpecError, Stack
 from mobilevlm.blocks.identity import Identity
+from mobilevlm.projectors.mlp import Mlp
 from mobilevlm.registry import (
     AmbiguousName,
     BrokenPlugin,
@@ -33,6 +36,7 @@ from mobilevlm.registry import (
     did_you_mean,
     quote,
 )
+from mobilevlm.registry.names import _distance
 
 KNOWN = "Known: hammer, saw, tape-measure."
 RULE = "lower-case ASCII letters, digits and '-', starting with a letter, at most 64"
@@ -181,12 +185,42 @@ def test_two_near_names_are_both_offered() -> None:
     names = ["ldpnet", "ldpnetv2", "mlp"]
     assert did_you_mean("ldpnet2", names) == "Did you mean 'ldpnet' or 'ldpnetv2'?"
     assert did_you_mean("LDPNet", names) == "Did you mean 'ldpnet'?"
+    names = [f"mlp{n}x-gelu" for n in range(1, 9)]  # all as near; two will do
+    assert did_you_mean("mlp9x_gelu", names) == "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?"
+
+
+def test_a_dash_for_an_underscore_is_no_slip_at_all() -> None:
+    assert did_you_mean("norm_act", ["norm-act", "norm-acts"]) == "Did you mean 'norm-act'?"
+    assert did_you_mean("a-b", ["a_b", "a_c"]) == "Did you mean 'a_b'?"
+
+
+def test_nobody_mistypes_a_name_of_129_letters() -> None:
+    assert did_you_mean("a" * 128, ["a" * 128]) == f"Did you mean '{'a' * 128}'?"
+    assert did_you_mean("a" * 129, ["a" * 129]) == ""  # it would take long to find out
+
+
+def test_the_distance_is_the_least_number_of_edits() -> None:
+    @functools.cache
+    def least(a: str, b: str) -> int:
+        if not a or not b:
+            return len(a) + len(b)
+        ways = [least(a[1:], b) + 1, least(a, b[1:]) + 1, least(a[1:], b[1:]) + (a[0] != b[0])]
+        if len(a) > 1 and a[:2] == b[1::-1]:
+            ways.append(least(a[2:], b[2:]) + 1)
+        return min(ways)
+
+    words = ["".join(word) for n in range(5) for word in itertools.product("abc", repeat=n)]
+    for a, b in itertools.product(words, words):
+        assert _distance(a, b) == least(a, b)
 
 
 def test_a_long_list_is_cut() -> None:
     registry = gadgets({f"g{n:02}": "decimal:Decimal" for n in range(13)})
     shown = ", ".join(f"g{n:02}" for n in range(12))
     expected = f"unknown gadget 'screwdriver'. Known: {shown}, and others."
+    assert message(UnknownName, registry.get, "screwdriver") == expected
+    registry = gadgets({f"g{n:02}": "decimal:Decimal" for n in range(12)})
+    expected = f"unknown gadget 'screwdriver'. Known: {shown}."
     assert message(UnknownName, registry.get, "screwdriver") == expected
 
 
@@ -285,6 +319,17 @@ def test_a_cell_may_be_run_again() -> None:
         "toolbox:Mallet is not a registered gadget. "
         "'mallet' now means a newer toolbox:Mallet: build it again from that one."
     )
+
+
+def test_an_equal_instance_may_be_registered_again_another_may_not(registries: None) -> None:
+    PROJECTORS.register("sway", Mlp(depth=3))
+    again = PROJECTORS.register("sway", Mlp(depth=3))
+    assert PROJECTORS.get("sway") is again
+    assert message(NameTaken, PROJECTORS.register, "sway", Mlp(depth=4)) == (
+        "projector 'sway' is already registered, by mobilevlm.projectors.mlp:Mlp. "
+        "Choose another name, or pass replace=True."
+    )
+    assert PROJECTORS.get("sway") is again
 
 
 def test_a_thing_has_one_name() -> None:

@@ -1,0 +1,76 @@
+"""Counting multiply-accumulates while a module runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+__all__ = ["count_macs"]
+
+
+@contextmanager
+def count_macs(root: nn.Module) -> Iterator[dict[str, int]]:
+    """Count the MACs of convolutions and matrix products while the block runs in this thread.
+
+    torch's own FlopCounterMode hooks every module of the process, so that other threads' calls
+    would be counted too; this one hooks `root`'s modules only, and borrows torch's formulas.
+
+    Yields:
+        MACs by module path below `root`; the empty path is the total.
+    """
+    found: dict[str, int] = {"": 0}
+    path: list[str] = []
+    with ExitStack() as stack:
+        for name, module in root.named_modules():
+            if name:
+                enter = module.register_forward_pre_hook(_enter(path, name))
+                leave = module.register_forward_hook(_leave(path), always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+        stack.enter_context(_Counter(found, path))
+        yield found
+
+
+def _enter(path: list[str], name: str) -> Any:
+    return lambda module, args: path.append(name)
+
+
+def _leave(path: list[str]) -> Any:
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        path.pop()
+
+    return leave
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self, found: dict[str, int], path: Sequence[str]) -> None:
+        super().__init__()
+        self.found = found
+        self.path = path
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:  # under inference mode composite operators arrive whole
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if formula is not None:
+            macs = formula(*args, **kwargs, out_val=out) // 2  # a multiply and an add are one
+            for name in ("", *self.path):
+                self.found[name] = self.found.get(name, 0) + macs
+        return out
