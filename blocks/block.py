@@ -59,6 +59,10 @@ class Block(Spec):
     def flow(self, x: Feature) -> Feature:
         """Say what this block makes of a feature; pure arithmetic. Default: nothing changes.
 
+        A side of the grid that is not known yet is None: ``x.resize(lambda side: side // 2)``
+        leaves it so. ``x.replace(channels=..., grid=...)`` makes the next feature. A block that
+        reads the grid starts with ``x.raster()``, which refuses a sequence.
+
         Raises:
             SpecError: The feature does not fit.
             GridError: Its grid does not fit.

@@ -48,6 +48,17 @@ class Depthwise(Block):
         return DepthwiseConv(x.channels, self.kernel, self.stride, bias=self.bias)
 
 
+def to_nchw(x: Tensor) -> Tensor:
+    """Show a feature to a convolution; ``(b, h, w, c) -> (b, c, h, w)``.
+
+    The permuted view of a contiguous feature is channels_last, so nothing is copied. Inductor
+    (torch 2.13) cannot lower a convolution on such a view once the sides are symbolic; there it is
+    a copy that the compiler may fuse.
+    """
+    x = x.permute(0, 3, 1, 2)
+    return x.contiguous() if torch.compiler.is_compiling() else x
+
+
 class DepthwiseConv(nn.Module):
     """A depthwise convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``.
 
@@ -70,9 +81,8 @@ class DepthwiseConv(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        # The permuted view of a contiguous feature is channels_last: no copy on either side.
         y = F.conv2d(
-            x.permute(0, 3, 1, 2),
+            to_nchw(x),
             self.weight,
             self.bias,
             self.stride,

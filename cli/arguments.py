@@ -39,6 +39,8 @@ def settings(words: Iterable[str]) -> dict[str, Any]:
         if key in found:
             raise UsageError(f"{key!r} is given twice")
         grid = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text, re.ASCII)
+        if key == "grid" and not grid:
+            raise UsageError(quote(text), "grid", "height x width, such as grid=24x24")
         try:
             found[key] = (int(grid[1]), int(grid[2])) if grid else json.loads(text)
         except (ValueError, RecursionError):

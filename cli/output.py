@@ -30,6 +30,9 @@ def reporting(debug: bool) -> Iterator[None]:
         raise typer.Exit(USAGE) from None
     except (typer.Exit, BrokenPipeError):  # a closed pipe is typer's to handle
         raise
+    except OSError as error:  # a full disk behind standard output
+        explain(f"cannot write: {error.strerror}")
+        raise typer.Exit(USAGE) from None
     except Exception as error:
         if debug:
             raise
@@ -58,23 +61,15 @@ def echo_table(
     right: Collection[int] = (),
     total: bool = False,
 ) -> None:
-    """Print a table: ruled on a terminal, aligned plain text elsewhere."""
+    """Print a table as aligned text, in colour on a terminal. Nothing is ever cut off."""
     from ..projectors.table import align
 
-    if not sys.stdout.isatty():
-        typer.echo(align(header, rows, right=right, total=total))
+    title, rule, *lines = align(header, rows, right=right, total=total).splitlines()
+    if sys.stdout is None or not sys.stdout.isatty():
+        typer.echo("\n".join([title, rule, *lines]))
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_footer=False)
-    for index, title in enumerate(header):
-        table.add_column(title, justify="right" if index in right else "left", no_wrap=True)
-    for index, row in enumerate(rows):
-        last = total and index == len(rows) - 1
-        if last:
-            table.add_section()
-        table.add_row(*map(Text, row), style="bold" if last else None)
-    Console().print(table)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(Text(title, "bold"), Text(rule, "dim"), *map(Text, lines), sep="\n")

@@ -60,7 +60,9 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         hint = ""
         if isinstance(error, FileNotFoundError) and not path.suffix:
-            hint = f"For a registered name call build_projector({quote(str(source))}, ...)."
+            name = str(source)
+            hint = f"A registered name is built with build_projector({quote(name)}, ...) or shown "
+            hint += f"with: mobilevlm show {name}"
         raise SpecError(f"cannot be read: {reason}", where, "a JSON document", hint) from error
     return Stack.parse(_parse(text, where))
 
@@ -77,9 +79,11 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
 
     Raises:
         RegistryError: A block is not registered, so it has no name to be written under.
+        SpecError: It is no stack, or the file cannot be written.
     """
     if not isinstance(stack, Stack):
-        raise SpecError(quote(stack), "stack", "a Stack")
+        hint = "A projector's is projector.spec; load_spec makes one of a mapping."
+        raise SpecError(quote(stack), "stack", "a Stack", hint)
     try:
         document = stack.model_dump(mode="json")
     except PydanticSerializationError as error:
@@ -132,14 +136,23 @@ def _format(value: Any, indent: str) -> str:
 
 def _replace(path: Path, text: str) -> None:
     """Write beside the file and rename: a crash leaves the old file or the new one."""
-    path = Path(os.path.realpath(path))  # a link goes on leading to it
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    target = Path(os.path.realpath(path))  # a link goes on leading to it
     try:
-        with open(beside, "x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+        mode = target.stat().st_mode if target.exists() else None
+        if mode is not None and not stat.S_ISREG(mode):
+            target.write_text(text, encoding="utf-8")  # a device or a pipe; a folder refuses
+            return
+        beside = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            with open(beside, "x", encoding="utf-8", newline="\n") as file:
+                if mode is not None:
+                    os.fchmod(file.fileno(), stat.S_IMODE(mode))
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, target)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise SpecError(f"cannot be written: {error.strerror}", str(path)) from error

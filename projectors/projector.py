@@ -127,8 +127,7 @@ class Projector(nn.Module):
             n = n - prefix
         h, w = self._sides(n, grid)
         # Splitting an axis is a view whatever the strides; at batch 1 too it stays channels-last.
-        y: Tensor = self.blocks(x.view(b, h, w, c))
-        return y.flatten(1, 2)
+        return self._run(x.view(b, h, w, c)).flatten(1, 2)
 
     def _project_map(self, x: Tensor, shape: torch.Size, grid: Sequence[int] | None) -> Tensor:
         h, w = shape[2:]
@@ -137,8 +136,18 @@ class Projector(nn.Module):
         if h < 1 or w < 1:
             raise GridError(f"a map of {h}x{w}", "x", "at least one token")
         self._admit(h, w)
-        y: Tensor = self.blocks(x.permute(0, 2, 3, 1).contiguous())
-        return y.permute(0, 3, 1, 2)
+        return self._run(x.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
+
+    def _run(self, x: Tensor) -> Tensor:
+        y: Tensor = self.blocks(x)
+        if y.shape[-1] != self.spec.out:
+            raise SpecError(
+                f"the last module gives {y.shape[-1]} channels",
+                "blocks",
+                f"{self.spec.out}, the projector's 'out'",
+                "What its block says on paper is wrong: tell the block's authors.",
+            )
+        return y
 
     def _check(self, x: Tensor) -> torch.Size:
         """Return the shape of a feature of this projector's width and dtype; refuse all else."""

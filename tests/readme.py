@@ -5,12 +5,14 @@
 
 import contextlib
 import io
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mobilevlm import BLOCKS, PROJECTORS, plan_projector
 
@@ -84,6 +86,18 @@ def first_line(thing: object) -> str:
     return line.removesuffix(".").replace("``", "`").replace("|", "\\|")
 
 
+def fields_of(cls: Any, skip: str = "") -> str:
+    """The fields of a class with their defaults, as they are written."""
+    return (
+        ", ".join(
+            f"`{name}`" if field.is_required() else f"`{name}={json.dumps(field.default)}`"
+            for name, field in cls.model_fields.items()
+            if name != skip
+        )
+        or "-"
+    )
+
+
 def zoo_rows() -> list[str]:
     rows = []
     for name in ZOO:
@@ -91,7 +105,8 @@ def zoo_rows() -> list[str]:
         plan = plan_projector(name, in_, 2048, grid=(24, 24))
         tokens, macs = f"{plan.tokens_in} -> {plan.tokens_out}", plan.table()[1][-1][-1]
         what = first_line(PROJECTORS.get(name))
-        cells = [f"`{name}`", what, USERS[name], tokens, f"{plan.parameters:,}", macs]
+        options = fields_of(PROJECTORS.get(name), skip="prefix_tokens")
+        cells = [f"`{name}`", what, USERS[name], options, tokens, f"{plan.parameters:,}", macs]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
@@ -102,8 +117,7 @@ def block_rows() -> list[str]:
         cls = BLOCKS.get(name)
         if BLOCKS.find(name).source != "built-in":
             continue
-        fields = ", ".join(f"`{field}`" for field in cls.model_fields) or "-"
-        rows.append(f"| `{name}` | {first_line(cls)} | {fields} |")
+        rows.append(f"| `{name}` | {first_line(cls)} | {fields_of(cls)} |")
     return rows
 
 

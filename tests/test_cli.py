@@ -141,8 +141,7 @@ def test_tokens() -> None:
         ),
         (
             ("show", "ldp", "in=8", "out=8", "grid=24"),
-            "error: grid: 24 is not a grid; expected (height, width), two integers from 1 to "
-            "65536\n",
+            "error: grid: '24'; expected height x width, such as grid=24x24\n",
         ),
         (
             ("show", "ldp", "spec=linear", "in=8", "out=8"),
@@ -273,3 +272,22 @@ def test_a_fault_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> Non
         "",
         "error: RuntimeError: boom. This is a fault of ours; --debug shows where.\n",
     )
+
+
+def test_a_full_disk_is_one_line() -> None:
+    result = subprocess.run(
+        f"{sys.executable} -m mobilevlm.cli list > /dev/full",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: cannot write: No space left on device\n"
+
+
+def test_tables_are_never_cut_off() -> None:
+    drawn = on_a_terminal("show", "ldpnet", "in=1024", "out=2048", "grid=24x24", COLUMNS="40")
+    for number in ("18,936,832", "6.66 G", "blocks.3.body.4", "24x24 x 2048"):
+        assert number in drawn
+    assert "\u2026" not in drawn

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import pickle
 import sys
 from collections import deque
@@ -179,8 +180,10 @@ def test_a_saved_document_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> N
     with pytest.raises(RegistryError):
         dump_spec(stack, path)
     assert path.read_text() == "old"
-    with pytest.raises(OSError, match="No such file"):
-        dump_spec(spec_of("linear", 1, 1), tmp_path / "no" / "spec.json")
+    for target, why in ((tmp_path / "no" / "x.json", "No such file or directory"), (tmp_path, "")):
+        with pytest.raises(SpecError) as caught:
+            dump_spec(spec_of("linear", 1, 1), target)
+        assert str(caught.value) == f"{target}: cannot be written: {why or 'Is a directory'}"
     assert [file.name for file in tmp_path.iterdir()] == ["spec.json"]
 
 
@@ -528,8 +531,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec("ldp")
     assert str(caught.value) == (
-        "ldp: cannot be read: No such file or directory; expected a JSON document. For a "
-        "registered name call build_projector('ldp', ...)."
+        "ldp: cannot be read: No such file or directory; expected a JSON document. A registered "
+        "name is built with build_projector('ldp', ...) or shown with: mobilevlm show ldp"
     )
 
 
@@ -705,7 +708,11 @@ def test_pydantics_own_doors_are_ours_too() -> None:
         ),
         (lambda: Stack.model_validate(3), "3; expected a mapping"),
         (lambda: Stack.model_validate_json("{}"), "JSON is read with load_spec"),
-        (lambda: dump_spec({}), "stack: {}; expected a Stack"),
+        (
+            lambda: dump_spec({}),
+            "stack: {}; expected a Stack. A projector's is projector.spec; load_spec makes one of "
+            "a mapping.",
+        ),
         (
             lambda: Projector("ldp"),
             "stack: 'ldp'; expected a Stack. build_projector takes names and mappings.",
@@ -836,6 +843,15 @@ def test_saving_keeps_links_and_the_usual_mode(tmp_path: Path) -> None:
     dump_spec(spec_of("linear", 1, 1), tmp_path / "link.json")
     assert (tmp_path / "link.json").is_symlink()
     assert load_spec(tmp_path / "real.json") == spec_of("linear", 1, 1)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    text = dump_spec(spec_of("linear", 1, 1), tmp_path / "pipe")
+    assert os.read(reader, 10_000).decode() == text  # a pipe stays one
+    os.close(reader)
+    (tmp_path / "private.json").write_text("")
+    (tmp_path / "private.json").chmod(0o600)
+    dump_spec(spec_of("linear", 1, 1), tmp_path / "private.json")
+    assert (tmp_path / "private.json").stat().st_mode & 0o777 == 0o600
     (tmp_path / "plain").write_text("")
     dump_spec(spec_of("linear", 1, 1), tmp_path / "new.json")
     assert (tmp_path / "new.json").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -114,10 +114,11 @@ def test_compiles_as_one_graph(projector: Projector, x: torch.Tensor, dynamic: b
 def test_compiles_with_inductor(name: str) -> None:
     torch.compiler.reset()
     projector = build_projector(name, 6, 10).eval()
-    x = torch.randn(2, 196, 6)
+    compiled = torch.compile(projector, fullgraph=True)
     with torch.no_grad():
-        y = torch.compile(projector, fullgraph=True)(x)
-        torch.testing.assert_close(y, projector(x))
+        for grid in [(14, 14), (12, 17), (16, 20)]:  # symbolic from the second on
+            x = torch.randn(2, grid[0] * grid[1], 6)
+            torch.testing.assert_close(compiled(x, grid=grid), projector(x, grid=grid))
 
 
 @pytest.mark.parametrize("strict", [False, True])

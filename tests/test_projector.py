@@ -396,6 +396,27 @@ def test_a_block_that_cannot_be_built_is_named() -> None:
         def build(self, x: Feature) -> nn.Module:
             return 42  # type: ignore[return-value]
 
+    class Lying(Block):
+        def build(self, x: Feature) -> nn.Module:
+            return nn.Linear(x.channels, 7)
+
+    BLOCKS.register("lying", Lying)
+    try:
+        projector = build_projector({"in": 4, "out": 4, "blocks": ["pointwise", "lying"]})
+        with pytest.raises(SpecError) as caught:
+            projector(torch.randn(1, 4, 4))
+        assert str(caught.value) == (
+            "blocks: the last module gives 7 channels; expected 4, the projector's 'out'. What "
+            "its block says on paper is wrong: tell the block's authors."
+        )
+        with pytest.raises(SpecError) as caught:
+            _ = projector.plan((2, 2)).macs
+        assert str(caught.value) == (
+            "blocks[1] (lying): its flow says (1, 2, 2, 4), its module gives (1, 2, 2, 7). One of "
+            "the two is wrong: tell the block's authors."
+        )
+    finally:
+        BLOCKS.unregister("lying")
     BLOCKS.register("exploding", Exploding)
     BLOCKS.register("returning", Returning)
     try:

@@ -20,6 +20,7 @@ def test_code_runs_and_prints_what_the_readme_says() -> None:
         assert render(text) == text, "run: python tests/readme.py"
     finally:
         BLOCKS.unregister("gate")
+        BLOCKS.unregister("space-to-depth")
 
 
 def test_every_code_block_is_of_a_kind_that_is_run() -> None:

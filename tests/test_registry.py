@@ -664,3 +664,11 @@ def test_pyproject_mirrors_the_table(registry: Registry[Any]) -> None:
     aliases = {f"mlp{n}x-gelu" for n in range(1, 9)}  # one family; its depths are not mirrored
     families = {name: at for name, at in registry._builtins.items() if name not in aliases}
     assert list(points.items()) == list(families.items())
+
+
+def test_register_without_a_name() -> None:
+    with pytest.raises(RegistryError) as caught:
+        BLOCKS.register(dict)  # type: ignore[call-overload]
+    assert str(caught.value) == (
+        "register: <class 'dict'> is not a name. Write @BLOCKS.register(\"name\")."
+    )
