@@ -228,7 +228,7 @@ class Registry(Generic[T]):
             RegistryError: The name is not usable, or the thing is not of this kind.
             NameTaken: The name is a built-in's or another thing's, or the thing has a name.
         """
-        if thing is None and not isinstance(name, str):  # a decorator without its parentheses
+        if thing is None and isinstance(name, type):  # a decorator without its parentheses
             hint = f'Write @{self.kind.upper()}S.register("name").'
             raise RegistryError(f"{quote(name)} is not a name", "register", hint=hint)
         if thing is None:
