@@ -159,6 +159,15 @@ def label(block: Block) -> str:
         return type(block).__name__
 
 
+def _named(fault: Exception) -> MobileVLMError:
+    """Return an error of ours for whatever other people's code raised."""
+    if isinstance(fault, MobileVLMError):
+        return fault
+    error = SpecError(f"walking failed: {type(fault).__name__}: {fault}")
+    error.__cause__ = fault
+    return error
+
+
 class Step(NamedTuple):
     """A block in a chain, with the feature that enters it and the one that leaves it."""
 
@@ -198,10 +207,7 @@ def walk(
                 steps.append(Step(each, x, y))
                 x = y
         except Exception as fault:
-            error = fault
-            if not isinstance(fault, MobileVLMError):  # other people's code: say which block's
-                error = SpecError(f"walking failed: {type(fault).__name__}: {fault}")
-                error.__cause__ = fault
+            error = _named(fault)
             here = f"{where}[{index}]"
             if error.where:
                 raise relocate(error, here) from error.__cause__

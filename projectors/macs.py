@@ -48,9 +48,9 @@ def _leave(path: list[str]) -> Any:
     return leave
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, found: dict[str, int], path: Sequence[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = found
         self.path = path
 
