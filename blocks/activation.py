@@ -8,9 +8,11 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Act", "Gate", "QuickGELU", "activation"]
+__all__ = ["Act", "Gate", "QuickGELU", "ReLU2", "activation"]
 
-Act: TypeAlias = Literal["gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "hardswish", "none"]
+Act: TypeAlias = Literal[
+    "gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "hardswish", "none"
+]
 Gate: TypeAlias = Literal["sigmoid", "hardsigmoid"]
 
 
@@ -21,6 +23,13 @@ class QuickGELU(nn.Module):
         return x * torch.sigmoid(1.702 * x)
 
 
+class ReLU2(nn.Module):
+    """``relu(x) ** 2``; any shape -> the same shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x).square()
+
+
 _MODULES: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "gelu-tanh": lambda: nn.GELU("tanh"),
@@ -29,6 +38,7 @@ _MODULES: dict[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
     "quick-gelu": QuickGELU,
     "relu": nn.ReLU,
+    "relu2": ReLU2,
     "sigmoid": nn.Sigmoid,
     "silu": nn.SiLU,
 }

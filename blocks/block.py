@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
@@ -17,7 +17,21 @@ from .spec import MAX_BLOCKS, Spec, relocate, shown
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Block", "Blocks", "Step", "bodies", "count", "label", "needs_grid", "walk"]
+__all__ = [
+    "Block",
+    "Blocks",
+    "Step",
+    "bodies",
+    "count",
+    "label",
+    "mixes_tokens",
+    "needs_grid",
+    "walk",
+]
+
+
+_FACTS = ("needs_grid", "mixes_tokens")
+_RESERVED = ("type", "flow", "build", "expand", *_FACTS)
 
 
 class Block(Spec):
@@ -35,17 +49,20 @@ class Block(Spec):
     Attributes:
         needs_grid: Whether the module reads the grid. A block that treats every token alike says
             False; a chain of such blocks takes any number of tokens.
+        mixes_tokens: Whether the tokens of an image meet although the grid is not read, as in
+            attention; then the module never sees the tokens of two images as one image's.
     """
 
     needs_grid: ClassVar[bool] = True
+    mixes_tokens: ClassVar[bool] = False
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         for name, field in cls.model_fields.items():
             for spelling in (name, field.alias, field.validation_alias, field.serialization_alias):
-                if spelling in ("type", "flow", "build", "expand", "needs_grid"):
-                    hint = "Annotate it as ClassVar[bool]." if spelling == "needs_grid" else ""
+                if spelling in _RESERVED:
+                    hint = "Annotate it as ClassVar[bool]." if spelling in _FACTS else ""
                     raise SpecError(
                         f"a block cannot have a field called {spelling!r}", cls.__name__, "", hint
                     )
@@ -79,10 +96,15 @@ class Block(Spec):
         Default: this block, with the blocks inside it expanded.
         """
         inner = {
-            name: tuple(step.block for step in walk(body, x, f".{name}", expand=True))
-            for name, body in bodies(self).items()
+            path: tuple(step.block for step in walk(body, x, _place(path), expand=True))
+            for path, body in bodies(self).items()
         }
-        return (self.model_copy(update=inner),) if inner else (self,)
+        return (with_bodies(self, inner),)
+
+    @property
+    def _copies(self) -> int | None:
+        """How many times the chains inside it are built, to run in a row; None: once."""
+        return None
 
 
 def _parse(value: Any) -> Block:
@@ -115,8 +137,10 @@ def _listed(blocks: Any) -> Any:
     """Refuse what is no list, and too long a one before its items cost anything."""
     if not isinstance(blocks, list | tuple):
         raise SpecError(shown(blocks), expected="a list of blocks")
-    if not 1 <= len(blocks) <= MAX_BLOCKS:
-        raise SpecError(f"{len(blocks):,} blocks", expected=f"from 1 to {MAX_BLOCKS:,}")
+    if not blocks:
+        raise SpecError("there are no blocks", expected="at least one")
+    if len(blocks) > MAX_BLOCKS:
+        raise SpecError(f"{len(blocks):,} blocks", expected=f"at most {MAX_BLOCKS:,}")
     return blocks
 
 
@@ -133,22 +157,58 @@ else:
 
 
 def bodies(block: Block) -> dict[str, tuple[Block, ...]]:
-    """Return the chains of blocks among a block's fields, by field name."""
-    return {
-        name: value
-        for name, value in block.__dict__.items()
-        if isinstance(value, tuple) and value and isinstance(value[0], Block)
-    }
+    """Return the chains of blocks among a block's fields, by path.
+
+    A field that is a chain has its name for a path; one that holds several, ``branches.0`` etc.
+    """
+    found: dict[str, tuple[Block, ...]] = {}
+    for name, value in block.__dict__.items():
+        if _is_chain(value):
+            found[name] = value
+        elif isinstance(value, tuple) and value and all(map(_is_chain, value)):
+            found |= {f"{name}.{index}": chain for index, chain in enumerate(value)}
+    return found
+
+
+def _is_chain(value: object) -> bool:
+    return isinstance(value, tuple) and bool(value) and isinstance(value[0], Block)
+
+
+def _place(path: str) -> str:
+    """Write a chain's path as messages do: ``.body``, ``.branches[0]``."""
+    name, _, index = path.partition(".")
+    return f".{name}[{index}]" if index else f".{name}"
+
+
+def with_bodies(block: Block, inner: Mapping[str, tuple[Block, ...]]) -> Block:
+    """Return a block with all its chains replaced, given as `bodies` gives them."""
+    fields: dict[str, tuple[Any, ...]] = {}
+    for path, body in inner.items():
+        name, _, index = path.partition(".")
+        fields[name] = (*fields.get(name, ()), body) if index else body
+    return block.model_copy(update=fields) if fields else block
 
 
 def count(blocks: Sequence[Block]) -> int:
-    """Return how many blocks there are, those inside others included."""
-    return sum(1 + sum(map(count, bodies(block).values())) for block in blocks)
+    """Return how many blocks there are to build, those inside others included."""
+    total = len(blocks)
+    for block in blocks:
+        inner = sum(map(count, bodies(block).values()))
+        total += inner if block._copies is None else block._copies * inner
+    return total
 
 
 def needs_grid(blocks: Sequence[Block]) -> bool:
     """Return whether any of the blocks, or of those inside them, reads the grid."""
     return any(block.needs_grid or any(map(needs_grid, bodies(block).values())) for block in blocks)
+
+
+def mixes_tokens(blocks: Sequence[Block]) -> bool:
+    """Return whether tokens meet in any of the blocks, or of those inside them."""
+    return any(
+        block.needs_grid or block.mixes_tokens or any(map(mixes_tokens, bodies(block).values()))
+        for block in blocks
+    )
 
 
 def label(block: Block) -> str:
@@ -197,10 +257,10 @@ def walk(
     for index, block in enumerate(blocks):
         given = x
         try:
+            _check_total(total + count([block]))  # before anything is expanded
             for each in block.expand(x) if expand else (block,):
                 total += count([each])
-                if total > MAX_BLOCKS:
-                    raise SpecError("too many blocks", expected=f"at most {MAX_BLOCKS:,} in all")
+                _check_total(total)
                 y = each.flow(x)
                 if not isinstance(y, Feature) or type(y.channels) is not int or y.channels < 1:
                     raise SpecError(f"its flow returned {quote(y)}", expected="a Feature")
@@ -215,3 +275,23 @@ def walk(
             raise relocate(error, f"{here} ({label(block)})") from error.__cause__
         giver = f"{where}[{index}] ({label(block)})"
     return steps
+
+
+def _check_total(total: int) -> None:
+    if total > MAX_BLOCKS:
+        raise SpecError("too many blocks", expected=f"at most {MAX_BLOCKS:,} in all")
+
+
+def chains(block: Block, x: Feature) -> Iterator[tuple[str, list[Step]]]:
+    """Walk the chains built inside a block that is given a feature.
+
+    Yields:
+        The path of the chain's modules within the block's (``body``, ``branches.0``; ``0.body``
+        for the first copy of a repeated one), and the chain's steps.
+    """
+    for path, body in bodies(block).items():
+        y = x
+        for copy in range(block._copies or 1):
+            steps = walk(body, y, _place(path))
+            yield path if block._copies is None else f"{copy}.{path}", steps
+            y = steps[-1].y

@@ -59,6 +59,14 @@ def to_nchw(x: Tensor) -> Tensor:
     return x.contiguous() if torch.compiler.is_compiling() else x
 
 
+def init_conv(weight: Tensor, bias: Tensor | None) -> None:
+    """Draw a convolution's parameters as `nn.Conv2d` does."""
+    nn.init.kaiming_uniform_(weight, a=5**0.5)
+    if bias is not None:
+        bound = 1 / weight[0].numel() ** 0.5
+        nn.init.uniform_(bias, -bound, bound)
+
+
 class DepthwiseConv(nn.Module):
     """A depthwise convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``.
 
@@ -71,14 +79,7 @@ class DepthwiseConv(nn.Module):
         self.padding = (kernel - 1) // 2
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the parameters as `nn.Conv2d` does."""
-        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
-        if self.bias is not None:
-            bound = 1 / self.weight[0].numel() ** 0.5
-            nn.init.uniform_(self.bias, -bound, bound)
+        init_conv(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.conv2d(

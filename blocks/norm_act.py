@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .activation import Act, activation
 from .block import Block
+from .errors import SpecError
 from .feature import Feature
 
 __all__ = ["Eps", "NormAct", "NormActModule", "RMSNorm"]
@@ -21,11 +22,15 @@ Eps = Annotated[float, Field(ge=1e-12, le=1)]
 class NormAct(Block):
     """Normalise each token over its channels, then activate; ``(b, h, w, c) -> (b, h, w, c)``.
 
-    Keys: ``norm.weight`` and, for ``layer``, ``norm.bias``; none without a norm.
+    Keys: ``norm.weight`` unless it has none, ``norm.bias`` for ``layer``; none without a norm.
 
     Attributes:
         norm: ``layer`` (mean and variance), ``rms`` (root mean square) or ``none``.
         eps: Added to the variance or mean square before the root.
+        weight: The learned scale of ``rms``: ``plain`` (w), ``offset`` (1 + w, as in Gemma) or
+            ``none``.
+        cast: When ``rms``, computed in fp32, returns to the input's dtype: ``before`` the weight
+            (T5, Llama, Qwen, Mistral) or ``after`` it (Gemma, Nemotron).
         act: The activation; ``gelu`` is the exact form.
     """
 
@@ -33,25 +38,32 @@ class NormAct(Block):
 
     norm: Literal["layer", "rms", "none"] = "layer"
     eps: Eps = 1e-5
+    weight: Literal["plain", "offset", "none"] = "plain"
+    cast: Literal["before", "after"] = "before"
     act: Act = "gelu"
 
+    @model_validator(mode="after")
+    def _rms_only(self) -> NormAct:
+        if self.norm != "rms" and (self.weight != "plain" or self.cast != "before"):
+            raise SpecError(f"'weight' and 'cast' are options of norm 'rms', not {self.norm!r}")
+        return self
+
     def build(self, x: Feature) -> nn.Module:
-        return NormActModule(x.channels, self.norm, self.eps, self.act)
+        norm: nn.Module = nn.Identity()
+        if self.norm == "layer":
+            norm = nn.LayerNorm(x.channels, self.eps)
+        elif self.norm == "rms":
+            norm = RMSNorm(x.channels, self.eps, self.weight, self.cast)
+        return NormActModule(norm, activation(self.act))
 
 
 class NormActModule(nn.Module):
     """A norm over the last axis, then an activation; ``(..., c) -> (..., c)``."""
 
-    def __init__(
-        self, channels: int, norm: Literal["layer", "rms", "none"], eps: float, act: Act
-    ) -> None:
+    def __init__(self, norm: nn.Module, act: nn.Module) -> None:
         super().__init__()
-        self.norm: nn.Module = nn.Identity()
-        if norm == "layer":
-            self.norm = nn.LayerNorm(channels, eps)
-        elif norm == "rms":
-            self.norm = RMSNorm(channels, eps)
-        self.act = activation(act)
+        self.norm = norm
+        self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
@@ -60,21 +72,33 @@ class NormActModule(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis; ``(..., c) -> (..., c)``.
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis, in fp32; ``(..., c) -> (..., c)``.
 
-    Computed in fp32 at least; the result is cast back before the weight multiplies it, as in T5,
-    Llama, Qwen2.5-VL and Mistral3.
+    Args:
+        channels: The width c.
+        eps: Added to the mean square.
+        weight: ``plain`` (w), ``offset`` (1 + w) or ``none``.
+        cast: Whether the result is cast back ``before`` or ``after`` the weight multiplies it.
     """
 
-    def __init__(self, channels: int, eps: float) -> None:
+    def __init__(self, channels: int, eps: float, weight: str, cast: str) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
+        self.cast = cast
+        self.offset = 1.0 if weight == "offset" else 0.0
+        self.weight: nn.Parameter | None = None
+        if weight != "none":
+            self.weight = nn.Parameter(torch.full((channels,), 1.0 - self.offset))
 
     def forward(self, x: Tensor) -> Tensor:
         y = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
+        if self.weight is None:
+            return y.to(x.dtype)
+        if self.cast == "before":
+            return (self.weight + self.offset if self.offset else self.weight) * y.to(x.dtype)
+        weight = self.weight.to(y.dtype)
+        return (y * (weight + self.offset if self.offset else weight)).to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"{len(self.weight)}, eps={self.eps}"
+        return f"eps={self.eps}, offset={self.offset}, cast={self.cast}"

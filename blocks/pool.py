@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,10 +13,11 @@ from torch.nn import functional as F
 from .block import Block
 from .depthwise import Stride
 from .errors import GridError, SpecError
-from .feature import MAX_SIDE, Feature
+from .feature import MAX_SIDE, Feature, Grid
 from .spec import shown
+from .window import take, window_index
 
-__all__ = ["AdaptiveAvgPool", "Pool", "WindowPool"]
+__all__ = ["AdaptiveAvgPool", "BilinearPool", "Pool", "WindowPool"]
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
@@ -29,33 +32,36 @@ Size = Annotated[tuple[Side, Side], Field(strict=False), BeforeValidator(_listed
 
 
 class Pool(Block):
-    """Pool the grid: square windows (``avg``, ``max``) or to a fixed grid (``adaptive``).
+    """Pool the grid: windows (``avg``, ``max``), ``adaptive`` averages or ``bilinear`` scaling.
 
-    Windows: ``(b, h, w, c) -> (b, h // s, w // s, c)``, or rounded up with `ceil`; a window cut off
-    by the border counts only what it holds. Adaptive: ``(b, h, w, c) -> (b, size[0], size[1], c)``
-    by averages over windows that cover the grid; never more tokens than there were.
+    ``(b, h, w, c) -> (b, h', w', c)``, never more tokens than there were. With a stride s, the
+    sides become h // s, rounded up for `ceil` and for ``bilinear``. A window cut off by the
+    border counts only what it holds.
 
     Attributes:
-        mode: ``avg``, ``max``, or ``adaptive`` (average).
-        stride: For windows: their side s, and their step.
-        ceil: For windows: keep those cut off by the border; otherwise they are dropped.
-        size: For ``adaptive``: the output grid (h, w).
+        mode: ``avg`` and ``max`` of s x s windows; ``adaptive``: averages over windows that cover
+            the grid evenly; ``bilinear``: interpolation, corners not aligned.
+        stride: The step s. All modes but one need it; ``adaptive`` takes it or `size`.
+        ceil: For ``avg`` and ``max``: keep windows cut off by the border, not drop them.
+        size: For ``adaptive``: the output grid (h, w), whatever comes in.
     """
 
-    mode: Literal["avg", "max", "adaptive"] = "avg"
+    mode: Literal["avg", "max", "adaptive", "bilinear"] = "avg"
     stride: Stride | None = None
     ceil: bool = False
     size: Size | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Pool:
-        wanted, other = ("size", "stride") if self.mode == "adaptive" else ("stride", "size")
-        if getattr(self, wanted) is None:
-            raise SpecError(f"mode {self.mode!r} needs {wanted!r}")
-        if getattr(self, other) is not None:
-            raise SpecError(f"mode {self.mode!r} takes no {other!r}", hint=f"Use {wanted!r}.")
-        if self.mode == "adaptive" and self.ceil:
-            raise SpecError("mode 'adaptive' takes no 'ceil'")
+        if self.mode == "adaptive":
+            if (self.stride is None) == (self.size is None):
+                raise SpecError("mode 'adaptive' needs 'stride' or 'size', and not both")
+        elif self.stride is None:
+            raise SpecError(f"mode {self.mode!r} needs 'stride'")
+        elif self.size is not None:
+            raise SpecError(f"mode {self.mode!r} takes no 'size'", hint="Use 'stride'.")
+        if self.ceil and self.mode in ("adaptive", "bilinear"):
+            raise SpecError(f"mode {self.mode!r} takes no 'ceil'")
         return self
 
     def flow(self, x: Feature) -> Feature:
@@ -64,20 +70,24 @@ class Pool(Block):
             _check_pooling(x.grid, self.size)
             return x.replace(grid=self.size)
         stride = self.stride or 1
-        if not self.ceil and any(side and side < stride for side in x.grid):
+        if self.ceil or self.mode == "bilinear":
+            return x.resize(lambda side: -(-side // stride))
+        if any(side and side < stride for side in x.grid):
             raise GridError(
                 f"a grid of {x.grid[0]}x{x.grid[1]} holds no window of {stride}x{stride}",
                 hint="Set ceil=True to keep windows cut off by the border.",
             )
-        return x.resize(lambda side: -(-side // stride) if self.ceil else side // stride)
+        return x.resize(lambda side: side // stride)
 
     def build(self, x: Feature) -> nn.Module:
-        if self.size is not None:
-            return AdaptiveAvgPool(self.size)
+        if self.mode == "adaptive":
+            return AdaptiveAvgPool(self.size, self.stride)
+        if self.mode == "bilinear":
+            return BilinearPool(self.stride or 1)
         return WindowPool(self.mode, self.stride or 1, self.ceil)
 
 
-def _check_pooling(grid: tuple[int | None, int | None], size: tuple[int, int]) -> None:
+def _check_pooling(grid: tuple[int | None, int | None], size: Grid) -> None:
     for have, want in zip(grid, size, strict=True):
         if have is not None and have < want:
             raise GridError(
@@ -103,25 +113,63 @@ class WindowPool(nn.Module):
             y = F.avg_pool2d(x, self.stride, ceil_mode=self.ceil, count_include_pad=False)
         return y.permute(0, 2, 3, 1)
 
+    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
+        size = (self.stride, self.stride)
+        index, inside = window_index(grids, size, ceil=self.ceil, device=x.device)
+        y = take(x, index)
+        if self.mode == "max":
+            return y.amax(1)  # a token outside repeats one inside
+        if inside is None:
+            return y.mean(1)
+        share = inside / inside.sum(1, keepdim=True)
+        return torch.einsum("mkc,mk->mc", y, share.to(y.dtype))
+
     def extra_repr(self) -> str:
         return f"{self.mode}, stride={self.stride}, ceil={self.ceil}"
 
 
 class AdaptiveAvgPool(nn.Module):
-    """Averages over windows that cover the grid; ``(b, h, w, c) -> (b, *size, c)``.
+    """Averages over windows that cover the grid; ``(b, h, w, c) -> (b, h', w', c)``.
+
+    Args:
+        size: The output grid; or None, and
+        stride: the step s: the output grid is (h // s, w // s).
 
     Raises:
         GridError: The grid is smaller than `size`: that would repeat tokens, not pool them.
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
+    def __init__(self, size: Grid | None, stride: int | None) -> None:
         super().__init__()
         self.size = size
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        _check_pooling((x.shape[1], x.shape[2]), self.size)
-        y = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self.size)
+        h, w = x.shape[1:3]
+        if self.size is not None:
+            size = self.size
+            _check_pooling((h, w), size)
+        else:
+            step = self.stride or 1
+            size = (h // step, w // step)
+        y = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size)
         return y.permute(0, 2, 3, 1)
 
     def extra_repr(self) -> str:
-        return f"size={self.size}"
+        return f"size={self.size}, stride={self.stride}"
+
+
+class BilinearPool(nn.Module):
+    """Bilinear scaling to sides rounded up; ``(b, h, w, c) -> (b, ceil(h/s), ceil(w/s), c)``."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = [-(-side // self.stride) for side in x.shape[1:3]]
+        y = F.interpolate(x.permute(0, 3, 1, 2), size=size, mode="bilinear")
+        return y.permute(0, 2, 3, 1)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"

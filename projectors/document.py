@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from pydantic_core import PydanticSerializationError
 from ..blocks.errors import SpecError
 from ..blocks.spec import MAX_DEPTH, DuplicateKey
 from ..registry import RegistryError, quote
+from .files import replace_file
 from .stack import Stack
 
 __all__ = ["dump_spec", "load_spec"]
 
 MAX_BYTES = 16_000_000
-_LINE = 100  # containers that fit on a line stay on one
+_LINE = 120  # containers that fit on a line stay on one
 
 
 def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
@@ -92,7 +92,10 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
         raise
     text = _format(document, "") + "\n"
     if path is not None:
-        _replace(Path(path), text)
+        try:
+            replace_file(Path(path), text.encode())
+        except OSError as error:
+            raise SpecError(f"cannot be written: {error.strerror}", str(path)) from error
     return text
 
 
@@ -132,27 +135,3 @@ def _format(value: Any, indent: str) -> str:
         lines = [f"{json.dumps(key)}: {_format(item, inner)}" for key, item in value.items()]
         return "{\n" + ",\n".join(inner + line for line in lines) + "\n" + indent + "}"
     return "[\n" + ",\n".join(inner + _format(item, inner) for item in value) + f"\n{indent}]"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside the file and rename: a crash leaves the old file or the new one."""
-    target = Path(os.path.realpath(path))  # a link goes on leading to it
-    try:
-        mode = target.stat().st_mode if target.exists() else None
-        if mode is not None and not stat.S_ISREG(mode):
-            target.write_text(text, encoding="utf-8")  # a device or a pipe; a folder refuses
-            return
-        beside = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-        try:
-            with open(beside, "x", encoding="utf-8", newline="\n") as file:
-                if mode is not None:
-                    os.fchmod(file.fileno(), stat.S_IMODE(mode))
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise SpecError(f"cannot be written: {error.strerror}", str(path)) from error

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
-from ..blocks.depthwise import Kernel
+from ..blocks.block import Block
+from ..blocks.depthwise import Depthwise, Kernel
 from ..blocks.depthwise_residual import DepthwiseResidual
 from ..blocks.norm_act import Eps, NormAct
+from ..blocks.parallel import Parallel
 from ..blocks.pointwise import Pointwise
+from ..blocks.pool import Pool
 from .preset import Preset
 from .projector import Projector
 from .stack import Stack
@@ -24,29 +29,37 @@ class Ldp(Preset):
     Source: the description of the layer in Chu et al., "MobileVLM", 2023, and its repositories'
     READMEs. The checkpoints MobileVLM released are `ldpnet` and `ldpnetv2`, which differ.
 
+    The description calls the second skip "the downsampled input to the block". By default that is
+    the input of the second depthwise block; ``skip="input"`` is the other reading: the LDP's own
+    input, averaged 2x2 and, where the widths differ, projected by a pointwise layer.
+
     Attributes:
         kernel: The side of the depthwise kernels, odd.
         eps: Of both LayerNorms.
+        skip: Where the second skip starts: at the second depthwise ``block``, or at the ``input``.
     """
 
     kernel: Kernel = 3
     eps: Eps = 1e-5
+    skip: Literal["block", "input"] = "block"
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                Pointwise(),
-                NormAct(norm="none", act="gelu"),
-                DepthwiseResidual(kernel=self.kernel),
-                Pointwise(),
-                NormAct(norm="layer", eps=self.eps, act="gelu"),
-                DepthwiseResidual(kernel=self.kernel, stride=2),
-                Pointwise(),
-                NormAct(norm="layer", eps=self.eps, act="none"),
-            ),
+        head = (
+            Pointwise(),
+            NormAct(norm="none", act="gelu"),
+            DepthwiseResidual(kernel=self.kernel),
+            Pointwise(),
+            NormAct(norm="layer", eps=self.eps, act="gelu"),
         )
+        tail = (Pointwise(), NormAct(norm="layer", eps=self.eps, act="none"))
+        if self.skip == "block":
+            second = DepthwiseResidual(kernel=self.kernel, stride=2)
+            return Stack(in_=in_, out=out, blocks=(*head, second, *tail))
+        skip: tuple[Block, ...] = (Pool(mode="avg", stride=2, ceil=True),)
+        if in_ != out:
+            skip = (*skip, Pointwise())
+        branches = ((*head, Depthwise(kernel=self.kernel, stride=2)), skip)
+        return Stack(in_=in_, out=out, blocks=(Parallel(branches=branches, join="add"), *tail))
 
 
 class LDP(Projector):

@@ -6,7 +6,7 @@ from ..blocks.pointwise import Pointwise
 from .preset import Preset
 from .stack import Stack
 
-__all__ = ["Linear"]
+__all__ = ["PALIGEMMA", "Linear"]
 
 
 class Linear(Preset):
@@ -22,3 +22,6 @@ class Linear(Preset):
 
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(in_=in_, out=out, blocks=(Pointwise(bias=self.bias),))
+
+
+PALIGEMMA = Linear()

@@ -13,7 +13,7 @@ from ..blocks.pointwise import Pointwise
 from .preset import Preset
 from .stack import Stack
 
-__all__ = [f"MLP{n}X_GELU" for n in range(1, 9)] + ["Mlp"]
+__all__ = [f"MLP{n}X_GELU" for n in range(1, 9)] + ["LLAVA", "Mlp"]
 
 
 class Mlp(Preset):
@@ -42,3 +42,4 @@ class Mlp(Preset):
 
 MLP1X_GELU, MLP2X_GELU, MLP3X_GELU, MLP4X_GELU = (Mlp(depth=n, act="gelu") for n in range(1, 5))
 MLP5X_GELU, MLP6X_GELU, MLP7X_GELU, MLP8X_GELU = (Mlp(depth=n, act="gelu") for n in range(5, 9))
+LLAVA = Mlp()

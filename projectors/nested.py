@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict
 from torch import nn
 
-from ..blocks.block import Block, bodies, walk
+from ..blocks.block import Block, bodies, walk, with_bodies
 from ..blocks.errors import SpecError
 from ..blocks.feature import Feature, Width, is_width
 from ..registry import MobileVLMError
@@ -64,7 +64,6 @@ def _written_out(blocks: Sequence[Block], x: Feature) -> tuple[Block, ...]:
             for name, field in fields.items()
             if is_width(field)
         }
-        for name, body in bodies(step.block).items():
-            changes[name] = _written_out(body, step.x)
-        done.append(step.block.model_copy(update=changes))
+        inner = {path: _written_out(body, step.x) for path, body in bodies(step.block).items()}
+        done.append(with_bodies(step.block, inner).model_copy(update=changes))
     return tuple(done)

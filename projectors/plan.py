@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..blocks.block import Step, bodies, label, walk
+from ..blocks.block import Step, chains, label
 from ..blocks.errors import SpecError
 from ..blocks.feature import Feature, Grid
 from .assemble import assemble
@@ -47,7 +47,7 @@ class Row:
     @property
     def depth(self) -> int:
         """How many blocks it stands inside."""
-        return (self.path.count(".") - 1) // 2
+        return sum(not step.isdigit() for step in self.path.split(".")) - 1
 
 
 class Plan:
@@ -150,10 +150,9 @@ class Plan:
             yield Row(
                 f"blocks.{path}", label(step.block), step.x, step.y, _parameters(module), macs
             )
-            for name, body in bodies(step.block).items():
-                inner = getattr(module, name, ())  # a module is free to fuse what its block holds
-                if isinstance(inner, nn.Sequential) and len(inner) == len(body):
-                    yield from self._rows(walk(body, step.x, f".{name}"), f"{path}.{name}.")
+            for name, inner in chains(step.block, step.x):
+                if _holds(module, name):  # a module is free to fuse what its block holds
+                    yield from self._rows(inner, f"{path}.{name}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
@@ -208,6 +207,14 @@ class Plan:
 
 
 RIGHT = frozenset({4, 5})  # the columns of numbers
+
+
+def _holds(module: nn.Module, path: str) -> bool:
+    try:
+        module.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
 
 
 def _parameters(module: nn.Module) -> int:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
+from ..blocks.block import mixes_tokens
 from ..blocks.errors import GridError, SpecError
 from ..blocks.feature import Grid, check_grid
 from ..registry import quote
 from .assemble import assemble
+from .packed import run_packed, to_raster, to_raster_packed
 from .plan import MAX_PARAMETERS, Plan
 from .stack import Stack
 
@@ -70,7 +72,11 @@ class Projector(nn.Module):
         if dtype is not None:
             self.to(dtype)
         self._needs_grid = stack.needs_grid
-        self._admitted: dict[Grid, None] = {}
+        self._sequence = plan.steps[-1].y.layout == "sequence"
+        # Where every token is treated alike, their order does not matter.
+        self._blocked = self._needs_grid and stack.token_order == "blocked"
+        # The grids that fit, with the grid after each block.
+        self._admitted: dict[Grid, list[Grid]] = {}
 
     # ------------------------------------------------------------------ on paper
 
@@ -102,16 +108,21 @@ class Projector(nn.Module):
 
     # ------------------------------------------------------------------ on tensors
 
-    def forward(self, x: Tensor, grid: Sequence[int] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, grid: Sequence[int] | Sequence[Sequence[int]] | None = None
+    ) -> Tensor:
         """Project tokens ``(b, n, c) -> (b, m, d)`` or a map ``(b, c, h, w) -> (b, d, h', w')``.
 
-        The input is never modified. A map comes back as a channels-last view.
+        Packed images of different sizes, ``(n, c) -> (m, d)``, come one after the other, with the
+        list of their grids; `tokens` of that list says where to split what comes out. The input is
+        never modified. A map comes back as a channels-last view, or as tokens where the blocks
+        make a sequence of it.
 
         Args:
             x: Floating-point features, of the parameters' dtype unless autocast is on. Tokens may
                 begin with ``spec.prefix_tokens`` tokens, which are dropped.
             grid: The token grid (h, w), h * w = n. Without it, and without one given at build,
-                n must be a square, unless no block reads the grid.
+                n must be a square, unless no block reads the grid. For packed images, a list.
 
         Raises:
             GridError: Shape, dtype or grid do not fit.
@@ -120,23 +131,28 @@ class Projector(nn.Module):
         shape = self._check(x)
         if len(shape) == 4:
             return self._project_map(x, shape, grid)
+        if len(shape) == 2:
+            return self._project_packed(x, grid)
         b, n, c = shape
         prefix = self.spec.prefix_tokens
         if prefix:
             x = x[:, prefix:]
             n = n - prefix
         h, w = self._sides(n, grid)
+        if self._blocked:
+            x = to_raster(x, (h, w))
         # Splitting an axis is a view whatever the strides; at batch 1 too it stays channels-last.
         return self._run(x.view(b, h, w, c)).flatten(1, 2)
 
-    def _project_map(self, x: Tensor, shape: torch.Size, grid: Sequence[int] | None) -> Tensor:
+    def _project_map(self, x: Tensor, shape: torch.Size, grid: Any) -> Tensor:
         h, w = shape[2:]
         if grid is not None and check_grid(grid) != (h, w):
             raise GridError(f"the map is {h}x{w}, grid says {tuple(grid)}", "x", "the same")
         if h < 1 or w < 1:
             raise GridError(f"a map of {h}x{w}", "x", "at least one token")
         self._admit(h, w)
-        return self._run(x.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2)
+        y = self._run(x.permute(0, 2, 3, 1).contiguous())
+        return y.flatten(1, 2) if self._sequence else y.permute(0, 3, 1, 2)
 
     def _run(self, x: Tensor) -> Tensor:
         y: Tensor = self.blocks(x)
@@ -149,6 +165,35 @@ class Projector(nn.Module):
             )
         return y
 
+    def _project_packed(self, x: Tensor, grids: Any) -> Tensor:
+        """``(n, c) -> (m, d)`` for images of these grids, one after the other."""
+        if not isinstance(grids, list | tuple) or not grids or isinstance(grids[0], int):
+            raise GridError(
+                f"packed tokens {tuple(x.shape)} with grid={grids!r:.60}",
+                "grid",
+                "a list with the grid of each image, [(h, w), ...]",
+            )
+        sizes = [check_grid(grid, f"grid[{index}]") for index, grid in enumerate(grids)]
+        total = sum(h * w for h, w in sizes)
+        if total != len(x):
+            raise GridError(
+                f"{len(x)} packed tokens, but the grids hold {total}",
+                "x",
+                "the same",
+                "Prefix tokens have no place among packed images: drop them before."
+                if self.spec.prefix_tokens
+                else "",
+            )
+        for h, w in dict.fromkeys(sizes):
+            self._admit(h, w)
+        if self._blocked:
+            x = to_raster_packed(x, sizes)
+        pairs = [
+            (module, mixes_tokens([block]))
+            for module, block in zip(self.blocks, self.spec.blocks, strict=True)
+        ]
+        return run_packed(pairs, x, sizes, self._admitted.__getitem__)
+
     def _check(self, x: Tensor) -> torch.Size:
         """Return the shape of a feature of this projector's width and dtype; refuse all else."""
         width = self.spec.in_
@@ -159,9 +204,9 @@ class Projector(nn.Module):
             raise GridError(f"a {kind} tensor", "x", "a dense tensor")
         shape = x.shape
         rank = len(shape)
-        if rank not in (3, 4):
+        if rank not in (2, 3, 4):
             raise GridError(f"shape {tuple(shape)}", "x", _wanted(width))
-        channels = shape[2] if rank == 3 else shape[1]
+        channels = shape[1] if rank == 4 else shape[-1]
         if channels != width:
             hint = ""
             if rank == 4 and shape[3] == width:
@@ -183,7 +228,7 @@ class Projector(nn.Module):
             )
         return shape
 
-    def _sides(self, n: int, grid: Sequence[int] | None) -> Grid:
+    def _sides(self, n: int, grid: Any) -> Grid:
         """Return the grid of n tokens. The only place where a square root is taken."""
         if n <= 0:
             raise self._misfit(n, 0, 0, grid)
@@ -211,12 +256,24 @@ class Projector(nn.Module):
         """Let the blocks refuse a grid, once per grid; a compiler sees their modules only."""
         if torch.compiler.is_compiling() or (h, w) in self._admitted:
             return
-        self.spec.walk((h, w))
+        if self._blocked and (h % 2 or w % 2):
+            raise GridError(
+                f"a grid of {h}x{w} cannot come in blocks of 2x2",
+                "grid",
+                "even sides",
+                "Set token_order='raster' if the tokens come row by row.",
+            )
+        track: list[Grid] = []
+        for step in self.spec.walk((h, w)):
+            rows, columns = step.y.grid
+            if rows is None or columns is None:
+                raise SpecError("a block forgets how many tokens it makes", "blocks")
+            track.append((rows, columns))
         if len(self._admitted) >= _ADMITTED:
             self._admitted = {}
-        self._admitted[h, w] = None
+        self._admitted[h, w] = track
 
-    def _misfit(self, n: int, h: int, w: int, grid: Sequence[int] | None) -> GridError:
+    def _misfit(self, n: int, h: int, w: int, grid: Any) -> GridError:
         prefix = self.spec.prefix_tokens
         total = f"{n} tokens" + (f" after {prefix} prefix tokens" if prefix else "")
         if n <= 0:

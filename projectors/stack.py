@@ -49,6 +49,8 @@ class Stack(Spec):
         in_: The input width, written ``"in"``.
         out: The output width.
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry.
+        token_order: How tokens come in: ``raster``, row by row; or ``blocked``, as Qwen's towers
+            give them: the four tokens of each 2x2 block together. Undone on entry.
         blocks: The chain.
 
     Raises:
@@ -61,6 +63,7 @@ class Stack(Spec):
     in_: Size = Field(validation_alias=AliasChoices("in", "in_"), serialization_alias="in")
     out: Size
     prefix_tokens: PrefixTokens = 0
+    token_order: Literal["raster", "blocked"] = "raster"
     blocks: Blocks
 
     @classmethod

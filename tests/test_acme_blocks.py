@@ -11,15 +11,17 @@ import pytest
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "acme-blocks"
 
+# ruff: noqa: E501 - a document says every default of a block on one line
 DOCUMENT = """\
 {
   "schema": 1,
   "in": 6,
   "out": 10,
   "prefix_tokens": 0,
+  "token_order": "raster",
   "blocks": [
     {"type": "pointwise", "out": "out", "bias": true},
-    {"type": "norm-act", "norm": "none", "eps": 1e-05, "act": "gelu"},
+    {"type": "norm-act", "norm": "none", "eps": 1e-05, "weight": "plain", "cast": "before", "act": "gelu"},
     {"type": "acme-blocks/gate", "bias": true},
     {"type": "pointwise", "out": "out", "bias": true}
   ]

@@ -210,7 +210,21 @@ def test_spatial_blocks_refuse_a_sequence(name: str) -> None:
 
 def test_needs_grid_is_what_the_blocks_say() -> None:
     free = {name for name in BLOCKS.names() if not BLOCKS.get(name).needs_grid}
-    assert free == {"identity", "norm-act", "pointwise", "residual"}
+    assert free == {
+        "extra-tokens",
+        "glu",
+        "identity",
+        "norm-act",
+        "parallel",
+        "pointwise",
+        "qformer",
+        "repeat",
+        "resampler",
+        "residual",
+        "scale",
+    }
+    mixing = {name for name in free if BLOCKS.get(name).mixes_tokens}
+    assert mixing == {"extra-tokens", "qformer", "resampler"}
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,10 @@ from mobilevlm.blocks.pointwise import Pointwise
 from mobilevlm.blocks.residual import Residual
 
 KNOWN = (
-    "Known: depthwise, depthwise-residual, identity, norm-act, pointwise, pool, preset, residual, "
-    "squeeze-excite."
+    "Known: conv, depthwise, depthwise-residual, extra-tokens, glu, identity, newline, norm-act, "
+    "parallel, patch-merge, pointwise, pool, and others."
 )
-ACTS = "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'hardswish' or 'none'"
+ACTS = "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'hardswish' or 'none'"
 WIDTH = "an integer, 'in', 'out' or 'same'"
 
 
@@ -89,15 +89,19 @@ def test_every_default_is_written_out_one_block_a_line() -> None:
         '  "in": 1024,\n'
         '  "out": 2048,\n'
         '  "prefix_tokens": 0,\n'
+        '  "token_order": "raster",\n'
         '  "blocks": [\n'
         '    {"type": "pointwise", "out": "out", "bias": true},\n'
-        '    {"type": "norm-act", "norm": "none", "eps": 1e-05, "act": "gelu"},\n'
+        '    {"type": "norm-act", "norm": "none", "eps": 1e-05, "weight": "plain", '
+        '"cast": "before", "act": "gelu"},\n'
         '    {"type": "depthwise-residual", "kernel": 5, "stride": 1, "bias": true},\n'
         '    {"type": "pointwise", "out": "out", "bias": true},\n'
-        '    {"type": "norm-act", "norm": "layer", "eps": 1e-05, "act": "gelu"},\n'
+        '    {"type": "norm-act", "norm": "layer", "eps": 1e-05, "weight": "plain", '
+        '"cast": "before", "act": "gelu"},\n'
         '    {"type": "depthwise-residual", "kernel": 5, "stride": 2, "bias": true},\n'
         '    {"type": "pointwise", "out": "out", "bias": true},\n'
-        '    {"type": "norm-act", "norm": "layer", "eps": 1e-05, "act": "none"}\n'
+        '    {"type": "norm-act", "norm": "layer", "eps": 1e-05, "weight": "plain", '
+        '"cast": "before", "act": "none"}\n'
         "  ]\n"
         "}\n"
     )
@@ -136,7 +140,14 @@ def test_a_preset_inside_a_stack_is_expanded_with_its_own_ends() -> None:
     )
     assert spec.model_dump()["blocks"] == [
         {"type": "pointwise", "out": 96, "bias": True},
-        {"type": "norm-act", "norm": "none", "eps": 1e-5, "act": "gelu"},
+        {
+            "type": "norm-act",
+            "norm": "none",
+            "eps": 1e-5,
+            "weight": "plain",
+            "cast": "before",
+            "act": "gelu",
+        },
         {"type": "pointwise", "out": 96, "bias": True},
         {"type": "residual", "body": [{"type": "pointwise", "out": 96, "bias": True}]},
         {"type": "pointwise", "out": 128, "bias": True},
@@ -199,8 +210,8 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         document("pointwise", inn=3),
-        "unknown key 'inn'; expected one of schema, in, out, prefix_tokens, blocks. Did you mean "
-        "'in'?",
+        "unknown key 'inn'; expected one of schema, in, out, prefix_tokens, token_order, blocks. "
+        "Did you mean 'in'?",
     ),
     ({"in": 64, "blocks": ["pointwise"]}, "key 'out' is missing"),
     ({"in": 64, "out": 3, 5: 3}, "key 5 is not a string"),
@@ -209,7 +220,7 @@ REFUSED: list[tuple[Any, str]] = [
         'blocks[0]: key \'type\' is missing; expected a block such as {"type": "pointwise"}',
     ),
     (document(5), 'blocks[0]: 5; expected a block such as {"type": "pointwise"}'),
-    (document(), "blocks: 0 blocks; expected from 1 to 4,096"),
+    (document(), "blocks: there are no blocks; expected at least one"),
     (document() | {"blocks": "pointwise"}, 'blocks: "pointwise"; expected a list of blocks'),
     # numbers
     (
@@ -363,7 +374,7 @@ REFUSED: list[tuple[Any, str]] = [
     # size and shape of the document
     (
         document(*["identity"] * 4096, "pointwise"),
-        "blocks: 4,097 blocks; expected from 1 to 4,096",
+        "blocks: 4,097 blocks; expected at most 4,096",
     ),
     (
         document(*["identity"] * 10**6),
@@ -804,7 +815,7 @@ def test_faults_of_other_peoples_presets_name_the_preset() -> None:
         "raise": "Wrong: expand failed: KeyError: 'boom'",
         "type": "Wrong: expand returned {}; expected a Stack 4 -> 8",
         "widths": "Wrong: expand returned Stack(schema_=1, in_=4, out=5, prefix_tokens=0, "
-        "blocks=(Pointwise(out='out', ...; expected a Stack 4 -> 8",
+        "token_order='raster', blocks=...; expected a Stack 4 -> 8",
     }.items():
         with pytest.raises(SpecError) as caught:
             Wrong(how=how).stack(4, 8)

@@ -151,6 +151,29 @@ def test_ldp_follows_its_description(
         torch.testing.assert_close(ldp(x), eleven_steps(ldp, x), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize(("widths", "grid"), [((6, 6), (8, 6)), ((6, 10), (5, 7))])
+def test_ldp_with_the_skip_from_its_input(
+    widths: tuple[int, int], grid: tuple[int, int], scale: float
+) -> None:
+    ldp = randomize(build_projector("ldp", *widths, skip="input", dtype=torch.float64))
+    main, skip = ldp.blocks[0].branches
+    x = torch.randn(2, widths[0], *grid, dtype=torch.float64) * scale
+    with torch.inference_mode():
+        y = F.gelu(F.conv2d(x, main[0].weight[:, :, None, None], main[0].bias))
+        y = F.conv2d(y, main[2].weight, main[2].bias, 1, 1, groups=widths[1]) + y
+        y = F.conv2d(y, main[3].weight[:, :, None, None], main[3].bias)
+        y = F.gelu(layer_norm_2d(y, main[4].norm))
+        y = F.conv2d(y, main[5].weight, main[5].bias, 2, 1, groups=widths[1])
+        z = average_skip(x)
+        if widths[0] != widths[1]:
+            z = F.conv2d(z, skip[1].weight[:, :, None, None], skip[1].bias)
+        y = F.conv2d(y + z, ldp.blocks[1].weight[:, :, None, None], ldp.blocks[1].bias)
+        expected = layer_norm_2d(y, ldp.blocks[2].norm)
+        torch.testing.assert_close(ldp(x), expected, rtol=1e-9, atol=1e-12)
+    assert len(skip) == (1 if widths[0] == widths[1] else 2)
+
+
 def test_ldp_has_only_the_described_parameters_in_order_of_use() -> None:
     layer = LDP(in_channels=6, out_channels=10)
     shapes = {key: tuple(value.shape) for key, value in layer.state_dict().items()}

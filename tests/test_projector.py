@@ -291,7 +291,8 @@ REFUSED = [
     ),
     (
         lambda p: p(torch.randn(16, 6)),
-        "x: shape (16, 6); expected tokens (b, n, 6) or a map (b, 6, h, w)",
+        "grid: packed tokens (16, 6) with grid=None; expected a list with the grid of each image, "
+        "[(h, w), ...]",
     ),
     (
         lambda p: p(torch.randn(1, 16, 7)),

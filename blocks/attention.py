@@ -1,0 +1,127 @@
+"""Multi-head attention and the feed-forward layers between, for the blocks made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .activation import activation
+from .errors import SpecError
+from .feature import MAX_WIDTH
+from .glu import GluModule
+
+__all__ = ["Attention", "Depth", "FeedForward", "Ffn", "Heads", "Queries", "head_width", "queries"]
+
+Depth: TypeAlias = Annotated[int, Field(ge=1, le=256)]
+"""A number of layers."""
+
+Heads: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
+"""A number of attention heads."""
+
+Queries: TypeAlias = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+"""A number of learned queries, which is the number of tokens that come out."""
+
+Ffn: TypeAlias = Literal["gelu", "relu", "swiglu"]
+"""A feed-forward layer: two linear layers and what stands between, or a SwiGLU and a linear."""
+
+
+def head_width(channels: int, heads: int) -> int:
+    """Return the width of a head.
+
+    >>> head_width(768, 12)
+    64
+
+    Raises:
+        SpecError: The heads do not share the channels evenly.
+    """
+    if channels % heads:
+        raise SpecError(
+            f"{heads} heads do not share {channels} channels evenly",
+            expected="a number of heads that divides them",
+        )
+    return channels // heads
+
+
+def queries(number: int, channels: int, std: float) -> nn.Parameter:
+    """Make learned queries ``(n, c)``, drawn from a normal distribution."""
+    return nn.Parameter(torch.randn(number, channels) * std)
+
+
+class Attention(nn.Module):
+    """Multi-head attention; ``(b, n, c), (b, m, d), (b, m, d) -> (b, n, c)``.
+
+    Keys: ``q_proj``, ``k_proj``, ``v_proj``, ``out_proj``; with `qk_norm` also ``q_norm``,
+    ``k_norm``.
+
+    Args:
+        channels: The queries' width c, which is the output's.
+        context: The keys' and values' width d.
+        heads: The number of heads.
+        head_dim: The width of a head.
+        kv_heads: The number of heads of keys and values, which divides the other (grouped-query
+            attention); None is as many.
+        bias: Whether the four linear layers have biases.
+        qk_norm: Whether each head's queries and keys pass a LayerNorm.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        context: int,
+        heads: int,
+        head_dim: int,
+        *,
+        kv_heads: int | None = None,
+        bias: bool = True,
+        qk_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        kv_heads = kv_heads or heads
+        self.head_dim = head_dim
+        self.grouped = kv_heads != heads
+        self.q_proj = nn.Linear(channels, heads * head_dim, bias=bias)
+        self.q_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
+        self.k_proj = nn.Linear(context, kv_heads * head_dim, bias=bias)
+        self.k_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
+        self.v_proj = nn.Linear(context, kv_heads * head_dim, bias=bias)
+        self.out_proj = nn.Linear(heads * head_dim, channels, bias=bias)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q = self.q_norm(self._split(self.q_proj(q)))
+        k = self.k_norm(self._split(self.k_proj(k)))
+        v = self._split(self.v_proj(v))
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.grouped)
+        out: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        """``(b, n, heads * d) -> (b, heads, n, d)``."""
+        return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """Each token through ``up``, an activation and ``down``; ``(..., c) -> (..., c)``.
+
+    Keys: ``up.weight`` or, for ``swiglu``, ``up.gate.weight`` and ``up.value.weight``;
+    ``down.weight``; and their ``bias``.
+    """
+
+    def __init__(self, channels: int, hidden: int, kind: Ffn, *, bias: bool) -> None:
+        super().__init__()
+        self.up: nn.Module
+        self.act: nn.Module
+        if kind == "swiglu":
+            self.up = GluModule(channels, hidden, "silu", bias, None)
+            self.act = nn.Identity()
+        else:
+            self.up = nn.Linear(channels, hidden, bias=bias)
+            self.act = activation(kind)
+        self.down = nn.Linear(hidden, channels, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(self.act(self.up(x)))
+        return y

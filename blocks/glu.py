@@ -1,0 +1,61 @@
+"""The gated linear unit."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from .activation import Act, activation
+from .block import Block
+from .feature import Feature, Width
+
+__all__ = ["Glu", "GluModule"]
+
+
+class Glu(Block):
+    """Two linear layers, one the gate of the other; ``(b, h, w, c) -> (b, h, w, out)``.
+
+    ``act(gate(x)) * value(x)``; with ``silu`` it is SwiGLU, whose last layer is a pointwise block
+    after this one. Source: Shazeer, "GLU Variants Improve Transformer", 2020. Keys:
+    ``gate.weight`` (out, c), ``value.weight`` (out, c), and their ``bias`` (out).
+
+    Attributes:
+        out: The output width.
+        act: The gate's activation.
+        bias: Whether both layers have a bias.
+        limit: Clamp the gate's activation input to at most this and the value to plus or minus
+            this, as GLM5 does; None is no limit.
+    """
+
+    needs_grid: ClassVar[bool] = False
+
+    out: Width = "out"
+    act: Act = "silu"
+    bias: bool = True
+    limit: Annotated[float, Field(gt=0)] | None = None
+
+    def flow(self, x: Feature) -> Feature:
+        return x.replace(channels=x.width(self.out))
+
+    def build(self, x: Feature) -> nn.Module:
+        return GluModule(x.channels, x.width(self.out), self.act, self.bias, self.limit)
+
+
+class GluModule(nn.Module):
+    """``act(gate(x)) * value(x)``; ``(..., c) -> (..., out)``."""
+
+    def __init__(self, in_: int, out: int, act: Act, bias: bool, limit: float | None) -> None:
+        super().__init__()
+        self.gate = nn.Linear(in_, out, bias=bias)
+        self.value = nn.Linear(in_, out, bias=bias)
+        self.act = activation(act)
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.gate(x), self.value(x)
+        if self.limit is not None:
+            gate, value = gate.clamp(max=self.limit), value.clamp(-self.limit, self.limit)
+        y: Tensor = self.act(gate) * value
+        return y

@@ -1,0 +1,103 @@
+"""Several chains of blocks from the same feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor, nn
+
+from .block import Block, Blocks, chains, walk
+from .errors import GridError, SpecError
+from .feature import Feature
+
+__all__ = ["Parallel", "ParallelModule"]
+
+
+def _several(branches: tuple[Blocks, ...]) -> tuple[Blocks, ...]:
+    if len(branches) < 2:
+        found = "there is one branch" if branches else "there are no branches"
+        raise SpecError(found, expected="at least two")
+    return branches
+
+
+class Parallel(Block):
+    """Run several chains on the same feature and join what they give.
+
+    ``(b, h, w, c) -> (b, h', w', d)``; all branches end on the same grid. A branch that passes the
+    feature on is ``["identity"]``. Keys: ``branches.<k>.<i>.`` for the i-th block of the k-th.
+
+    Attributes:
+        branches: The chains, at least two.
+        join: ``add`` or ``mul``, number by number, for branches of the same width; or ``cat``, on
+            channels, in order.
+    """
+
+    needs_grid: ClassVar[bool] = False  # it does not; its branches may
+
+    branches: Annotated[tuple[Blocks, ...], Field(strict=False), AfterValidator(_several)]
+    join: Literal["add", "cat", "mul"] = "add"
+
+    def flow(self, x: Feature) -> Feature:
+        ends = [
+            walk(branch, x, f".branches[{index}]")[-1].y
+            for index, branch in enumerate(self.branches)
+        ]
+        first = ends[0]
+        widths = [y.channels for y in ends]
+        for y in ends[1:]:
+            if y.layout != first.layout:
+                raise SpecError("one of its branches keeps the grid, another has lost it")
+            for have, other in zip(first.grid, y.grid, strict=True):
+                if have is not None and other is not None and have != other:
+                    raise _apart(first.grid, y.grid)
+            if self.join != "cat" and y.channels != first.channels:
+                raise SpecError(
+                    f"its branches end with {first.channels} and {y.channels} channels",
+                    expected=f"the same width for join {self.join!r}",
+                )
+        # A branch may know a side, such as an adaptive pool's, that another does not.
+        h, w = (
+            next((side for side in sides if side is not None), None)
+            for sides in zip(*(y.grid for y in ends), strict=True)
+        )
+        return first.replace(
+            grid=(h, w), channels=sum(widths) if self.join == "cat" else first.channels
+        )
+
+    def build(self, x: Feature) -> nn.Module:
+        branches = ([step.block.build(step.x) for step in steps] for _, steps in chains(self, x))
+        return ParallelModule(*branches, join=self.join)
+
+
+def _apart(a: Sequence[int | None], b: Sequence[int | None]) -> GridError:
+    sides = [f"{h or '?'}x{w or '?'}" for h, w in (a, b)]
+    return GridError(f"its branches end on grids of {' and '.join(sides)}", expected="the same")
+
+
+class ParallelModule(nn.Module):
+    """Chains from the same feature, joined; ``(b, h, w, c) -> (b, h', w', d)``.
+
+    Raises:
+        GridError: The chains end on different grids.
+    """
+
+    def __init__(self, *branches: Sequence[nn.Module], join: str) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(*branch) for branch in branches)
+        self.join = join
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts: list[Tensor] = [branch(x) for branch in self.branches]
+        for part in parts[1:]:  # never broadcast one over the other
+            if part.shape[1:3] != parts[0].shape[1:3]:
+                raise _apart(parts[0].shape[1:3], part.shape[1:3])
+        if self.join == "cat":
+            return torch.cat(parts, -1)
+        return reduce(torch.mul if self.join == "mul" else torch.add, parts)
+
+    def extra_repr(self) -> str:
+        return f"join={self.join}"

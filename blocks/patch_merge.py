@@ -1,0 +1,118 @@
+"""Space to depth: a window of tokens becomes one wide token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .block import Block
+from .errors import GridError
+from .feature import Feature, Grid
+from .window import take, window_index
+
+__all__ = ["PatchMerge", "PatchMergeModule"]
+
+
+def _pair(size: Any) -> Any:
+    return (size, size) if type(size) is int else size
+
+
+_Side = Annotated[int, Field(ge=1, le=64)]
+Window = Annotated[tuple[_Side, _Side], Field(strict=False), BeforeValidator(_pair)]
+
+
+class PatchMerge(Block):
+    """Join each window of tokens on channels; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``.
+
+    Also called pixel unshuffle, space to depth, patch merger. A convolution whose kernel is its
+    stride is this with order ``chw``, then a pointwise layer.
+
+    Attributes:
+        size: The window (p, q); one number for both.
+        order: How the window's numbers stand in the wide token: ``hwc`` (token after token, as in
+            Idefics3, InternVL, Qwen) or ``chw`` (channel after channel, as in `F.unfold`, Mistral3
+            and convolutions).
+        odd: What to do with a side that is no multiple: ``refuse``, ``pad`` with zeros below and
+            to the right, or ``drop`` what is left over.
+        transpose: Give the windows column by column, as InternVL's first version did.
+    """
+
+    size: Window = (2, 2)
+    order: Literal["hwc", "chw"] = "hwc"
+    odd: Literal["refuse", "pad", "drop"] = "refuse"
+    transpose: bool = False
+
+    def flow(self, x: Feature) -> Feature:
+        (h, w), (p, q) = x.raster().grid, self.size
+        sides = [
+            None if side is None else _merged(side, step, x.grid, self)
+            for side, step in ((h, p), (w, q))
+        ]
+        grid = (sides[1], sides[0]) if self.transpose else (sides[0], sides[1])
+        return x.replace(grid=grid, channels=p * q * x.channels)
+
+    def build(self, x: Feature) -> nn.Module:
+        return PatchMergeModule(self.size, self.order, self.odd, transpose=self.transpose)
+
+
+def _merged(side: int, step: int, grid: tuple[int | None, int | None], merge: PatchMerge) -> int:
+    if side % step and merge.odd == "refuse":
+        raise GridError(
+            f"a grid of {grid[0]}x{grid[1]} does not divide into windows of "
+            f"{merge.size[0]}x{merge.size[1]}",
+            hint="Set odd='pad' or odd='drop', if the model was trained so.",
+        )
+    merged = -(-side // step) if merge.odd == "pad" else side // step
+    if not merged:
+        raise GridError(
+            f"a grid of {grid[0]}x{grid[1]} holds no window of {merge.size[0]}x{merge.size[1]}"
+        )
+    return merged
+
+
+class PatchMergeModule(nn.Module):
+    """Windows joined on channels, in one copy; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``."""
+
+    def __init__(self, size: Grid, order: str, odd: str, *, transpose: bool = False) -> None:
+        super().__init__()
+        self.size = size
+        self.order = order
+        self.odd = odd
+        self.transpose = transpose
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Merge the windows of a batch of equal grids."""
+        p, q = self.size
+        if self.odd == "pad":
+            x = F.pad(x, (0, 0, 0, -x.shape[2] % q, 0, -x.shape[1] % p))
+        elif self.odd == "drop":
+            x = x[:, : x.shape[1] // p * p, : x.shape[2] // q * q]
+        b, h, w, c = x.shape
+        x = x.view(b, h // p, p, w // q, q, c)
+        rows, columns = (3, 1) if self.transpose else (1, 3)
+        inner = (2, 4, 5) if self.order == "hwc" else (5, 2, 4)
+        return x.permute(0, rows, columns, *inner).flatten(3)
+
+    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
+        """Merge the windows of packed images of different sizes."""
+        index, inside = window_index(
+            grids,
+            self.size,
+            ceil=self.odd == "pad",
+            device=x.device,
+            transpose=self.transpose,
+        )
+        y = take(x, index)
+        if inside is not None:
+            y = y * inside[..., None]
+        if self.order == "chw":
+            y = y.transpose(1, 2)
+        return y.flatten(1)
+
+    def extra_repr(self) -> str:
+        """Show the options in ``repr``."""
+        return f"{self.size}, {self.order}, odd={self.odd}, transpose={self.transpose}"

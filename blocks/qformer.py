@@ -1,0 +1,113 @@
+"""The Q-Former: a small BERT of learned queries that looks at the image every few layers."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from .attention import Attention, Depth, FeedForward, Heads, Queries, head_width, queries
+from .block import Block
+from .feature import MAX_WIDTH, Feature, Width
+
+__all__ = ["QFormer", "QFormerLayer", "QFormerModule"]
+
+_EPS = 1e-12
+
+
+class QFormer(Block):
+    """Let learned queries talk and read the tokens in turn; ``(b, h, w, c) -> (b, 1, n, out)``.
+
+    ``q = LN(queries)``, then `depth` layers of ``q = LN(q + attention(q, q))``, in every
+    `cross_every`-th layer, the first included, ``q = LN(q + attention(q, x))``, and
+    ``q = LN(q + ffn(q))`` with the exact GELU; biases everywhere, the eps is 1e-12. Any number of
+    tokens comes in, and their order does not matter. Source: Li et al., "BLIP-2", 2023;
+    `Blip2QFormerModel` of transformers, without its dropout. Keys: ``queries`` (n, out),
+    ``norm``, then for each layer ``layers.<i>.self_attention``, ``.self_norm``,
+    ``.cross_attention``, ``.cross_norm``, ``.ffn``, ``.ffn_norm``.
+
+    Attributes:
+        out: The queries' and the output's width.
+        queries: The number n of queries.
+        depth: The number of layers.
+        heads: The number of heads, which divides `out`.
+        hidden: The inner width of the feed-forward layers; None is four times `out`.
+        cross_every: How many layers it is from one that reads the tokens to the next.
+    """
+
+    needs_grid: ClassVar[bool] = False
+    mixes_tokens: ClassVar[bool] = True
+
+    out: Width = "out"
+    queries: Queries = 32
+    depth: Depth = 12
+    heads: Heads = 12
+    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    cross_every: Depth = 2
+
+    def flow(self, x: Feature) -> Feature:
+        out = x.width(self.out)
+        head_width(out, self.heads)
+        return x.replace(channels=out, grid=(1, self.queries), layout="sequence")
+
+    def build(self, x: Feature) -> nn.Module:
+        out = x.width(self.out)
+        hidden = self.hidden or 4 * out
+        contexts = (None if index % self.cross_every else x.channels for index in range(self.depth))
+        layers = (QFormerLayer(out, context, self.heads, hidden) for context in contexts)
+        return QFormerModule(queries(self.queries, out, 0.02), nn.LayerNorm(out, _EPS), *layers)
+
+
+class QFormerModule(nn.Module):
+    """Queries through layers that may read the tokens; ``(b, h, w, c) -> (b, 1, n, d)``.
+
+    Args:
+        first: The queries (n, d) to begin with.
+        norm: Their norm.
+        *layers: Modules that take the queries (b, n, d) and the tokens (b, m, c).
+    """
+
+    def __init__(self, first: nn.Parameter, norm: nn.Module, *layers: nn.Module) -> None:
+        super().__init__()
+        self.queries = first
+        self.norm = norm
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1, 2)
+        q: Tensor = self.norm(self.queries).expand(x.shape[0], -1, -1)
+        for layer in self.layers:
+            q = layer(q, x)
+        return q[:, None]
+
+
+class QFormerLayer(nn.Module):
+    """Queries talk, read the tokens, think; ``(b, n, d), (b, m, c) -> (b, n, d)``.
+
+    Args:
+        channels: The queries' width d.
+        context: The tokens' width c; None for a layer that does not read them.
+        heads: The number of heads.
+        hidden: The inner width of the feed-forward layer.
+    """
+
+    def __init__(self, channels: int, context: int | None, heads: int, hidden: int) -> None:
+        super().__init__()
+        width = head_width(channels, heads)
+        self.self_attention = Attention(channels, channels, heads, width)
+        self.self_norm = nn.LayerNorm(channels, _EPS)
+        self.cross_attention: Attention | None = None
+        self.cross_norm: nn.LayerNorm | None = None
+        if context is not None:
+            self.cross_attention = Attention(channels, context, heads, width)
+            self.cross_norm = nn.LayerNorm(channels, _EPS)
+        self.ffn = FeedForward(channels, hidden, "gelu", bias=True)
+        self.ffn_norm = nn.LayerNorm(channels, _EPS)
+
+    def forward(self, q: Tensor, x: Tensor) -> Tensor:
+        q = self.self_norm(q + self.self_attention(q, q, q))
+        if self.cross_attention is not None and self.cross_norm is not None:
+            q = self.cross_norm(q + self.cross_attention(q, x, x))
+        y: Tensor = self.ffn_norm(q + self.ffn(q))
+        return y

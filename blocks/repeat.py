@@ -1,0 +1,70 @@
+"""A chain of blocks several times in a row."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import nn
+
+from .block import Block, Blocks, chains, walk, with_bodies
+from .errors import SpecError
+from .feature import Feature
+from .spec import MAX_BLOCKS
+
+__all__ = ["Repeat"]
+
+
+class Repeat(Block):
+    """Run a chain `times` times in a row, with weights of its own each time.
+
+    ``(b, h, w, c) -> body(...body(x))``; the body may change grid and width, as often as it runs.
+    Keys: ``<t>.body.<i>.`` for the i-th block of the t-th copy.
+
+    Attributes:
+        times: How many copies there are.
+        body: The blocks of one copy.
+    """
+
+    needs_grid: ClassVar[bool] = False  # it does not; its body may
+
+    times: Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
+    body: Blocks
+
+    @property
+    def _copies(self) -> int:
+        return self.times
+
+    def flow(self, x: Feature) -> Feature:
+        for _ in range(self.times):
+            y = walk(self.body, x, ".body")[-1].y
+            if y == x:  # so does every further copy
+                break
+            x = y
+        return x
+
+    def expand(self, x: Feature) -> Sequence[Block]:
+        body: tuple[Block, ...] = ()
+        for _ in range(self.times):
+            steps = walk(self.body, x, ".body", expand=True)
+            copy = tuple(step.block for step in steps)
+            if body and copy != body:
+                raise SpecError(
+                    f"a preset inside expands differently for {x} than for the first copy",
+                    expected="copies that are alike",
+                    hint="Write the copies one after the other.",
+                )
+            body = copy
+            if steps[-1].y == x:
+                break
+            x = steps[-1].y
+        return (with_bodies(self, {"body": body}),)
+
+    def build(self, x: Feature) -> nn.Module:
+        copies = [
+            nn.Sequential(*(step.block.build(step.x) for step in steps))
+            for _, steps in chains(self, x)
+        ]
+        return nn.Sequential(*(nn.Sequential(OrderedDict(body=copy)) for copy in copies))

@@ -1,0 +1,147 @@
+"""The perceiver resampler: learned latents that read the image and each other."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from .attention import Attention, Depth, FeedForward, Ffn, Heads, Queries, queries
+from .block import Block
+from .errors import SpecError
+from .feature import Feature
+from .norm_act import RMSNorm
+
+__all__ = ["Resampler", "ResamplerLayer", "ResamplerModule"]
+
+Norm = Literal["layer", "rms"]
+
+
+class Resampler(Block):
+    """Let a fixed number of latents read the tokens; ``(b, h, w, c) -> (b, 1, n, c)``.
+
+    `depth` layers of ``z = z + attention(norm(z), [norm(x), norm(z)])`` and
+    ``z = z + ffn(norm(z))``, then a norm; no linear layer has a bias, and the feed-forward layers
+    are four times as wide as the tokens. Any number of tokens comes in, and their order does not
+    matter. Source: Alayrac et al., "Flamingo", 2022; `IdeficsPerceiverResampler` and
+    `Idefics2PerceiverResampler` of transformers. Keys: ``latents`` (n, c), then for each layer
+    ``layers.<i>.context_norm``, ``.latents_norm``, ``.attention``, ``.ffn_norm``, ``.ffn``, then
+    ``norm``.
+
+    Attributes:
+        queries: The number n of latents.
+        depth: The number of layers.
+        heads: The number of heads.
+        head_dim: The width of a head; heads and tokens need not be equally wide.
+        kv_heads: The number of heads of keys and values, which divides `heads`; None is as many.
+        norm: ``layer`` (Flamingo) or ``rms`` (Idefics2).
+        eps: Of the norms.
+        ffn: The feed-forward layers: two linear layers and ``gelu`` (OpenFlamingo) or ``relu``
+            (Idefics), or ``swiglu`` (Idefics2).
+        qk_norm: Whether each head's queries and keys pass a LayerNorm, as Idefics may.
+    """
+
+    needs_grid: ClassVar[bool] = False
+    mixes_tokens: ClassVar[bool] = True
+
+    queries: Queries = 64
+    depth: Depth = 6
+    heads: Heads = 8
+    head_dim: Annotated[int, Field(ge=1, le=1024)] = 64
+    kv_heads: Heads | None = None
+    norm: Norm = "layer"
+    eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    ffn: Ffn = "gelu"
+    qk_norm: bool = False
+
+    @model_validator(mode="after")
+    def _groups(self) -> Resampler:
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise SpecError(
+                f"{self.kv_heads} 'kv_heads' do not divide {self.heads} 'heads'",
+                hint="Leave it out for as many.",
+            )
+        return self
+
+    def flow(self, x: Feature) -> Feature:
+        return x.replace(grid=(1, self.queries), layout="sequence")
+
+    def build(self, x: Feature) -> nn.Module:
+        def norm() -> nn.Module:
+            if self.norm == "rms":
+                return RMSNorm(x.channels, self.eps, "plain", "before")
+            return nn.LayerNorm(x.channels, self.eps)
+
+        layers = (
+            ResamplerLayer(
+                norm(),
+                norm(),
+                Attention(
+                    x.channels,
+                    x.channels,
+                    self.heads,
+                    self.head_dim,
+                    kv_heads=self.kv_heads,
+                    bias=False,
+                    qk_norm=self.qk_norm,
+                ),
+                norm(),
+                FeedForward(x.channels, 4 * x.channels, self.ffn, bias=False),
+            )
+            for _ in range(self.depth)
+        )
+        return ResamplerModule(queries(self.queries, x.channels, 1.0), *layers, norm=norm())
+
+
+class ResamplerModule(nn.Module):
+    """Latents through layers that read the tokens, then a norm; ``(b, h, w, c) -> (b, 1, n, c)``.
+
+    Args:
+        latents: The latents (n, c) to begin with.
+        *layers: Modules that take the latents (b, n, c) and the tokens (b, m, c).
+        norm: The last norm.
+    """
+
+    def __init__(self, latents: nn.Parameter, *layers: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.latents = latents
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1, 2)
+        # A copy: torch's FLOP counter refuses a module given a view of a parameter.
+        latents = self.latents.repeat(x.shape[0], 1, 1)
+        for layer in self.layers:
+            latents = layer(latents, x)
+        y: Tensor = self.norm(latents)
+        return y[:, None]
+
+
+class ResamplerLayer(nn.Module):
+    """Latents read tokens and themselves, then think; ``(b, n, c), (b, m, c) -> (b, n, c)``."""
+
+    def __init__(
+        self,
+        context_norm: nn.Module,
+        latents_norm: nn.Module,
+        attention: nn.Module,
+        ffn_norm: nn.Module,
+        ffn: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.context_norm = context_norm
+        self.latents_norm = latents_norm
+        self.attention = attention
+        self.ffn_norm = ffn_norm
+        self.ffn = ffn
+
+    def forward(self, latents: Tensor, x: Tensor) -> Tensor:
+        x = self.context_norm(x)
+        q = self.latents_norm(latents)
+        kv = torch.cat([x, q], 1)
+        latents = latents + self.attention(q, kv, kv)
+        y: Tensor = latents + self.ffn(self.ffn_norm(latents))
+        return y

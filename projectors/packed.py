@@ -1,0 +1,69 @@
+"""Packed images: tokens of images of different sizes, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..blocks.feature import Grid
+from ..blocks.window import PackedModule, window_index
+
+__all__ = ["Track", "run_packed", "to_raster", "to_raster_packed"]
+
+
+Track: TypeAlias = Callable[[Grid], Sequence[Grid]]
+"""Says through which grids a grid goes: one entry per block, the grid after it."""
+
+
+def run_packed(
+    blocks: Sequence[tuple[nn.Module, bool]], x: Tensor, grids: Sequence[Grid], track: Track
+) -> Tensor:
+    """Run a chain on packed images; ``(n, c) -> (m, d)``.
+
+    A token-wise block runs once on all tokens, a merge or pool once through an index, any other
+    block once per distinct size.
+
+    Args:
+        blocks: The modules, each with whether it mixes an image's tokens.
+        x: The images' tokens.
+        grids: Their grids, n = sum(h * w).
+        track: The grids after each block.
+    """
+    tracks = {grid: track(grid) for grid in dict.fromkeys(grids)}
+    for number, (module, mixes_tokens) in enumerate(blocks):
+        before = [tracks[grid][number - 1] for grid in grids] if number else list(grids)
+        if not mixes_tokens:
+            x = module(x[None, None]).flatten(0, 2)
+        elif isinstance(module, PackedModule):
+            x = module.forward_packed(x, before)
+        else:
+            x = _by_size(module, x, before)
+    return x
+
+
+def _by_size(module: nn.Module, x: Tensor, before: list[Grid]) -> Tensor:
+    parts = torch.split(x, [h * w for h, w in before])
+    done: list[Tensor] = [x] * len(parts)
+    for grid in dict.fromkeys(before):
+        which = [index for index, other in enumerate(before) if other == grid]
+        batch = torch.stack([parts[index] for index in which])
+        y = module(batch.view(len(which), *grid, x.shape[1])).flatten(1, 2)
+        for index, image in zip(which, y.unbind(), strict=True):
+            done[index] = image
+    return torch.cat(done)
+
+
+def to_raster(x: Tensor, grid: Grid) -> Tensor:
+    """Put tokens that stand in blocks of 2 x 2 into rows; ``(b, n, c) -> (b, n, c)``."""
+    h, w = grid
+    b, _, c = x.shape
+    return x.view(b, h // 2, w // 2, 2, 2, c).transpose(2, 3).flatten(1, 4)
+
+
+def to_raster_packed(x: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """Put packed tokens that stand in blocks of 2 x 2 into rows; ``(n, c) -> (n, c)``."""
+    index, _ = window_index(grids, (2, 2), ceil=False, device=x.device)
+    return torch.empty_like(x).index_copy(0, index.flatten(), x)

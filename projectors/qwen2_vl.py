@@ -1,0 +1,78 @@
+"""The patch merger of the Qwen-VL models and of those that took it over."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..blocks.block import Block
+from ..blocks.feature import MAX_WIDTH
+from ..blocks.norm_act import NormAct
+from ..blocks.patch_merge import PatchMerge
+from ..blocks.pointwise import Pointwise
+from .preset import Preset
+from .stack import Stack
+
+__all__ = [
+    "KIMI_K25",
+    "LFM3_VL",
+    "PADDLEOCR_VL",
+    "QWEN2_5_VL",
+    "QWEN3_VL",
+    "QWEN3_VL_DEEPSTACK",
+    "Qwen2VL",
+]
+
+
+class Qwen2VL(Preset):
+    """``norm > merge 2x2 (hwc) > Linear > GELU > Linear``; a quarter of the tokens comes out.
+
+    Used by Qwen2-VL to Qwen3.5-VL (RMS norm in Qwen2.5), Kimi-K2.5, PaddleOCR-VL, LFM3-VL and
+    many more. Source: `PatchMerger` of transformers' Qwen2-VL and the classes named after it.
+
+    Traps: Qwen's towers hand over their tokens block by block, four neighbours together
+    (``token_order="blocked"``); PaddleOCR-VL's row by row. The eps is 1e-6, in Kimi and
+    PaddleOCR-VL 1e-5. Qwen3-VL's deepstack mergers normalise after the merge.
+
+    Attributes:
+        norm: ``layer`` or ``rms``.
+        eps: Of the norm.
+        norm_after: Normalise the merged tokens rather than the single ones.
+        merge: The side of the merged windows.
+        hidden: The inner width; None is that of a merged token.
+        bias: Whether the linear layers have biases.
+        token_order: How the tokens come in: ``blocked`` or ``raster``.
+    """
+
+    norm: Literal["layer", "rms"] = "layer"
+    eps: float = 1e-6
+    norm_after: bool = False
+    merge: Annotated[int, Field(ge=1, le=16)] = 2
+    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    bias: bool = True
+    token_order: Literal["raster", "blocked"] = "blocked"
+
+    def expand(self, in_: int, out: int) -> Stack:
+        norm = NormAct(norm=self.norm, eps=self.eps, act="none")
+        merge = PatchMerge(size=(self.merge, self.merge))
+        first: tuple[Block, ...] = (merge, norm) if self.norm_after else (norm, merge)
+        return Stack(
+            in_=in_,
+            out=out,
+            token_order=self.token_order,
+            blocks=(
+                *first,
+                Pointwise(out=self.hidden or "same", bias=self.bias),
+                NormAct(norm="none", act="gelu"),
+                Pointwise(bias=self.bias),
+            ),
+        )
+
+
+QWEN2_5_VL = Qwen2VL(norm="rms")
+QWEN3_VL = Qwen2VL()
+QWEN3_VL_DEEPSTACK = Qwen2VL(norm_after=True)
+KIMI_K25 = Qwen2VL(eps=1e-5)
+PADDLEOCR_VL = Qwen2VL(eps=1e-5, token_order="raster")
+LFM3_VL = Qwen2VL()

@@ -1,0 +1,41 @@
+"""Voxtral's audio projector."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ..blocks.norm_act import NormAct
+from ..blocks.patch_merge import PatchMerge
+from ..blocks.pointwise import Pointwise
+from .preset import Preset
+from .stack import Stack
+
+__all__ = ["Voxtral"]
+
+
+class Voxtral(Preset):
+    """``stack 4 frames > Linear > GELU > Linear``; 1 token of 4 comes out.
+
+    Used by Voxtral. Source: `VoxtralMultiModalProjector` of transformers and the reshape before it.
+
+    Traps: no biases; frames are a grid of one row, ``grid=(1, n)``.
+
+    Attributes:
+        frames: How many frames stand in one token.
+    """
+
+    frames: Annotated[int, Field(ge=1, le=64)] = 4
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                PatchMerge(size=(1, self.frames)),
+                Pointwise(bias=False),
+                NormAct(norm="none", act="gelu"),
+                Pointwise(bias=False),
+            ),
+        )

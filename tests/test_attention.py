@@ -1,0 +1,417 @@
+"""The attention families: against upstream's classes or the published computation, and as blocks.
+
+The references of OpenFlamingo and MiniCPM-V, which transformers does not have, are written here
+from `open_flamingo/src/helpers.py` and the models' `resampler.py`.
+"""
+
+from types import SimpleNamespace as NS
+from typing import Any
+
+import pytest
+import torch
+from test_zoo import Case, D, V, hf, plain, randomize
+from torch import Tensor, nn
+from torch.export import Dim, export
+
+from mobilevlm import BLOCKS, Projector, SpecError, build_projector, plan_projector
+from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream, to_upstream
+
+N = 5  # queries
+
+
+# ---------------------------------------------------------------------------- upstream
+
+
+def idefics(qk_norm: bool) -> Any:
+    return lambda: hf("idefics.perceiver", "IdeficsPerceiverResampler")(
+        NS(
+            perceiver_config=NS(qk_layer_norms_perceiver=qk_norm),
+            vision_config=NS(embed_dim=V),
+        ),
+        *(V, 2, 4, 6, N),
+    )
+
+
+def idefics2() -> nn.Module:
+    from transformers import Idefics2Config
+
+    config = Idefics2Config(
+        vision_config={"hidden_size": V},
+        text_config={"model_type": "mistral", "hidden_size": D, "intermediate_size": 40},
+        perceiver_config={
+            "hidden_size": D,
+            "resampler_n_latents": N,
+            "resampler_depth": 2,
+            "resampler_n_heads": 4,
+            "resampler_head_dim": 6,
+            "num_key_value_heads": 2,
+        },
+    )
+    config.perceiver_config._attn_implementation = "eager"
+    return hf("idefics2.modeling_idefics2", "Idefics2Connector")(config)
+
+
+def run_masked(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    y: Tensor = module(x, torch.ones(x.shape[:2], dtype=torch.bool))
+    return y
+
+
+def blip2(depth: int, every: int) -> Any:
+    def build() -> nn.Module:
+        from transformers import Blip2QFormerConfig
+
+        config = Blip2QFormerConfig(
+            hidden_size=20,
+            num_hidden_layers=depth,
+            num_attention_heads=4,
+            intermediate_size=28,
+            encoder_hidden_size=V,
+            cross_attention_frequency=every,
+        )
+        config._attn_implementation = "eager"
+        module = nn.Module()
+        module.query_tokens = nn.Parameter(torch.empty(1, N, 20))
+        module.qformer = hf("blip_2.modeling_blip_2", "Blip2QFormerModel")(config)
+        module.language_projection = nn.Linear(20, D)
+        return module
+
+    return build
+
+
+def run_blip2(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    queries = module.query_tokens.expand(len(x), -1, -1)
+    y = module.qformer(query_embeds=queries, encoder_hidden_states=x).last_hidden_state
+    z: Tensor = module.language_projection(y)
+    return z
+
+
+class OpenFlamingoAttention(nn.Module):
+    def __init__(self, dim: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_media = nn.LayerNorm(dim)
+        self.norm_latents = nn.LayerNorm(dim)
+        self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
+        self.to_kv = nn.Linear(dim, 2 * heads * head_dim, bias=False)
+        self.to_out = nn.Linear(heads * head_dim, dim, bias=False)
+
+    def forward(self, x: Tensor, latents: Tensor) -> Tensor:
+        x, latents = self.norm_media(x), self.norm_latents(latents)
+        k, v = self.to_kv(torch.cat((x, latents), 1)).chunk(2, -1)
+        q, k, v = (t.unflatten(2, (self.heads, -1)) for t in (self.to_q(latents), k, v))
+        scores = torch.einsum("bnhd,bmhd->bhnm", q * q.shape[-1] ** -0.5, k)
+        y = torch.einsum("bhnm,bmhd->bnhd", scores.softmax(-1), v)
+        out: Tensor = self.to_out(y.flatten(2))
+        return out
+
+
+class OpenFlamingo(nn.Module):
+    def __init__(self, dim: int, depth: int, heads: int, head_dim: int, n: int) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(n, dim))
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    OpenFlamingoAttention(dim, heads, head_dim),
+                    nn.Sequential(
+                        nn.LayerNorm(dim),
+                        nn.Linear(dim, 4 * dim, bias=False),
+                        nn.GELU(),
+                        nn.Linear(4 * dim, dim, bias=False),
+                    ),
+                ]
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        latents = self.latents.repeat(len(x), 1, 1)
+        for attention, ffn in self.layers:
+            latents = attention(x, latents) + latents
+            latents = ffn(latents) + latents
+        y: Tensor = self.norm(latents)
+        return y
+
+
+class MiniCPMV(nn.Module):
+    def __init__(self, kv_dim: int, dim: int, heads: int, n: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(n, dim))
+        self.kv_proj = nn.Identity() if kv_dim == dim else nn.Linear(kv_dim, dim, bias=False)
+        self.attn = nn.MultiheadAttention(dim, heads)
+        self.ln_q = nn.LayerNorm(dim, 1e-6)
+        self.ln_kv = nn.LayerNorm(dim, 1e-6)
+        self.ln_post = nn.LayerNorm(dim, 1e-6)
+        self.proj = nn.Parameter(torch.randn(dim, dim))
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        places = published_places(self.query.shape[1], *grid).flatten(0, 1)[:, None]
+        x = self.ln_kv(self.kv_proj(x)).permute(1, 0, 2)
+        q = self.ln_q(self.query)[:, None].repeat(1, x.shape[1], 1)
+        y: Tensor = self.attn(q, x + places, x)[0]
+        return self.ln_post(y.permute(1, 0, 2)) @ self.proj
+
+
+def published_places(dim: int, h: int, w: int) -> Tensor:
+    """MAE's sines and cosines, the column ("here w goes first") before the row, in float64."""
+
+    def one(positions: Tensor) -> Tensor:
+        omega = torch.arange(dim // 4, dtype=torch.float64) / (dim / 4)
+        out = torch.einsum("hw,d->hwd", positions, 1.0 / 10000**omega)
+        return torch.cat([torch.sin(out), torch.cos(out)], -1)
+
+    rows, columns = torch.meshgrid(
+        torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij"
+    )
+    return torch.cat([one(columns), one(rows)], -1).float()
+
+
+def with_grid(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    y: Tensor = module(x, grid)
+    return y
+
+
+SMALL = {"queries": N, "depth": 2, "heads": 4, "head_dim": 6}
+ANY = ((8, 8), (1, 65), (3, 7), (1, 1))
+CASES = {
+    "idefics": Case("flamingo", "idefics", idefics(False), plain, {**SMALL, "act": "relu"}, V, ANY),
+    "idefics-qk-norm": Case(
+        "flamingo",
+        "idefics",
+        idefics(True),
+        plain,
+        {**SMALL, "act": "relu", "qk_norm": True},
+        V,
+        ANY,
+    ),
+    "open-flamingo": Case(
+        "flamingo", "open-flamingo", lambda: OpenFlamingo(V, 2, 4, 6, N), plain, SMALL, grids=ANY
+    ),
+    "idefics2": Case(
+        "idefics2", "idefics2", idefics2, run_masked, {**SMALL, "hidden": 40, "kv_heads": 2}, V, ANY
+    ),
+    "minicpmv": Case(
+        "minicpmv",
+        "minicpmv",
+        lambda: MiniCPMV(V, D, 3, N),
+        with_grid,
+        {"queries": N, "heads": 3},
+        grids=((8, 8), (4, 10), (5, 2), (1, 1), (40, 70)),
+    ),
+    "minicpmv-same-width": Case(
+        "minicpmv",
+        "minicpmv",
+        lambda: MiniCPMV(D, D, 3, N),
+        with_grid,
+        {"queries": N, "heads": 3},
+        D,
+        ((4, 7),),
+    ),
+    "blip2": Case(
+        "blip2",
+        "blip2",
+        blip2(4, 2),
+        run_blip2,
+        {"width": 20, "queries": N, "depth": 4, "heads": 4, "hidden": 28},
+        V,
+        ANY,
+    ),
+    "blip2-every-third": Case(
+        "blip2",
+        "blip2",
+        blip2(5, 3),
+        run_blip2,
+        {"width": 20, "queries": N, "depth": 5, "heads": 4, "hidden": 28, "cross_every": 3},
+        V,
+        ANY,
+    ),
+}
+
+
+def width(case: Case) -> int:
+    """Idefics and OpenFlamingo keep the vision width."""
+    return case.in_ if case.preset == "flamingo" else D
+
+
+def make(name: str, **options: Any) -> Projector:
+    case = CASES[name]
+    projector = build_projector(case.preset, case.in_, width(case), **case.options, **options)
+    randomize(projector)
+    return projector.eval()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_upstream(name: str) -> None:
+    case = CASES[name]
+    torch.manual_seed(0)
+    upstream = case.build().eval()
+    randomize(upstream)
+    ours, state, layout = make(name), upstream.state_dict(), LAYOUTS[case.layout]
+    ours.load_state_dict(from_upstream(ours, layout, state), strict=True)
+    back = to_upstream(ours, layout)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], state[key]) for key in state)
+    for grid in case.grids:
+        for batch in (1, 3):
+            for scale in (1.0, 1e-3):
+                x = scale * torch.randn(batch, grid[0] * grid[1], case.in_)
+                with torch.inference_mode():
+                    expected = case.run(upstream, x, grid)
+                    y = ours(x, grid=grid if ours.spec.needs_grid else None)
+                assert y.shape == expected.shape == (batch, N, width(case))
+                error = (y - expected).abs().max() / expected.abs().max()
+                assert error < 1e-5, (grid, batch, scale, error)
+
+
+# ---------------------------------------------------------------------------- as projectors
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_packed_images_equal_single_ones(name: str) -> None:
+    projector = make(name, dtype=torch.float64)
+    grids = [(3, 5), (4, 4), (3, 5), (2, 9), (5, 3)]
+    images = [torch.randn(h * w, projector.spec.in_, dtype=torch.float64) for h, w in grids]
+    assert projector.tokens(grids) == [N] * len(grids)
+    with torch.inference_mode():
+        parts = projector(torch.cat(images), grid=grids).split(N)
+        for image, grid, part in zip(images, grids, parts, strict=True):
+            single = projector(image[None], grid=grid)[0]
+            torch.testing.assert_close(part, single, rtol=1e-10, atol=1e-12)
+
+
+def test_packed_images_stay_apart_inside_other_blocks() -> None:
+    body = [{"type": "resampler", "queries": 4, "depth": 1}]
+    document = {
+        "in": 6,
+        "out": 6,
+        "blocks": ["identity", *body, {"type": "residual", "body": body}],
+    }
+    projector = build_projector(document, dtype=torch.float64).eval()
+    assert not projector.spec.needs_grid
+    grids = [(2, 3), (3, 3)]
+    images = [torch.randn(h * w, 6, dtype=torch.float64) for h, w in grids]
+    with torch.inference_mode():
+        parts = projector(torch.cat(images), grid=grids).split(4)
+        for image, part in zip(images, parts, strict=True):
+            torch.testing.assert_close(part, projector(image[None])[0], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_plan_says_what_the_modules_do(name: str) -> None:
+    case = CASES[name]
+    plan = plan_projector(case.preset, case.in_, width(case), grid=(3, 5), **case.options)
+    assert (plan.tokens_in, plan.tokens_out) == (15, N)
+    assert plan.steps[-1].y.layout == "sequence"
+    assert plan.macs is not None  # runs on the meta device, against every block's flow
+    assert plan.macs > 15 * case.in_ * N
+    unknown = plan_projector(case.preset, case.in_, width(case), **case.options)
+    assert unknown.tokens_out == N
+    assert unknown.stack.needs_grid == (case.preset == "minicpmv")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gradients_reach_every_parameter_and_the_input(name: str) -> None:
+    projector = make(name)
+    x = torch.randn(2, 16, projector.spec.in_, requires_grad=True)
+    before = x.detach().clone()
+    projector(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.ne(0).any(2).all()
+    assert torch.equal(x, before)
+    for key, parameter in projector.named_parameters():
+        assert parameter.grad is not None, key
+        # What is added to every key alike changes no attention.
+        if not key.endswith(("k_proj.bias", "k_norm.bias")):
+            assert parameter.grad.abs().max() > 1e-6, key
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_exports_with_a_dynamic_batch(name: str) -> None:
+    projector = make(name)
+    x, y = torch.randn(2, 16, projector.spec.in_), torch.randn(5, 16, projector.spec.in_)
+    module = export(projector, (x,), dynamic_shapes={"x": {0: Dim("b")}}).module()
+    torch.testing.assert_close(module(y), projector(y))
+    if not projector.spec.needs_grid:
+        shapes = {"x": {0: Dim("b"), 1: Dim("n")}}
+        module = export(projector, (x,), dynamic_shapes=shapes).module()
+        y = torch.randn(3, 7, projector.spec.in_)
+        torch.testing.assert_close(module(y), projector(y))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiles_without_graph_breaks(name: str) -> None:
+    torch._dynamo.reset()
+    projector = make(name)
+    compiled = torch.compile(projector, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 16, projector.spec.in_)
+    torch.testing.assert_close(compiled(x), projector(x))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_stand_in_order_of_use(name: str) -> None:
+    projector = make(name)
+    used: list[nn.Module] = []
+    leaves = [module for module in projector.modules() if not list(module.children())]
+    for module in leaves:
+        if list(module.parameters()):
+            module.register_forward_pre_hook(lambda module, _: used.append(module))
+    projector(torch.randn(1, 16, projector.spec.in_))
+    assert used == [module for module in leaves if list(module.parameters())]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bf16_is_finite_and_stays_bf16(name: str) -> None:
+    projector = make(name, dtype=torch.bfloat16)
+    y = projector(torch.randn(2, 16, projector.spec.in_, dtype=torch.bfloat16))
+    assert y.dtype == torch.bfloat16
+    assert y.isfinite().all()
+
+
+def test_flamingo_projects_where_the_widths_differ() -> None:
+    same, other = (build_projector("flamingo", 8, out, depth=1) for out in (8, 12))
+    assert len(same.spec.blocks) == 1
+    assert len(other.spec.blocks) == 2
+    assert other(torch.randn(1, 7, 8)).shape == (1, 64, 12)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (
+            {"type": "resampler", "heads": 6, "kv_heads": 4},
+            "blocks[0]: 4 'kv_heads' do not divide 6 'heads'. Leave it out for as many.",
+        ),
+        (
+            {"type": "qformer", "heads": 5},
+            "blocks[0] (qformer): 5 heads do not share 12 channels evenly; expected a number of "
+            "heads that divides them. It is given ?x? x 12 by the input.",
+        ),
+        (
+            {"type": "query-resampler", "heads": 5},
+            "blocks[0] (query-resampler): 5 heads do not share 12 channels evenly; expected a "
+            "number of heads that divides them. It is given ?x? x 12 by the input.",
+        ),
+        (
+            {"type": "query-resampler", "heads": 2, "out": 6},
+            "blocks[0] (query-resampler): 6 channels do not hold sine and cosine of column and "
+            "row; expected a multiple of 4. It is given ?x? x 12 by the input.",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(
+    block: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        build_projector({"in": 12, "out": 12, "blocks": [block, "pointwise"]})
+    assert str(caught.value) == message
+
+
+def test_the_query_resampler_reads_the_grid_and_refuses_a_sequence() -> None:
+    qformer, reader = {"type": "qformer", "out": 12, "heads": 2}, {"type": "query-resampler"}
+    with pytest.raises(SpecError, match="it works on a grid, and the tokens have lost theirs"):
+        build_projector({"in": 12, "out": 12, "blocks": [qformer, {**reader, "heads": 2}]})
+    assert BLOCKS.get("query-resampler").needs_grid
+    projector = make("minicpmv")
+    x = torch.randn(1, 12, V)
+    assert not torch.allclose(projector(x, grid=(3, 4)), projector(x, grid=(4, 3)))
