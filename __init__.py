@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from .blocks.errors import SpecError as SpecError
     from .blocks.feature import Feature as Feature
     from .blocks.feature import Width as Width
+    from .checkpoints.errors import CheckpointError as CheckpointError
+    from .checkpoints.llava import build_vision_projector as build_vision_projector
+    from .checkpoints.load import inspect_checkpoint as inspect_checkpoint
+    from .checkpoints.load import load_projector as load_projector
+    from .checkpoints.save import save_projector as save_projector
     from .projectors import BLOCKS as BLOCKS
     from .projectors import PROJECTORS as PROJECTORS
     from .projectors.build import build_projector as build_projector
@@ -20,7 +25,6 @@ if TYPE_CHECKING:
     from .projectors.document import dump_spec as dump_spec
     from .projectors.document import load_spec as load_spec
     from .projectors.ldp import LDP as LDP
-    from .projectors.llava import build_vision_projector as build_vision_projector
     from .projectors.plan import Plan as Plan
     from .projectors.preset import Preset as Preset
     from .projectors.projector import Projector as Projector
@@ -35,6 +39,7 @@ _HOMES = {
     "PROJECTORS": "projectors",
     "Block": "blocks.block",
     "Blocks": "blocks.block",
+    "CheckpointError": "checkpoints.errors",
     "Feature": "blocks.feature",
     "GridError": "blocks.errors",
     "MobileVLMError": "registry.errors",
@@ -46,10 +51,13 @@ _HOMES = {
     "Stack": "projectors.stack",
     "Width": "blocks.feature",
     "build_projector": "projectors.build",
-    "build_vision_projector": "projectors.llava",
+    "build_vision_projector": "checkpoints.llava",
     "dump_spec": "projectors.document",
+    "inspect_checkpoint": "checkpoints.load",
+    "load_projector": "checkpoints.load",
     "load_spec": "projectors.document",
     "plan_projector": "projectors.build",
+    "save_projector": "checkpoints.save",
     "spec_of": "projectors.build",
 }
 

@@ -149,6 +149,23 @@ def spec(target: Target, words: Words = None, as_json: Json = False, debug: Debu
 
 
 @app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A safetensors file, or a model's folder.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say which projector a checkpoint holds. Reads headers and config, no weights."""
+    with reporting(debug):
+        from ..checkpoints.load import inspect_checkpoint
+
+        inspection = inspect_checkpoint(path)
+        if as_json:
+            echo_json(inspection.to_dict())
+        else:
+            typer.echo(inspection)
+
+
+@app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Documents.")],
     as_json: Json = False,

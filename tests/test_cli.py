@@ -149,9 +149,9 @@ def test_tokens() -> None:
         ),
         (
             ("show", "x" * 5000, "in=1", "out=1"),
-            f"error: unknown projector '{'x' * 76}.... Known: identity, ldp, ldpnet, ldpnetv2, "
-            "linear, mlp, mlp1x-gelu, mlp2x-gelu, mlp3x-gelu, mlp4x-gelu, mlp5x-gelu, mlp6x-gelu, "
-            "and others.\n",
+            f"error: unknown projector '{'x' * 76}.... Known: aya-vision, blip2, c-abstractor, "
+            "cohere2-vision, deepseek-vl2, flamingo, gemma3, gemma3n, gemma4, glm4v, got-ocr2, "
+            "hunyuan-vl, and others.\n",
         ),
         (("tokens", "ldp"), "error: ldp: 'grid' is missing. Write grid=24x24.\n"),
         (

@@ -22,7 +22,8 @@ ARROWS = {
     "registry": set(),
     "blocks": {"registry"},
     "projectors": {"registry", "blocks"},
-    "cli": {"registry", "blocks", "projectors"},
+    "checkpoints": {"registry", "blocks", "projectors"},
+    "cli": {"registry", "blocks", "projectors", "checkpoints"},
 }
 
 

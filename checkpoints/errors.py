@@ -1,0 +1,11 @@
+"""What can be wrong with a checkpoint."""
+
+from __future__ import annotations
+
+from ..registry import MobileVLMError
+
+__all__ = ["CheckpointError"]
+
+
+class CheckpointError(MobileVLMError, ValueError):
+    """Weights that cannot be read, or do not fit the projector."""

@@ -1,0 +1,333 @@
+"""Reading a projector out of a checkpoint, or saying exactly what is in the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from ..blocks.errors import GridError, SpecError
+from ..projectors.build import build_projector
+from ..projectors.document import load_spec
+from ..projectors.projector import Projector
+from ..projectors.stack import Stack
+from ..registry import MobileVLMError, quote
+from .errors import CheckpointError
+from .families import Config, Found, Recipe, recognise
+from .layouts import LAYOUTS, Part, parts
+from .safetensors_file import Stored
+from .save import DOCUMENT
+from .weights import Weights
+
+__all__ = ["Inspection", "inspect_checkpoint", "load_projector"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint holds, worked out without reading a weight.
+
+    Attributes:
+        path: The file or folder.
+        family: The preset's name; ``document`` where the file itself holds the specification.
+        spec: The specification.
+        dtype: The weights' dtype.
+        root: What stands before the projector's keys.
+        used: The keys that are the projector's.
+        left: How many other tensors there are.
+    """
+
+    path: str
+    family: str
+    spec: Stack
+    dtype: torch.dtype
+    root: str
+    used: tuple[str, ...]
+    left: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "path": self.path,
+            "family": self.family,
+            "in": self.spec.in_,
+            "out": self.spec.out,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "root": self.root,
+            "used": list(self.used),
+            "left": self.left,
+            "spec": self.spec.model_dump(mode="json"),
+        }
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.path}: {self.family}, {self.spec.in_} -> {self.spec.out}, {dtype}, "
+            f"{len(self.used)} tensors under {self.root or 'no prefix'!r}, {self.left} others left"
+        )
+
+
+def inspect_checkpoint(
+    path: str | os.PathLike[str], *, grid: Sequence[int] | None = None
+) -> Inspection:
+    """Work out which projector a checkpoint holds; reads headers and config, no weights.
+
+    Args:
+        path: A safetensors file, or a model's folder with one or with shards.
+        grid: The token grid (h, w), for a projector that cannot be built without one.
+
+    Raises:
+        CheckpointError: It cannot be read, or holds no projector that is known.
+    """
+    weights = Weights(path)
+    family, projector, pairs, root = _recognise(weights, grid)
+    used = tuple(dict.fromkeys(key for key, _ in pairs))
+    dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
+    left = len(weights.keys) - len(used)
+    return Inspection(str(weights.path), family, projector.spec, dtype, root, used, left)
+
+
+def load_projector(
+    path: str | os.PathLike[str],
+    *,
+    grid: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    check_values: bool = False,
+) -> Projector:
+    """Load a projector from a file or a model's folder, all of it or not at all.
+
+    Args:
+        path: A safetensors file, a folder of `save_projector`, or a model's folder; of a whole
+            model only the projector's tensors are read.
+        grid: The default token grid (h, w) of `forward` and `plan`. It is not saved.
+        device: Where to put it; default: the CPU.
+        dtype: The parameters' dtype; default: that of the checkpoint.
+        check_values: Look for NaN and infinities.
+
+    Raises:
+        CheckpointError: It cannot be read, holds no projector that is known, or does not fit.
+        GridError: The grid does not fit.
+        SpecError: The dtype is not a floating one.
+    """
+    weights = Weights(path)
+    _, known, pairs, _ = _recognise(weights, grid)
+    projector = Projector(known.spec, grid=grid, device="meta", dtype=dtype)
+    tensors = weights.read(dict.fromkeys(key for key, _ in pairs))
+    state: dict[str, Tensor] = {}
+    for key, part in pairs:
+        tensor = tensors[key]
+        if check_values and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(
+                "NaN or infinite values",
+                f"{weights.path}[{quote(key)}]",
+                "finite weights",
+                "Take an earlier checkpoint: a projector with these gives NaN.",
+            )
+        state[part.key] = part.read(tensor)
+    if dtype is not None or device is not None:
+        state = {key: tensor.to(device=device, dtype=dtype) for key, tensor in state.items()}
+    projector.load_state_dict(state, strict=True, assign=True)
+    return projector
+
+
+# The family, the projector on meta, upstream's keys with our parts, and the root.
+_Known: TypeAlias = tuple[str, Projector, list[tuple[str, Part]], str]
+
+
+def _recognise(weights: Weights, grid: Sequence[int] | None) -> _Known:
+    """Work out what the weights are."""
+    document = weights.metadata.get(DOCUMENT)
+    if document is not None:
+        try:
+            projector = Projector(_parse(document), grid=grid, device="meta")
+        except MobileVLMError as error:
+            if grid is not None and isinstance(error, GridError):
+                raise
+            raise CheckpointError(
+                f"its document does not fit: {error}",
+                f"{weights.path}[__metadata__]",
+                hint="" if error.hint else "Save it again with save_projector.",
+            ) from error
+        own = [
+            (key, Part(key, tensor.shape, key, tensor.shape))
+            for key, tensor in projector.state_dict().items()
+        ]
+        _fit(own, {key: weights.stored(key) for key in weights.keys}, "document", weights, "")
+        return "document", projector, own, ""
+    fits = recognise(weights.config, weights.keys)
+    failures: list[CheckpointError] = []
+    done: list[_Known] = []
+    for recipe, root in fits:
+        try:
+            done.append(_try(weights, weights.config, recipe, root))
+        except CheckpointError as error:
+            failures.append(error)
+    if len(done) > 1:
+        names = ", ".join(f"{family} under {root!r}" for family, _, _, root in done)
+        raise CheckpointError(
+            f"more than one projector fits: {names}",
+            str(weights.path),
+            hint="Save the one you mean in a file of its own.",
+        )
+    if not done:
+        first = failures[0] if failures else _nothing_known(weights)
+        hint = _others(weights) or first.hint
+        raise CheckpointError(first.found, first.where, first.expected, hint)
+    return done[0]
+
+
+def _others(weights: Weights) -> str:
+    """Say what would fit if there were no config, which may be another model's."""
+    names = []
+    for recipe, root in recognise({}, weights.keys) if weights.config else ():
+        try:
+            family, projector, _, _ = _try(weights, {}, recipe, root)
+        except CheckpointError:
+            continue
+        names.append(f"{family}, {projector.spec.in_} -> {projector.spec.out}, under {root!r}")
+    if not names:
+        return ""
+    return f"The tensors alone fit {', or '.join(names)}: is config.json another model's?"
+
+
+def _parse(document: str) -> Stack:
+    """Read a document's text; any other text would be taken for a path."""
+    if not document.startswith("{"):
+        raise SpecError(quote(document), "document", "a JSON object")
+    return load_spec(document)
+
+
+def _try(weights: Weights, config: Config, recipe: Recipe, root: str) -> _Known:
+    """Make out a recipe's projector at a root, or say why it is not there."""
+    stored = {
+        key.removeprefix(root): weights.stored(key)
+        for key in weights.keys
+        if key.startswith(root) and key.removeprefix(root).startswith(recipe.owned)
+    }
+    where = str(weights.path)
+    for key, tensor in stored.items():
+        _refuse_packed(f"{where}[{quote(root + key)}]", tensor)
+    for key, tensor in stored.items():
+        bias = stored.get(key.removesuffix("weight") + "bias")
+        if bias is not None:
+            _refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
+    try:
+        found: Found = recipe.read(config, {key: tensor.shape for key, tensor in stored.items()})
+        projector = build_projector(
+            found.preset, found.in_, found.out, device="meta", **found.options
+        )
+    except CheckpointError as error:
+        # Nameless otherwise: a recipe does not know whose config and tensors it reads.
+        raise CheckpointError(
+            error.found, f"{where}: {error.where}", error.expected, error.hint
+        ) from error
+    except (
+        *(MobileVLMError, ArithmeticError, AttributeError),
+        *(LookupError, TypeError, ValueError),
+    ) as error:
+        raise CheckpointError(
+            f"its config and tensors make no {recipe.layout}: {quote(str(error), 200)}",
+            where,
+            hint="Compare config.json with the model it is of.",
+        ) from error
+    pairs = [(part.theirs, part) for part in parts(projector, LAYOUTS[recipe.layout])]
+    _fit(pairs, stored, found.preset, weights, root)
+    return found.preset, projector, [(root + key, part) for key, part in pairs], root
+
+
+def _fit(
+    pairs: list[tuple[str, Part]],
+    stored: Mapping[str, Stored],
+    family: str,
+    weights: Weights,
+    root: str,
+) -> None:
+    """Refuse missing and left-over tensors, other shapes and other kinds of numbers."""
+    wanted = dict(pairs)
+    missing = [key for key in wanted if key not in stored]
+    extra = [key for key in stored if key not in wanted]
+    if missing or extra:
+        lines = [f"\n  missing  {root + key} {tuple(wanted[key].stored)}" for key in missing]
+        lines += [f"\n  extra    {ascii(root + key)[1:-1]} {stored[key].shape}" for key in extra]
+        shown = "".join(lines[:12]) + ("\n  ..." if len(lines) > 12 else "")
+        raise CheckpointError(
+            f"{len(missing)} tensors missing and {len(extra)} left over for {family}{shown}",
+            str(weights.path),
+            hint="The file is of another family or incomplete.",
+        )
+    for key, part in pairs:
+        tensor, where = stored[key], f"{weights.path}[{quote(root + key)}]"
+        if tensor.shape != tuple(part.stored):
+            hint = "Its family or its widths are others than the rest says."
+            if tensor.shape == tuple(reversed(part.stored)):
+                hint = "It looks transposed. Save it as upstream does."
+            elif sorted(side for side in tensor.shape if side != 1) == sorted(
+                side for side in part.stored if side != 1
+            ):
+                hint = "It holds as many numbers in another shape. Save it as upstream does."
+            raise CheckpointError(
+                f"a tensor of {tensor.shape}",
+                where,
+                str(tuple(part.stored)),
+                hint,
+            )
+        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            raise CheckpointError(
+                f"a tensor of {tensor.dtype}",
+                where,
+                "floating-point weights of 16 bits or more",
+                "Load the model without quantisation and save it again.",
+            )
+
+
+def _refuse_packed(where: str, tensor: Stored) -> None:
+    """Name the two causes that make good weights look broken."""
+    if 0 in tensor.shape:
+        raise CheckpointError(
+            f"an empty tensor of {tensor.shape}, a DeepSpeed ZeRO-3 placeholder",
+            where,
+            "the gathered weights",
+            "Save inside deepspeed.zero.GatheredParameters, or run zero_to_fp32.py first.",
+        )
+    if tensor.dtype == torch.uint8 and len(tensor.shape) == 2 and tensor.shape[1] == 1:
+        raise CheckpointError(
+            f"a tensor of {tensor.shape} and torch.uint8, weights packed in 4 bits",
+            where,
+            "floating-point weights",
+            "Load the model without 4-bit quantisation and save it again.",
+        )
+
+
+def _refuse_turned(where: str, weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
+    """Refuse a linear layer's weight that is transposed or flattened, as its bias tells."""
+    if len(bias) != 1:
+        return
+    [n] = bias
+    if len(weight) == 2 and weight[0] != n and weight[1] == n:
+        expected, hint = (n, weight[0]), "It looks transposed."
+    elif len(weight) == 1 and weight[0] != n and weight[0] % n == 0:
+        expected, hint = (n, weight[0] // n), "It looks flattened."
+    else:
+        return
+    hint += " Save it as upstream does."
+    raise CheckpointError(f"a tensor of {weight} beside a bias of {n}", where, str(expected), hint)
+
+
+def _nothing_known(weights: Weights) -> CheckpointError:
+    model_type = weights.config.get("model_type")
+    likely = [
+        key
+        for key in weights.keys
+        if any(word in key for word in ("projector", "merger", "connector", "mlp1", "aligner"))
+    ]
+    some = ", ".join(map(quote, likely[:4])) or ", ".join(map(quote, weights.keys[:4]))
+    which = f" of model type {quote(model_type)}" if model_type else ""
+    return CheckpointError(
+        f"no projector that is known{which}, among {len(weights.keys)} tensors such as {some}",
+        str(weights.path),
+        hint="Build one with build_projector and load its state dict yourself.",
+    )

@@ -1,0 +1,989 @@
+"""Checkpoints: our own, real models of transformers, LLaVA's files, and all that can be wrong."""
+
+import importlib
+import io
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save, save_file
+from test_zoo import (
+    CASES,
+    as_image,
+    blocked,
+    on_grid,
+    plain,
+    randomize,
+    run_blocked,
+    run_internvl,
+    run_llama4,
+)
+from torch import Tensor, nn
+
+from mobilevlm import (
+    PROJECTORS,
+    GridError,
+    Projector,
+    SpecError,
+    build_projector,
+    build_vision_projector,
+)
+from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
+from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
+from mobilevlm.checkpoints.save import save_projector
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# ---------------------------------------------------------------------- our own format
+
+SMALL: dict[str, dict[str, Any]] = {
+    "aya-vision": {"hidden": 40},
+    "blip2": {"queries": 4, "depth": 2, "hidden": 16, "heads": 2},
+    "c-abstractor": {"hidden": 16, "queries": 4},
+    "cohere2-vision": {"hidden": 40},
+    "llama4": {"hidden": 20},
+}
+
+
+def small(name: str, **arguments: Any) -> Projector:
+    """Build a preset small, as far as its options go."""
+    return build_projector(name, 32, 32, **SMALL.get(name, {}), **arguments)
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
+    )
+
+
+@pytest.mark.parametrize("name", [e.name for e in PROJECTORS.entries() if e.source == "built-in"])
+def test_own_round_trip(name: str, tmp_path: Path) -> None:
+    projector = small(name)
+    randomize(projector)
+    save_projector(projector, tmp_path / "a")
+    loaded = load_projector(tmp_path / "a")
+    assert same(projector, loaded)
+    assert loaded.spec == projector.spec
+    assert all(p.requires_grad and p.is_contiguous() for p in loaded.parameters())
+    assert inspect_checkpoint(tmp_path / "a").used == tuple(projector.state_dict())
+    save_projector(loaded, tmp_path / "b")
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A saved LDP, 16 -> 24."""
+    torch.manual_seed(0)
+    save_projector(build_projector("ldp", 16, 24), tmp_path / "own")
+    return tmp_path / "own"
+
+
+def test_the_document_in_the_weights_decides(own: Path) -> None:
+    file = SafetensorsFile(own / "model.safetensors")
+    assert list(file.metadata) == ["mobilevlm"]
+    assert file.metadata["mobilevlm"] == (own / "config.json").read_text()
+    for text in ("{", '{"model_type": "llava"}'):
+        (own / "config.json").write_text(text)
+        assert load_projector(own).spec == build_projector("ldp", 16, 24, device="meta").spec
+    (own / "config.json").unlink()
+    assert same(load_projector(own), load_projector(own / "model.safetensors"))
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_crash_while_saving_leaves_the_old(
+    own: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+
+    def crash(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, call, crash)
+    with pytest.raises(KeyboardInterrupt):
+        save_projector(build_projector("mlp", 16, 24), own)
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == before
+
+
+def test_dtype_device_and_grid(own: Path, tmp_path: Path) -> None:
+    save_projector(build_projector("ldp", 16, 24, dtype=torch.bfloat16), tmp_path / "half")
+    assert inspect_checkpoint(tmp_path / "half").dtype == torch.bfloat16
+    assert {p.dtype for p in load_projector(tmp_path / "half").parameters()} == {torch.bfloat16}
+    loaded = load_projector(own, grid=(4, 6), device="cpu", dtype=torch.float64)
+    assert loaded.grid == (4, 6)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float64}
+    assert loaded(torch.randn(1, 24, 16, dtype=torch.float64)).shape == (1, 6, 24)
+    assert next(load_projector(own, device="meta").parameters()).is_meta
+    with pytest.raises(SpecError, match=r"torch\.int8; expected a floating-point dtype"):
+        load_projector(own, dtype=torch.int8)
+    with pytest.raises(GridError):
+        load_projector(own, grid=(0, 4))
+
+
+def test_a_learned_table_needs_its_grid(tmp_path: Path) -> None:
+    options = {"position": True, "hidden": 16, "queries": 4}
+    projector = build_projector("c-abstractor", 16, 24, grid=(4, 6), **options)
+    save_projector(projector, tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}[__metadata__]: its document does not fit: position: the grid is not known, "
+        "and a learned table has a row for each place. Give grid=(h, w) at build."
+    )
+    loaded = load_projector(tmp_path, grid=(4, 6))
+    assert same(loaded, projector)
+    assert inspect_checkpoint(tmp_path, grid=(4, 6)).spec == projector.spec
+    with pytest.raises(CheckpointError, match=r"a tensor of \(24, 16\); expected \(9, 16\)"):
+        load_projector(tmp_path, grid=(3, 3))
+
+
+def test_nothing_is_allocated_before_reading(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.device] = []
+    monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda t, *_, **__: seen.append(t.device))
+    monkeypatch.setattr(SafetensorsFile, "read", lambda *_: pytest.fail("read"))
+    inspect_checkpoint(own)
+    assert set(seen) == {torch.device("meta")}
+
+
+# ---------------------------------------------------------------------- models of transformers
+
+CLIP = {
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 4,
+}
+TEXT = {
+    "hidden_size": 24,
+    "intermediate_size": 20,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 50,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+CLIP_TOWER = {**CLIP, "model_type": "clip_vision_model", "projection_dim": 16}
+SIGLIP = {**CLIP, "model_type": "siglip_vision_model"}
+QWEN = {"depth": 2, "num_heads": 2, "patch_size": 4}
+QWEN3 = {
+    **QWEN,
+    "hidden_size": 16,
+    "out_hidden_size": 24,
+    "intermediate_size": 20,
+    "num_position_embeddings": 64,
+}
+ROPE = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 1e4}
+
+
+def text(model_type: str, **fields: Any) -> dict[str, Any]:
+    return {**TEXT, "model_type": model_type, "head_dim": 12, **fields}
+
+
+def llama() -> dict[str, Any]:
+    return {**TEXT, "model_type": "llama"}
+
+
+class Model:
+    """A whole tiny model: its class, its config, where its projector is and how it is run."""
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        run: Callable[[nn.Module, Tensor, tuple[int, int]], Tensor],
+        preset: str,
+        in_: int = 16,
+        grid: tuple[int, int] = (8, 8),
+        **config: Any,
+    ) -> None:
+        self.name, self.module, self.run, self.preset = name, module, run, preset
+        self.in_, self.grid, self.config = in_, grid, config
+
+    def build(self) -> nn.Module:
+        import transformers
+
+        config = getattr(transformers, f"{self.name}Config")(**self.config)
+        torch.manual_seed(0)
+        model: nn.Module = getattr(transformers, f"{self.name}ForConditionalGeneration")(config)
+        randomize(model)
+        return model.eval()
+
+
+def run_llama4_model(model: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    model.vision_adapter = model.vision_model.vision_adapter
+    y: Tensor = run_llama4(model, x, grid)
+    return y
+
+
+def run_internvl_model(model: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    module = model.multi_modal_projector
+    module.pixel_shuffle = lambda y: model.pixel_shuffle(y, 0.5)
+    y: Tensor = run_internvl(module, x, grid)
+    return y
+
+
+PROJECTOR = "model.multi_modal_projector"
+_LLAMA4_VISION = {
+    **CLIP,
+    "intermediate_size": 64,
+    "projector_input_dim": 20,
+    "projector_output_dim": 20,
+    "vision_output_dim": 20,
+}
+_RUN_MISTRAL3 = CASES["mistral3"].run
+
+
+def run_mistral3(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    module.patch_merger.patch_size = 14
+    return _RUN_MISTRAL3(module, x, grid)
+
+
+MODELS = {
+    "llava": Model(
+        *("Llava", PROJECTOR, plain, "mlp"), vision_config=CLIP_TOWER, text_config=llama()
+    ),
+    "llava-levels": Model(
+        *("Llava", PROJECTOR, plain, "mlp", 48),
+        vision_config=CLIP_TOWER,
+        text_config=llama(),
+        vision_feature_layer=[-1, -1, 0],
+        projector_hidden_act="quick_gelu",
+        multimodal_projector_bias=False,
+    ),
+    "llava_next": Model(
+        *("LlavaNext", PROJECTOR, plain, "mlp"), vision_config=CLIP_TOWER, text_config=llama()
+    ),
+    "llava_next_video": Model(
+        *("LlavaNextVideo", PROJECTOR, plain, "mlp"), vision_config=CLIP_TOWER, text_config=llama()
+    ),
+    "llava_onevision": Model(
+        *("LlavaOnevision", PROJECTOR, plain, "mlp"),
+        vision_config=SIGLIP,
+        text_config=text("qwen2"),
+    ),
+    "video_llava": Model(
+        *("VideoLlava", PROJECTOR, plain, "mlp"), vision_config=CLIP_TOWER, text_config=llama()
+    ),
+    "vipllava": Model(
+        *("VipLlava", PROJECTOR, plain, "vipllava", 32),
+        vision_config=CLIP_TOWER,
+        text_config=llama(),
+        vision_feature_layers=[-1, 0],
+        projector_layernorm_eps=1e-3,
+    ),
+    "paligemma": Model(
+        *("PaliGemma", PROJECTOR, plain, "linear"),
+        vision_config=SIGLIP,
+        text_config=text("gemma"),
+        projection_dim=24,
+    ),
+    "idefics3": Model(
+        *("Idefics3", "model.connector", plain, "idefics3"),
+        vision_config={**CLIP, "model_type": "idefics3_vision"},
+        text_config=llama(),
+        image_token_id=5,
+    ),
+    "smolvlm": Model(
+        *("SmolVLM", "model.connector", plain, "idefics3"),
+        vision_config={**CLIP, "model_type": "smolvlm_vision"},
+        text_config=llama(),
+        image_token_id=5,
+        scale_factor=4,
+    ),
+    "internvl": Model(
+        *("InternVL", "model", run_internvl_model, "internvl"),
+        vision_config={**CLIP, "image_size": [32, 32], "patch_size": [4, 4]},
+        text_config=text("qwen2"),
+    ),
+    "lfm2_vl": Model(
+        *("Lfm2Vl", PROJECTOR, on_grid, "internvl", 16, (4, 6)),
+        vision_config={**SIGLIP, "model_type": "siglip2_vision_model", "num_patches": 64},
+        text_config=text("lfm2", layer_types=["full_attention"]),
+        projector_hidden_size=20,
+    ),
+    "lfm2_vl-bare": Model(
+        *("Lfm2Vl", PROJECTOR, on_grid, "internvl", 16, (4, 6)),
+        vision_config={**SIGLIP, "model_type": "siglip2_vision_model", "num_patches": 64},
+        text_config=text("lfm2", layer_types=["full_attention"]),
+        projector_hidden_size=20,
+        projector_bias=False,
+        projector_use_layernorm=False,
+        projector_hidden_act="gelu_pytorch_tanh",
+    ),
+    "llama4": Model(
+        *("Llama4", "", run_llama4_model, "llama4"),
+        vision_config=_LLAMA4_VISION,
+        text_config=text("llama4_text", intermediate_size_mlp=20, num_local_experts=2),
+    ),
+    "gemma3": Model(
+        *("Gemma3", PROJECTOR, plain, "gemma3"),
+        vision_config={**SIGLIP, "layer_norm_eps": 1e-3},
+        text_config=text("gemma3_text"),
+        mm_tokens_per_image=16,
+    ),
+    "qwen2_vl": Model(
+        *("Qwen2VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        vision_config={**QWEN, "embed_dim": 16, "hidden_size": 24},
+        text_config=text("qwen2_vl_text", rope_parameters=ROPE),
+    ),
+    "qwen2_5_vl": Model(
+        *("Qwen2_5_VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        vision_config={**QWEN, "hidden_size": 16, "out_hidden_size": 24, "intermediate_size": 20},
+        text_config=text("qwen2_5_vl_text", rope_parameters=ROPE),
+    ),
+    "qwen3_vl": Model(
+        *("Qwen3VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        vision_config={**QWEN3, "deepstack_visual_indexes": [0]},
+        text_config=text("qwen3_vl_text", rope_parameters=ROPE),
+    ),
+    "qwen3_vl_moe": Model(
+        *("Qwen3VLMoe", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        vision_config={**QWEN3, "deepstack_visual_indexes": [0]},
+        text_config=text(
+            "qwen3_vl_moe_text",
+            rope_parameters=ROPE,
+            num_experts=2,
+            num_experts_per_tok=1,
+            moe_intermediate_size=20,
+        ),
+    ),
+    "qwen3_5": Model(
+        *("Qwen3_5", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        vision_config=QWEN3,
+        text_config=text("qwen3_5_text", layer_types=["full_attention"]),
+    ),
+    "mistral3": Model(
+        *("Mistral3", PROJECTOR, run_mistral3, "mistral3", 16, (5, 7)),
+        vision_config={**CLIP, "model_type": "pixtral"},
+        text_config=text("mistral", rms_norm_eps=1e-3),
+    ),
+    "mistral3-defaults": Model(
+        *("Mistral3", PROJECTOR, run_mistral3, "mistral3", 16, (4, 4)),
+        vision_config={**CLIP, "model_type": "pixtral"},
+        text_config=text("mistral"),
+        multimodal_projector_bias=True,
+    ),
+    "aya_vision": Model(
+        *("AyaVision", PROJECTOR, plain, "aya-vision"),
+        vision_config=SIGLIP,
+        text_config=text("cohere2"),
+        alignment_intermediate_size=40,
+    ),
+    "cohere2_vision": Model(
+        *("Cohere2Vision", PROJECTOR, plain, "aya-vision"),
+        vision_config=SIGLIP,
+        text_config=text("cohere2"),
+        alignment_intermediate_size=40,
+    ),
+    "got_ocr2": Model(
+        *("GotOcr2", PROJECTOR, as_image, "got-ocr2", 16, (8, 12)),
+        vision_config={**CLIP, "output_channels": 16, "mlp_dim": 20, "global_attn_indexes": []},
+        text_config=text("qwen2"),
+    ),
+    "perception_lm": Model(
+        *("PerceptionLM", PROJECTOR, plain, "perception-lm"),
+        vision_config={"model_type": "timm_wrapper", "model_args": {"embed_dim": 16}},
+        text_config=llama(),
+        projector_pooling_ratio=2,
+    ),
+    "janus": Model(
+        *("Janus", "model.aligner", plain, "mlp"),
+        vision_config={**CLIP, "projection_dim": 24, "mlp_ratio": 2, "depth": 3},
+        text_config=llama(),
+        vq_config={
+            "embed_dim": 4,
+            "num_embeddings": 8,
+            "latent_channels": 4,
+            "base_channels": 32,
+            "channel_multiplier": [1],
+            "num_res_blocks": 1,
+            "num_patches": 4,
+            "image_token_embed_dim": 4,
+            "projection_dim": 4,
+            "num_hidden_layers": 1,
+        },
+    ),
+}
+
+
+def without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PerceptionLM be built without its tower, which is timm's."""
+    module = importlib.import_module("transformers.models.perception_lm.modeling_perception_lm")
+    auto = module.AutoModel
+
+    class Tower:
+        @staticmethod
+        def from_config(config: Any, **arguments: Any) -> Any:
+            if config.model_type == "timm_wrapper":
+                return nn.Linear(16, 16)
+            return auto.from_config(config, **arguments)
+
+    monkeypatch.setattr(module, "AutoModel", Tower)
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_transformers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = MODELS[name]
+    if case.name == "PerceptionLM":
+        without_timm(monkeypatch)
+    try:
+        model = case.build()
+    except AttributeError:
+        pytest.skip("not in this version of transformers")
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="4KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    whole = load_projector(tmp_path / "whole")
+    shards = load_projector(tmp_path / "shards")
+    assert same(whole, shards)
+    assert whole.spec == shards.spec
+    found = inspect_checkpoint(tmp_path / "shards")
+    stored = load_file(tmp_path / "whole" / "model.safetensors")
+    assert found.family == case.preset
+    assert (found.spec.in_, found.spec.out) == (case.in_, 24)
+    assert found.dtype == torch.float32
+    assert set(found.used) < stored.keys()
+    assert len(found.used) + found.left == len(stored)
+    assert all(key.startswith(found.root) for key in found.used)
+    upstream = model.get_submodule(case.module)
+    for scale in (1.0, 1e-3):
+        h, w = case.grid
+        x = scale * torch.randn(2, h * w, case.in_)
+        with torch.inference_mode():
+            expected = case.run(upstream, x, case.grid)
+            given = torch.stack([blocked(y, case.grid) for y in x]) if whole._blocked else x
+            y = whole(given, grid=case.grid)
+        assert y.shape == expected.shape
+        assert (y - expected).abs().max() / expected.abs().max() < 1e-5
+    # What is not the projector's may be anything.
+    for key, tensor in stored.items():
+        if key not in found.used:
+            tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.zero_()
+    save_file(stored, tmp_path / "whole" / "model.safetensors")
+    assert same(whole, load_projector(tmp_path / "whole", check_values=True))
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+def test_only_the_shards_needed_are_opened(tmp_path: Path) -> None:
+    model = MODELS["llava"].build()
+    model.save_pretrained(tmp_path, max_shard_size="4KB")
+    homes = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    needed = {homes[key] for key in homes if "projector" in key}
+    others = set(homes.values()) - needed
+    assert needed
+    assert others
+    for name in others:
+        (tmp_path / name).unlink()
+    assert load_projector(tmp_path).spec.out == 24
+
+
+def test_internvl_chat(tmp_path: Path) -> None:
+    """OpenGVLab's own naming, on the class of transformers under other keys."""
+    case = CASES["internvl"]
+    upstream = case.build().eval()
+    randomize(upstream)
+    names = {"layer_norm": "0", "linear_1": "1", "linear_2": "3"}
+    state = {
+        f"mlp1.{names[key.split('.')[0]]}.{key.split('.')[1]}": tensor
+        for key, tensor in upstream.state_dict().items()
+    }
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"model_type": "internvl_chat", "downsample_ratio": 0.5, "ps_version": "v2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    x = torch.randn(2, 64, 16)
+    with torch.inference_mode():
+        expected = case.run(upstream, x, (8, 8))
+        assert torch.allclose(load_projector(tmp_path)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- LLaVA's and MobileVLM's
+
+PREFIXES = (
+    *("", "mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."),
+    *("vision_projector.", "module.model.mm_projector."),
+)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize(
+    ("name", "preset", "inner"),
+    [
+        ("ldpnet", "ldpnet", "model."),
+        ("ldpnet", "ldpnet", ""),
+        ("ldpnetv2", "ldpnetv2", ""),
+        ("mlp2x_res2x_gelu", "mlp-res", ""),
+    ],
+)
+def test_golden_under_every_prefix(
+    name: str, preset: str, inner: str, prefix: str, tmp_path: Path
+) -> None:
+    vectors = load_file(GOLDEN / f"{name}.safetensors")
+    state = {prefix + inner + key[2:]: tensor for key, tensor in vectors.items() if key[:2] == "w."}
+    path = tmp_path / "mm_projector.safetensors"
+    save_file(state, path)
+    found = inspect_checkpoint(path)
+    assert (found.family, found.root) == (preset, prefix + inner)
+    assert (set(found.used), found.left) == (set(state), 0)
+    projector = load_projector(path)
+    for x, y in (("x", "y"), ("x", "y_small")):
+        scale = 1e-3 if y == "y_small" else 1.0
+        with torch.inference_mode():
+            ours = projector(scale * vectors[x])
+        assert (ours - vectors[y]).abs().max() / vectors[y].abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("name", ["linear", "mlp2x-gelu", "mlp3x-gelu"])
+def test_llava_under_every_prefix(name: str, prefix: str, tmp_path: Path) -> None:
+    projector = build_projector(name, 16, 24)
+    layout = LAYOUTS["linear" if name == "linear" else "mlp"]
+    state = to_upstream(projector, layout)
+    save_file(
+        {prefix + key.removeprefix("."): tensor for key, tensor in state.items()}, tmp_path / "x"
+    )
+    assert same(load_projector(tmp_path / "x"), projector)
+    # A whole model in LLaVA's own layout names a model type that transformers has too.
+    (tmp_path / "x").rename(tmp_path / "model.safetensors")
+    for model_type in ("llava", "llava_llama", "mobilevlm"):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        assert same(load_projector(tmp_path), projector)
+
+
+# ---------------------------------------------------------------------- what can be wrong
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+def mlp() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    state = to_upstream(build_projector("mlp2x-gelu", 16, 24), LAYOUTS["mlp"])
+    return {f"mm_projector.{key}": tensor for key, tensor in state.items()}
+
+
+def header(entries: str, data: int = 0) -> bytes:
+    """Write a file by hand, so that it can lie."""
+    return struct.pack("<Q", len(entries)) + entries.encode() + bytes(data)
+
+
+def refusal(path: Path) -> str:
+    """Return the message without the folder, whichever door is tried."""
+    messages = set()
+    for call in (load_projector, inspect_checkpoint):
+        with pytest.raises(CheckpointError) as caught:
+            call(path)
+        assert type(caught.value) is CheckpointError
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+        messages.add(str(caught.value))
+    [message] = messages
+    return message.replace(f"{path}/", "").replace(str(path), "X")
+
+
+PICKLE = "X: a pickle (PyTorch's own format); expected a safetensors file. A pickle can run code, "
+PICKLE += "so it is not loaded: save the weights as safetensors."
+CUT = "It is cut off, or something else: download or save it again."
+
+
+def of_zip() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(mlp(), buffer)
+    return buffer.getvalue()
+
+
+FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "git-lfs": (
+        lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
+        "X: a git-lfs pointer, not the file itself. Run: git lfs pull",
+    ),
+    "html": (
+        lambda: b"\n<!DOCTYPE html><html><title>404</title></html>",
+        "X: a web page, not a checkpoint. Download the file itself.",
+    ),
+    "pickle, zip": (of_zip, PICKLE),
+    "pickle, raw": (lambda: pickle.dumps({"a": 1}, 2), PICKLE),
+    "gguf": (
+        lambda: b"GGUF\x03" + bytes(99),
+        "X: a GGUF file; expected a safetensors file. Use the model it was converted from.",
+    ),
+    "empty": (bytes, f"X: the file is 0 bytes, its header promises 8. {CUT}"),
+    "truncated": (
+        lambda: save(mlp())[:-100],
+        f"X: the file is 4,260 bytes, its header promises 4,360. {CUT}",
+    ),
+    "truncated header": (
+        lambda: save(mlp())[:100],
+        f"X: the file is 100 bytes, its header promises 328. {CUT}",
+    ),
+    "appended": (
+        lambda: save(mlp()) + b"more",
+        "X: the file is 4,364 bytes, its header promises 4,360. Something was appended to it: "
+        "save it again.",
+    ),
+    "huge header": (
+        lambda: b"\xff" * 99,
+        f"X: a header of 18,446,744,073,709,551,615 bytes; expected a safetensors file. {CUT}",
+    ),
+    "not JSON": (
+        lambda: header("{'a': 1}"),
+        "X: its header is not JSON: 'Expecting property name enclosed in double quotes: line 1 "
+        "column 2 (char 1)'; expected a safetensors file. Download or save it again.",
+    ),
+    "deep": (
+        lambda: header("[" * 100_000),
+        "X: its header is nested too deep. Download or save it again.",
+    ),
+    "list": (lambda: header("[]"), "X: its header is no JSON object. Download or save it again."),
+    "duplicate": (
+        lambda: header(
+            '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
+            '"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
+            1,
+        ),
+        "X: its header gives 'a' twice. Download or save it again.",
+    ),
+    "metadata": (
+        lambda: header('{"__metadata__":{"a":1}}'),
+        "X: its metadata is not text to text. Download or save it again.",
+    ),
+    "dtype": (
+        lambda: header('{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,1]}}', 1),
+        "X['a']: dtype 'F4' is not known; expected one of BF16, F16, F32, F64 and the like. "
+        "Save it again in one of them.",
+    ),
+    "fields": (
+        lambda: header('{"a":{"dtype":"U8","shape":[1]}}', 1),
+        "X['a']: not a tensor's entry; expected dtype, shape and data_offsets. "
+        "Download or save it again.",
+    ),
+    "negative": (
+        lambda: header('{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}}', 1),
+        "X['a']: shape [-1] at [0, 1] makes no sense. Download or save it again.",
+    ),
+    "true": (
+        lambda: header('{"a":{"dtype":"U8","shape":[true],"data_offsets":[0,1]}}', 1),
+        "X['a']: shape [True] at [0, 1] makes no sense. Download or save it again.",
+    ),
+    "huge": (
+        lambda: header(
+            '{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,1]}}', 1
+        ),
+        "X['a']: shape [4294967296, 4294967296] is too large for any file. "
+        "Download or save it again.",
+    ),
+    "bytes": (
+        lambda: header('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', 4),
+        "X['a']: 4 bytes; expected 8 for F32 of (2,). Download or save it again.",
+    ),
+    "overlap": (
+        lambda: header(
+            '{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},'
+            '"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}',
+            3,
+        ),
+        "X: its tensors overlap at byte 1. Download or save it again.",
+    ),
+    "hole": (
+        lambda: header('{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}', 2),
+        "X: its tensors leave a hole at byte 1. Download or save it again.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_something_else(name: str, tmp_path: Path) -> None:
+    make, message = FILES[name]
+    (tmp_path / "x.safetensors").write_bytes(make())
+    assert refusal(tmp_path / "x.safetensors") == message
+
+
+def edited(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """Return LLaVA's MLP with tensors replaced; None takes one away; `_` stands for a dot."""
+    state = mlp()
+    for name, tensor in tensors.items():
+        key = f"mm_projector.{name.replace('_', '.').removeprefix('.')}"
+        if tensor is None:
+            del state[key]
+        else:
+            state[key] = tensor
+    return state
+
+
+STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
+    "zero-3": (
+        lambda: edited(_0_weight=torch.empty(0)),
+        "X['mm_projector.0.weight']: an empty tensor of (0,), a DeepSpeed ZeRO-3 placeholder; "
+        "expected the gathered weights. Save inside deepspeed.zero.GatheredParameters, or run "
+        "zero_to_fp32.py first.",
+    ),
+    "4-bit": (
+        lambda: edited(_0_weight=torch.zeros(192, 1, dtype=torch.uint8)),
+        "X['mm_projector.0.weight']: a tensor of (192, 1) and torch.uint8, weights packed in "
+        "4 bits; expected floating-point weights. Load the model without 4-bit quantisation and "
+        "save it again.",
+    ),
+    "missing and extra": (
+        lambda: edited(_2_bias=None, _4_scale=torch.zeros(3)),
+        "X: 1 tensors missing and 1 left over for mlp\n"
+        "  missing  mm_projector.2.bias (24,)\n"
+        "  extra    mm_projector.4.scale (3,). "
+        "The file is of another family or incomplete.",
+    ),
+    "transposed": (
+        lambda: edited(_0_weight=torch.zeros(16, 24)),
+        "X['mm_projector.0.weight']: a tensor of (16, 24) beside a bias of 24; expected (24, 16). "
+        "It looks transposed. Save it as upstream does.",
+    ),
+    "flattened": (
+        lambda: edited(_0_weight=torch.zeros(384)),
+        "X['mm_projector.0.weight']: a tensor of (384,) beside a bias of 24; expected (24, 16). "
+        "It looks flattened. Save it as upstream does.",
+    ),
+    "another width": (
+        lambda: edited(_2_weight=torch.zeros(24, 20)),
+        "X['mm_projector.2.weight']: a tensor of (24, 20); expected (24, 24). "
+        "Its family or its widths are others than the rest says.",
+    ),
+    "int8": (
+        lambda: edited(_0_weight=torch.zeros(24, 16, dtype=torch.int8)),
+        "X['mm_projector.0.weight']: a tensor of torch.int8; expected floating-point weights "
+        "of 16 bits or more. Load the model without quantisation and save it again.",
+    ),
+    "fp8": (
+        lambda: edited(_0_weight=torch.zeros(24, 16, dtype=torch.float8_e4m3fn)),
+        "X['mm_projector.0.weight']: a tensor of torch.float8_e4m3fn; expected floating-point "
+        "weights of 16 bits or more. Load the model without quantisation and save it again.",
+    ),
+    "two": (
+        lambda: {**mlp(), **{f"model.{key}": tensor for key, tensor in mlp().items()}},
+        "X: more than one projector fits: mlp under 'mm_projector.', mlp under "
+        "'model.mm_projector.'. Save the one you mean in a file of its own.",
+    ),
+    "none": (
+        lambda: {"lm_head.weight": torch.zeros(2, 2), "my_projector.w": torch.zeros(2)},
+        "X: no projector that is known, among 2 tensors such as 'my_projector.w'. Build one with "
+        "build_projector and load its state dict yourself.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_weights_that_do_not_fit(name: str, tmp_path: Path) -> None:
+    make, message = STATES[name]
+    save_file(make(), tmp_path / "x.safetensors")
+    assert refusal(tmp_path / "x.safetensors") == message
+
+
+def hf_mlp() -> dict[str, Tensor]:
+    state = to_upstream(build_projector("llava", 16, 24), LAYOUTS["llava"])
+    return {f"multi_modal_projector.{key}": tensor for key, tensor in state.items()}
+
+
+CONFIGS: dict[str, tuple[str, str]] = {
+    "unknown": (
+        '{"model_type": "strange_vl"}',
+        "X: no projector that is known of model type 'strange_vl', among 4 tensors such as "
+        "'multi_modal_projector.linear_1.bias', 'multi_modal_projector.linear_1.weight', "
+        "'multi_modal_projector.linear_2.bias', 'multi_modal_projector.linear_2.weight'. The "
+        "tensors alone fit mlp, 16 -> 24, under 'multi_modal_projector.': is config.json another "
+        "model's?",
+    ),
+    "another family": (
+        '{"model_type": "aya_vision"}',
+        "X['multi_modal_projector.linear_2.weight']: a tensor of (24, 24); expected (24, 12). "
+        "The tensors alone fit mlp, 16 -> 24, under 'multi_modal_projector.': is config.json "
+        "another model's?",
+    ),
+    "activation": (
+        '{"model_type": "llava", "projector_hidden_act": "os.system"}',
+        "X: config.json: projector_hidden_act: 'os.system'; expected one of gelu, gelu_new, "
+        "gelu_pytorch_tanh, quick_gelu, relu, relu2, silu, swish. The tensors alone fit mlp, "
+        "16 -> 24, under 'multi_modal_projector.': is config.json another model's?",
+    ),
+    "merge": (
+        '{"model_type": "internvl", "downsample_ratio": "half"}',
+        'X: its config and tensors make no internvl: "unsupported operand type(s) for /: '
+        "'int' and 'str'\". The tensors alone fit mlp, 16 -> 24, under "
+        "'multi_modal_projector.': is config.json another model's?",
+    ),
+    "not JSON": (
+        "{,}",
+        "config.json: not JSON: 'Expecting property name enclosed in double quotes: line 1 column "
+        "2 (char 1)'; expected a JSON object. Download it again.",
+    ),
+    "a list": ("[]", "config.json: a JSON list; expected a JSON object. Download it again."),
+    "twice": (
+        '{"model_type": "llava", "model_type": "vipllava"}',
+        "config.json: key 'model_type' is given twice. Leave one of them out.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs_that_do_not_fit(name: str, tmp_path: Path) -> None:
+    config, message = CONFIGS[name]
+    save_file(hf_mlp(), tmp_path / WEIGHTS)
+    (tmp_path / "config.json").write_text(config)
+    assert refusal(tmp_path) == message
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": model_type, **fields}
+        for model_type in ("llava", "internvl", "gemma3", "qwen2_vl", "mistral3", "aya_vision")
+        for fields in (
+            {"downsample_ratio": 0, "downsample_factor": 0, "spatial_merge_size": 0},
+            {"vision_config": [1], "text_config": "x", "downsample_factor": [2]},
+            {"vision_config": {"image_size": [1], "patch_size": 0}, "downsample_factor": 1e400},
+            {"projector_hidden_act": ["gelu"], "downsample_factor": "2"},
+        )
+    ],
+    ids=str,
+)
+def test_strange_configs_are_refused_or_have_no_say(config: dict[str, Any], tmp_path: Path) -> None:
+    save_file(hf_mlp(), tmp_path / WEIGHTS)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    try:
+        found = inspect_checkpoint(tmp_path).family
+    except CheckpointError:
+        return
+    assert (config["model_type"], found) in {("llava", "mlp")}
+
+
+def test_folders_that_do_not_fit(tmp_path: Path) -> None:
+    hint = "Name the file or the folder that holds them."
+    assert refusal(tmp_path) == f"X: no weights in this folder; expected {WEIGHTS}. {hint}"
+    (tmp_path / "mm_projector.bin").write_bytes(of_zip())
+    assert refusal(tmp_path) == (
+        f"X: no weights in this folder; expected {WEIGHTS}. mm_projector.bin is a pickle, which "
+        "can run code, so it is not loaded: save the weights as safetensors."
+    )
+    assert refusal(tmp_path / "mm_projector.bin") == PICKLE
+    assert refusal(tmp_path / "none.safetensors") == (
+        "X: cannot be read: No such file or directory. Look at the path and its rights."
+    )
+    (tmp_path / "x.safetensors").mkdir()
+    assert refusal(tmp_path) == (
+        "x.safetensors: a folder; expected a safetensors file. Name another path."
+    )
+    assert refusal(tmp_path / "x.safetensors") == (
+        f"X: no weights in this folder; expected {WEIGHTS}. {hint}"
+    )
+    save_file(mlp(), tmp_path / "a.safetensors")
+    assert refusal(tmp_path) == (
+        f"X: 2 safetensors files and no {INDEX}. Name one of them: a.safetensors, x.safetensors."
+    )
+    os.mkfifo(tmp_path / "pipe")
+    irregular = "X: not a regular file; expected a safetensors file. Name another path."
+    assert refusal(tmp_path / "pipe") == irregular
+    assert refusal(Path("/dev/null")) == irregular
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "", ".", "..", "a\\b", "a/b"])
+def test_shards_outside_the_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    assert refusal(tmp_path) == (
+        f"{INDEX}: shard {name!r} is no plain file name. Shards stand beside their index."
+    )
+
+
+def test_indexes_that_do_not_fit(tmp_path: Path) -> None:
+    index = tmp_path / INDEX
+    os.mkfifo(index)
+    assert refusal(tmp_path) == f"{INDEX}: not a regular file; expected a JSON object. {JSON_HINT}"
+    index.unlink()
+    for value in ("{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'):
+        index.write_text(value)
+        assert refusal(tmp_path) == (
+            f"{INDEX}: no weight_map; expected a mapping of keys to file names. {JSON_HINT}"
+        )
+    save_file(mlp(), tmp_path / "a.safetensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "b.safetensors")
+    homes = dict.fromkeys(mlp(), "a.safetensors")
+    homes["mm_projector.2.bias"] = "b.safetensors"
+    index.write_text(json.dumps({"weight_map": homes}))
+    assert refusal(tmp_path) == (
+        f"{INDEX}: 'b.safetensors' does not hold 'mm_projector.2.bias'. Index and shards are of "
+        "different models: download them again."
+    )
+    (tmp_path / "b.safetensors").unlink()
+    assert refusal(tmp_path) == (
+        "b.safetensors: cannot be read: No such file or directory. Look at the path and its rights."
+    )
+
+
+JSON_HINT = "Download it again."
+
+
+def test_values_are_checked_on_request(tmp_path: Path) -> None:
+    state = mlp()
+    state["mm_projector.2.weight"][3, 4] = torch.nan
+    save_file(state, tmp_path / "x")
+    assert load_projector(tmp_path / "x").state_dict()["blocks.2.weight"].isnan().sum() == 1
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path / "x", check_values=True)
+    assert str(caught.value) == (
+        f"{tmp_path}/x['mm_projector.2.weight']: NaN or infinite values; expected finite weights. "
+        "Take an earlier checkpoint: a projector with these gives NaN."
+    )
+
+
+def test_documents_that_do_not_fit(own: Path, tmp_path: Path) -> None:
+    state = load_file(own / WEIGHTS)
+    path = tmp_path / "x.safetensors"
+    save_file(state, path, {"mobilevlm": "/etc/passwd"})
+    assert refusal(path) == (
+        "X[__metadata__]: its document does not fit: document: '/etc/passwd'; expected a JSON "
+        "object. Save it again with save_projector."
+    )
+    text = (own / "config.json").read_text()
+    save_file(state, path, {"mobilevlm": text.replace("pointwise", "pointwisp")})
+    assert refusal(path).startswith(
+        "X[__metadata__]: its document does not fit: 3 problems\n  - blocks[0].type: unknown block"
+    )
+    state.popitem()
+    save_file(state, path, {"mobilevlm": text})
+    assert "1 tensors missing and 0 left over for document" in refusal(path)
+
+
+def test_a_file_that_changes_under_way(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    save_file(mlp(), path)
+    file = SafetensorsFile(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(CheckpointError) as caught:
+        file.read(["mm_projector.2.weight"])
+    assert str(caught.value) == f"{path}: the file changed while it was read. Try again."
+
+
+def test_a_drop_in_is_saved_under_the_documents_keys(tmp_path: Path) -> None:
+    config = {"mm_projector_type": "ldpnet", "mm_hidden_size": 16, "hidden_size": 24}
+    projector = build_vision_projector(config)
+    save_projector(projector, tmp_path)
+    loaded = load_projector(tmp_path)
+    assert type(loaded) is Projector
+    assert same(loaded.blocks, projector.blocks)
