@@ -18,14 +18,10 @@ from mobilevlm import BLOCKS, PROJECTORS, plan_projector
 
 README = Path(__file__).parent.parent / "README.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-ZOO = ["identity", "linear", "mlp", "ldp", "ldpnet", "ldpnetv2"]
-USERS = {
-    "identity": "-",
-    "linear": "LLaVA 1.0, PaliGemma",
-    "mlp": "LLaVA 1.5 and its line",
-    "ldp": "the MobileVLM paper",
-    "ldpnet": "MobileVLM v1, PALO",
-    "ldpnetv2": "MobileVLM v2",
+# Where the standard case does not fit.
+SPECIAL: dict[str, dict[str, Any]] = {
+    "identity": {"in_": 2048},
+    "voxtral": {"grid": (1, 576)},
 }
 
 
@@ -47,7 +43,7 @@ def render(text: str) -> str:
         parts += [text[position : match.start()], f"```{language}\n{body}```"]
         position = match.end()
     page = "".join([*parts, text[position:]])
-    page = table(page, "| name | what it is | used by |", zoo_rows())
+    page = table(page, "| name | what it is | used by | options |", zoo_rows())
     return table(page, "| block | what it does | fields |", block_rows())
 
 
@@ -99,16 +95,40 @@ def fields_of(cls: Any, skip: str = "") -> str:
 
 
 def zoo_rows() -> list[str]:
+    """One row per family; names that are a family with options set stand in its last column."""
+    entries = {entry.name: entry for entry in PROJECTORS.entries() if entry.source == "built-in"}
+    things = {name: PROJECTORS.get(name) for name in entries}
     rows = []
-    for name in ZOO:
-        in_ = 2048 if name == "identity" else 1024
-        plan = plan_projector(name, in_, 2048, grid=(24, 24))
+    for name, cls in things.items():
+        if not isinstance(cls, type):
+            continue
+        also = [
+            other
+            for other, thing in things.items()
+            if type(thing) is cls and not re.fullmatch(r"mlp\dx-gelu", other)
+        ]
+        case: dict[str, Any] = {"in_": 1024, "out": 2048, "grid": (24, 24), **SPECIAL.get(name, {})}
+        plan = plan_projector(name, **case)
         tokens, macs = f"{plan.tokens_in} -> {plan.tokens_out}", plan.table()[1][-1][-1]
-        what = first_line(PROJECTORS.get(name))
-        options = fields_of(PROJECTORS.get(name), skip="prefix_tokens")
-        cells = [f"`{name}`", what, USERS[name], options, tokens, f"{plan.parameters:,}", macs]
+        cells = [
+            f"`{name}`",
+            first_line(cls),
+            used_by(cls),
+            fields_of(cls, skip="prefix_tokens"),
+            ", ".join(f"`{other}`" for other in also) or "-",
+            tokens,
+            f"{plan.parameters:,}",
+            macs,
+        ]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
+
+
+def used_by(cls: type) -> str:
+    """What the docstring says after "Used by", up to the end of that sentence."""
+    doc = " ".join((cls.__doc__ or "").split())
+    match = re.search(r"Used by (.*?)(?:; |\. [A-Z]|\.$)", doc)
+    return match[1].replace("``", "`").replace("|", "\\|") if match else "-"
 
 
 def block_rows() -> list[str]:
