@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .blocks.feature import Feature as Feature
     from .blocks.feature import Width as Width
     from .checkpoints.errors import CheckpointError as CheckpointError
+    from .checkpoints.layouts import to_upstream as to_upstream
     from .checkpoints.llava import build_vision_projector as build_vision_projector
     from .checkpoints.load import inspect_checkpoint as inspect_checkpoint
     from .checkpoints.load import load_projector as load_projector
@@ -59,6 +60,7 @@ _HOMES = {
     "plan_projector": "projectors.build",
     "save_projector": "checkpoints.save",
     "spec_of": "projectors.build",
+    "to_upstream": "checkpoints.layouts",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604

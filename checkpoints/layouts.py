@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..blocks.block import label
 from ..projectors.projector import Projector
+from ..registry import did_you_mean, quote
 from .errors import CheckpointError
 
 __all__ = ["LAYOUTS", "Fused", "Layout", "Name", "from_upstream", "to_upstream"]
@@ -167,15 +168,39 @@ def from_upstream(
     return found
 
 
-def to_upstream(projector: Projector, layout: Layout) -> dict[str, Tensor]:
-    """Return a projector's weights under upstream's keys and in its shapes."""
-    state = projector.state_dict()
+def to_upstream(projector: Projector, family: str | Layout) -> dict[str, Tensor]:
+    """Return a projector's weights under upstream's keys and in its shapes.
+
+    Args:
+        projector: The projector.
+        family: A layout's name, such as ``llava``, ``qwen2-vl`` or ``ldpnet``; or a layout.
+
+    Raises:
+        CheckpointError: There is no such layout, or it does not name this projector's weights.
+    """
+    layout = find_layout(family) if isinstance(family, str) else family
+    state = nn.Module.state_dict(projector)  # a drop-in's own speaks upstream's keys already
     found: dict[str, Tensor] = {}
     for part in parts(projector, layout):
         tensor = part.write(state[part.key])
         before = found.get(part.theirs)
         found[part.theirs] = tensor if before is None else torch.cat([before, tensor])
     return found
+
+
+def find_layout(family: str) -> Layout:
+    """Return the layout of that name, exactly but for ``_``, which reads as ``-``.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    layout = LAYOUTS.get(family.replace("_", "-"))
+    if layout is None:
+        raise CheckpointError(
+            f"unknown layout {quote(family)}",
+            hint=did_you_mean(family, LAYOUTS) or f"Known: {', '.join(sorted(LAYOUTS))}.",
+        )
+    return layout
 
 
 def _names(*names: str | Name | Fused) -> Layout:

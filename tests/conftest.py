@@ -1,5 +1,6 @@
 """Fixtures for more than one file."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,9 @@ from plugins import Site
 
 from mobilevlm import BLOCKS, PROJECTORS
 from mobilevlm.registry import DISABLE_VARIABLE
+
+# The reference models are built here, small; nothing is to be looked for elsewhere.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture

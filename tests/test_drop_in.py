@@ -9,7 +9,7 @@ import torch
 from test_parity import GOLDEN, golden
 from torch import Tensor, nn
 
-from mobilevlm import build_vision_projector
+from mobilevlm import CheckpointError, build_vision_projector, to_upstream
 
 
 def config(name: str, in_: int = 16, out: int = 24) -> SimpleNamespace:
@@ -85,3 +85,26 @@ def test_missing_extra_and_misshapen_tensors_are_torchs_errors() -> None:
 def test_other_names_keep_our_keys() -> None:
     assert "blocks.0.weight" in build_vision_projector(config("ldp")).state_dict()
     assert list(build_vision_projector(config("identity", 16, 16)).state_dict()) == []
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp2x_gelu", "ldpnet", "ldpnetv2", "mlp2x_res2x_gelu"])
+def test_to_upstream_speaks_the_same_keys(name: str) -> None:
+    drop_in = build_vision_projector(config(name))
+    layout = {"mlp2x_gelu": "mlp", "mlp2x_res2x_gelu": "mlp-res"}.get(name, name)
+    state = {k.removeprefix("model."): v for k, v in drop_in.state_dict().items()}
+    found = to_upstream(drop_in, layout)
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_to_upstream_of_an_unknown_or_other_family() -> None:
+    projector = build_vision_projector(config("mlp3x_gelu"))
+    for family, message in {
+        "qwen2vl": "unknown layout 'qwen2vl'. Did you mean 'qwen2-vl' or 'qwen3-vl'?",
+        "llava": "the layout names 2 modules, the projector has 3. It belongs to another family.",
+    }.items():
+        with pytest.raises(CheckpointError) as caught:
+            to_upstream(projector, family)
+        assert str(caught.value) == message
+    with pytest.raises(CheckpointError, match="the layout names 2 modules, the projector has 1"):
+        to_upstream(build_vision_projector(config("linear")), "llava")
