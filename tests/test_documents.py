@@ -348,7 +348,7 @@ REFUSED: list[tuple[Any, str]] = [
     (
         document({"type": "preset", "name": "ldp", "kernal": 3}),
         "blocks[0] (preset): ldp: unknown key 'kernal'; expected one of prefix_tokens, kernel, "
-        "eps. Did you mean 'kernel'? It is given ?x? x 64 by the input.",
+        "eps, skip. Did you mean 'kernel'? It is given ?x? x 64 by the input.",
     ),
     (
         document({"type": "preset", "name": "ldp", "prefix_tokens": 1}),
@@ -579,8 +579,8 @@ CALLS: list[tuple[Any, type[MobileVLMError], str]] = [
     (
         lambda: build_projector("ldp", 1024, 2048, kernal=5),
         SpecError,
-        "ldp: unknown key 'kernal'; expected one of prefix_tokens, kernel, eps. Did you mean "
-        "'kernel'?",
+        "ldp: unknown key 'kernal'; expected one of prefix_tokens, kernel, eps, skip. Did you "
+        "mean 'kernel'?",
     ),
     (
         lambda: build_projector("ldp", 1024, 2048, kernel=4),
