@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_zoo import randomize
 from torch import Tensor, nn
 from torch.export import Dim, export
 from torch.nn import functional as F
@@ -30,17 +31,6 @@ from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream, to_upstream
 GOLDEN = Path(__file__).parent / "golden"
 V, D = 16, 24
 SMALL = {"hidden": 20, "depth": 2, "queries": 16}
-
-
-def randomize(module: nn.Module) -> None:
-    """Give every parameter, norms and bare ones too, values that show."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            fan = max(parameter[0].numel(), 1) if parameter.ndim > 1 else 1
-            offset = 1.0 if parameter.ndim == 1 else 0.0
-            values = torch.randn(parameter.shape, generator=generator) / fan**0.5
-            parameter.copy_(values * (0.3 if parameter.ndim == 1 else 1.0) + offset)
 
 
 def error_of(y: Tensor, expected: Tensor) -> float:
