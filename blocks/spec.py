@@ -17,9 +17,10 @@ __all__ = [
     "MAX_BLOCKS",
     "MAX_DEPTH",
     "MAX_NODES",
-    "DuplicateKey",
     "Spec",
+    "WithDuplicate",
     "check_structure",
+    "first_duplicate",
     "relocate",
     "shown",
 ]
@@ -109,7 +110,17 @@ def _keys(cls: type[Spec]) -> dict[str, None]:
     return found
 
 
-class DuplicateKey(dict[str, Any]):
+def first_duplicate(pairs: Iterable[tuple[str, Any]]) -> str | None:
+    """Return the first key that a JSON object gives twice, or None."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
+
+
+class WithDuplicate(dict[str, Any]):
     """A JSON object in which `key` was given twice; refused once its path is known."""
 
     key = ""
@@ -162,7 +173,7 @@ def _start(open_: list[_Open], step: str = "") -> str:
 
 
 def _items(value: Any, here: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, DuplicateKey):
+    if isinstance(value, WithDuplicate):
         raise SpecError(f"key {quote(value.key)} is given twice", here.lstrip("."))
     if isinstance(value, Spec):
         yield from ((f".{key}", item) for key, item in value.__dict__.items())

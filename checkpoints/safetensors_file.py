@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..blocks.spec import first_duplicate
 from ..registry import quote
 from .errors import CheckpointError
 
@@ -258,11 +259,7 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     Raises:
         DuplicateKey: A key is there twice.
     """
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise DuplicateKey(key)
-            seen.add(key)
-    return found
+    key = first_duplicate(pairs)
+    if key is not None:
+        raise DuplicateKey(key)
+    return dict(pairs)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError
 
 from ..blocks.errors import SpecError
-from ..blocks.spec import MAX_DEPTH, DuplicateKey
+from ..blocks.spec import MAX_DEPTH, WithDuplicate, first_duplicate
 from ..registry import RegistryError, quote
 from .files import replace_file
 from .stack import Stack
@@ -119,9 +119,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    duplicate = DuplicateKey(found)
-    keys = [key for key, _ in pairs]
-    duplicate.key = next(key for key in keys if keys.count(key) > 1)
+    duplicate = WithDuplicate(found)
+    duplicate.key = first_duplicate(pairs) or ""
     return duplicate
 
 

@@ -72,6 +72,7 @@ class Projector(nn.Module):
         if dtype is not None:
             self.to(dtype)
         self._needs_grid = stack.needs_grid
+        self._mixing = [mixes_tokens([block]) for block in stack.blocks]
         self._sequence = plan.steps[-1].y.layout == "sequence"
         # Where every token is treated alike, their order does not matter.
         self._blocked = self._needs_grid and stack.token_order == "blocked"
@@ -188,10 +189,7 @@ class Projector(nn.Module):
             self._admit(h, w)
         if self._blocked:
             x = to_raster_packed(x, sizes)
-        pairs = [
-            (module, mixes_tokens([block]))
-            for module, block in zip(self.blocks, self.spec.blocks, strict=True)
-        ]
+        pairs = list(zip(self.blocks, self._mixing, strict=True))
         return run_packed(pairs, x, sizes, self._admitted.__getitem__)
 
     def _check(self, x: Tensor) -> torch.Size:

@@ -513,6 +513,13 @@ def test_bad_text_is_refused_in_one_sentence(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_a_duplicate_among_very_many_keys_costs_no_more_than_reading_them() -> None:
+    keys = ", ".join(f'"k{index}": 0' for index in range(400_000))
+    with pytest.raises(SpecError) as caught:
+        load_spec("{" + keys + ', "last": 0, "last": 1}')
+    assert str(caught.value) == "key 'last' is given twice"
+
+
 def test_an_integer_of_5000_digits_in_text() -> None:
     with pytest.raises(SpecError, match="not usable JSON: Exceeds the limit"):
         load_spec('{"in": ' + "9" * 5000 + "}")
