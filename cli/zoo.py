@@ -1,0 +1,143 @@
+"""The verbs that look at projectors: list, show, tokens, spec, check."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..projectors import BLOCKS, PROJECTORS
+from ..registry import Entry, MobileVLMError, Registry
+from .arguments import UsageError, call
+from .options import Debug, Json, Target, Words
+from .output import FAILED, echo_json, echo_table, explain, reporting
+
+__all__ = ["check", "list_", "show", "spec", "tokens"]
+
+
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern with *.")] = "",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List what is registered: projectors, then blocks. Imports no plugin."""
+    with reporting(debug):
+        glob = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
+        glob = glob.replace("_", "-")
+        registries: tuple[Registry[Any], ...] = (PROJECTORS, BLOCKS)
+        found: list[tuple[str, Entry]] = [
+            (registry.kind, entry)
+            for registry in registries
+            for entry in registry.entries()
+            if fnmatchcase(entry.name, glob)
+        ]
+        if as_json:
+            echo_json(
+                [
+                    {
+                        "kind": kind,
+                        "name": entry.name,
+                        "source": entry.source,
+                        "version": entry.version,
+                        "target": entry.target,
+                    }
+                    for kind, entry in found
+                ]
+            )
+        elif found:
+            rows = [
+                [entry.name, kind, f"{entry.source} {entry.version}".rstrip(), entry.target]
+                for kind, entry in found
+            ]
+            echo_table(["name", "kind", "from", "target"], rows)
+        else:
+            explain(f"nothing matches {pattern!r}", "note")
+        for problem in PROJECTORS.problems():
+            explain(f"{problem.distribution}: {problem.text}", "note")
+
+
+def show(target: Target, words: Words = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Show a projector's plan: features, parameters and MACs block by block.
+
+    Example: mobilevlm show ldp in=1024 out=2048 grid=24x24
+    """
+    with reporting(debug):
+        from ..projectors.build import plan_projector
+        from ..projectors.plan import RIGHT
+
+        plan = plan_projector(**call(target, words or (), "show"))
+        if as_json:
+            echo_json(plan.to_dict())
+        else:
+            header, rows = plan.table()
+            echo_table(header, rows, right=RIGHT, total=True)
+
+
+def tokens(
+    target: Target, words: Words = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Print how many tokens come out for a grid.
+
+    Example: mobilevlm tokens ldp grid=24x18
+    """
+    with reporting(debug):
+        from ..projectors.build import plan_projector
+
+        # No projector's token count depends on its widths, so a name does not need them.
+        keywords = call(target, words or (), "tokens", widths={"in": 1024, "out": 1024})
+        if "grid" not in keywords:
+            raise UsageError("'grid' is missing", target, hint="Write grid=24x24.")
+        plan = plan_projector(**keywords)
+        if as_json:
+            echo_json({"grid": plan.grid, "tokens": plan.tokens_out})
+        else:
+            typer.echo(plan.tokens_out)
+
+
+def spec(target: Target, words: Words = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Print the document that a projector expands to, ready to edit. It is JSON either way.
+
+    Example: mobilevlm spec ldp in=1024 out=2048 kernel=5 > mine.json
+    """
+    with reporting(debug):
+        from ..projectors.build import plan_projector
+        from ..projectors.document import dump_spec
+
+        plan = plan_projector(**call(target, words or (), "spec"))
+        typer.echo(dump_spec(plan.stack), nl=False)
+
+
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Documents.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check documents: syntax, fields, names, widths and size. Nothing is allocated."""
+    from ..projectors.document import load_spec
+    from ..projectors.plan import Plan
+
+    with reporting(debug):
+        results: list[dict[str, Any]] = []
+        for file in files:
+            try:
+                plan = Plan(load_spec(file))
+                parameters = plan.parameters
+            except MobileVLMError as error:
+                if debug:
+                    raise
+                results.append({"file": str(file), "ok": False, "error": str(error)})
+                if not as_json:
+                    explain(str(error) if str(file) in str(error) else f"{file}: {error}")
+                continue
+            stack = plan.stack
+            facts = {"in": stack.in_, "out": stack.out, "parameters": parameters}
+            results.append({"file": str(file), "ok": True, **facts})
+            if not as_json:
+                typer.echo(f"{file}: ok, {stack.in_} -> {stack.out}, {parameters:,} parameters")
+        if as_json:
+            echo_json(results)
+        if not all(result["ok"] for result in results):
+            raise typer.Exit(FAILED)
