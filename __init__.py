@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .blocks.block import Blocks as Blocks
     from .blocks.errors import GridError as GridError
     from .blocks.errors import SpecError as SpecError
+    from .blocks.fast import fast_paths as fast_paths
     from .blocks.feature import Feature as Feature
     from .blocks.feature import Width as Width
     from .checkpoints.errors import CheckpointError as CheckpointError
@@ -54,6 +55,7 @@ _HOMES = {
     "build_projector": "projectors.build",
     "build_vision_projector": "checkpoints.llava",
     "dump_spec": "projectors.document",
+    "fast_paths": "blocks.fast",
     "inspect_checkpoint": "checkpoints.load",
     "load_projector": "checkpoints.load",
     "load_spec": "projectors.document",

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Act", "Gate", "QuickGELU", "ReLU2", "activation"]
+__all__ = ["Act", "Gate", "QuickGELU", "ReLU2", "activate_", "activation"]
 
 Act: TypeAlias = Literal[
     "gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "hardswish", "none"
@@ -47,3 +47,19 @@ _MODULES: dict[str, Callable[[], nn.Module]] = {
 def activation(name: Act | Gate) -> nn.Module:
     """Return a new module for an activation's name; ``gelu`` is the exact, erf form."""
     return _MODULES[name]()
+
+
+def activate_(act: nn.Module, x: Tensor) -> Tensor:
+    """Apply an activation to a tensor that may be overwritten; any shape -> the same shape."""
+    if type(act) is nn.GELU:
+        y: Tensor = torch.ops.aten.gelu_(x, approximate=act.approximate)
+        return y
+    in_place = _IN_PLACE.get(type(act))
+    return act(x) if in_place is None else in_place(x)
+
+
+_IN_PLACE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.Hardswish: torch.ops.aten.hardswish_,
+    nn.ReLU: torch.relu_,
+    nn.SiLU: torch.ops.aten.silu_,
+}

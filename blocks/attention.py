@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .activation import activation
+from .chain import run
 from .errors import SpecError
 from .feature import MAX_WIDTH
 from .glu import GluModule
@@ -91,12 +92,11 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(heads * head_dim, channels, bias=bias)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = self.q_norm(self._split(self.q_proj(q)))
-        k = self.k_norm(self._split(self.k_proj(k)))
-        v = self._split(self.v_proj(v))
+        q = self.q_norm(self._split(run([self.q_proj], q)))
+        k = self.k_norm(self._split(run([self.k_proj], k)))
+        v = self._split(run([self.v_proj], v))
         y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.grouped)
-        out: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
-        return out
+        return run([self.out_proj], y.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         """``(b, n, heads * d) -> (b, heads, n, d)``."""
@@ -123,5 +123,4 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(hidden, channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down(self.act(self.up(x)))
-        return y
+        return run([self.up, self.act, self.down], x)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .depthwise import Depthwise, DepthwiseConv
+from .fast import reusable
 from .feature import Feature
 
 __all__ = ["DepthwiseResidual", "DepthwiseResidualConv"]
@@ -26,7 +27,10 @@ class DepthwiseResidualConv(DepthwiseConv):
     """``conv(x) + skip(x)`` on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + self._skip(x)
+        y, skip = super().forward(x), self._skip(x)
+        if y.dtype == skip.dtype and reusable(y, skip):
+            return y.add_(skip)
+        return y + skip
 
     def _skip(self, x: Tensor) -> Tensor:
         stride = self.stride

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .activation import Act, activation
 from .block import Block
+from .chain import run
 from .feature import Feature, Width
 
 __all__ = ["Glu", "GluModule"]
@@ -54,8 +55,8 @@ class GluModule(nn.Module):
         self.limit = limit
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.gate(x), self.value(x)
-        if self.limit is not None:
-            gate, value = gate.clamp(max=self.limit), value.clamp(-self.limit, self.limit)
-        y: Tensor = self.act(gate) * value
+        if self.limit is None:
+            return run([self.gate, self.act], x) * run([self.value], x)
+        gate = run([self.gate], x).clamp(max=self.limit)
+        y: Tensor = self.act(gate) * run([self.value], x).clamp(-self.limit, self.limit)
         return y

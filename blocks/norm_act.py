@@ -8,9 +8,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from .activation import Act, activation
+from .activation import Act, activate_, activation
 from .block import Block
 from .errors import SpecError
+from .fast import hooked, reusable
 from .feature import Feature
 
 __all__ = ["Eps", "NormAct", "NormActModule", "RMSNorm"]
@@ -66,9 +67,15 @@ class NormActModule(nn.Module):
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
-        y: Tensor = self.act(x)
-        return y
+        y: Tensor = self.norm(x)
+        if (
+            type(self.norm) in _NORMS
+            and reusable(y)
+            and not (hooked(self.norm) or hooked(self.act))
+        ):
+            return activate_(self.act, y)
+        z: Tensor = self.act(y)
+        return z
 
 
 class RMSNorm(nn.Module):
@@ -91,14 +98,28 @@ class RMSNorm(nn.Module):
             self.weight = nn.Parameter(torch.full((channels,), 1.0 - self.offset))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        low = x.dtype in (torch.float16, torch.bfloat16)
+        y = x.float() if low else x
+        if not reusable(x):
+            y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        elif low:  # in the order of the original's roundings, which show once cast back
+            y = y.mul_(torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps))
+        else:
+            norm = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
+            y = y * torch.rsqrt(norm.square_().div_(y.shape[-1]).add_(self.eps))
         if self.weight is None:
             return y.to(x.dtype)
         if self.cast == "before":
-            return (self.weight + self.offset if self.offset else self.weight) * y.to(x.dtype)
+            weight = self.weight + self.offset if self.offset else self.weight
+            y = y.to(x.dtype)
+            return y.mul_(weight) if reusable(y, weight) else weight * y
         weight = self.weight.to(y.dtype)
-        return (y * (weight + self.offset if self.offset else weight)).to(x.dtype)
+        weight = weight + self.offset if self.offset else weight
+        return (y.mul_(weight) if reusable(y, weight) else y * weight).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}, offset={self.offset}, cast={self.cast}"
+
+
+# Their output is a new tensor.
+_NORMS = (nn.LayerNorm, RMSNorm)

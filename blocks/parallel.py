@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from .block import Block, Blocks, chains, walk
+from .chain import Chain
 from .errors import GridError, SpecError
 from .feature import Feature
 
@@ -87,7 +88,7 @@ class ParallelModule(nn.Module):
 
     def __init__(self, *branches: Sequence[nn.Module], join: str) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(nn.Sequential(*branch) for branch in branches)
+        self.branches = nn.ModuleList(Chain(*branch) for branch in branches)
         self.join = join
 
     def forward(self, x: Tensor) -> Tensor:

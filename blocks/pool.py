@@ -104,6 +104,7 @@ class WindowPool(nn.Module):
         self.mode = mode
         self.stride = stride
         self.ceil = ceil
+        self.averages = mode == "avg"
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 3, 1, 2)
@@ -139,6 +140,8 @@ class AdaptiveAvgPool(nn.Module):
         GridError: The grid is smaller than `size`: that would repeat tokens, not pool them.
     """
 
+    averages = True
+
     def __init__(self, size: Grid | None, stride: int | None) -> None:
         super().__init__()
         self.size = size
@@ -161,6 +164,8 @@ class AdaptiveAvgPool(nn.Module):
 
 class BilinearPool(nn.Module):
     """Bilinear scaling to sides rounded up; ``(b, h, w, c) -> (b, ceil(h/s), ceil(w/s), c)``."""
+
+    averages = True
 
     def __init__(self, stride: int) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from .block import Block, Blocks, chains, walk, with_bodies
+from .chain import Chain
 from .errors import SpecError
 from .feature import Feature
 from .spec import MAX_BLOCKS
@@ -64,7 +65,6 @@ class Repeat(Block):
 
     def build(self, x: Feature) -> nn.Module:
         copies = [
-            nn.Sequential(*(step.block.build(step.x) for step in steps))
-            for _, steps in chains(self, x)
+            Chain(*(step.block.build(step.x) for step in steps)) for _, steps in chains(self, x)
         ]
         return nn.Sequential(*(nn.Sequential(OrderedDict(body=copy)) for copy in copies))

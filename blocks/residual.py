@@ -8,8 +8,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .block import Block, Blocks, walk
+from .chain import Chain
+from .depthwise import DepthwiseConv
 from .errors import GridError, SpecError
+from .fast import hooked, reusable
 from .feature import Feature
+from .norm_act import NormActModule
 
 __all__ = ["Residual", "ResidualModule"]
 
@@ -58,10 +62,22 @@ class ResidualModule(nn.Module):
 
     def __init__(self, *body: nn.Module) -> None:
         super().__init__()
-        self.body = nn.Sequential(*body)
+        self.body = Chain(*body)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.body(x)
         if y.shape != x.shape:
             raise GridError(f"a residual's body made {tuple(y.shape)} of {tuple(x.shape)}")
+        if x.dtype == y.dtype and reusable(x, y) and _owns_its_output(self.body):
+            return y.add_(x)
         return x + y
+
+
+def _owns_its_output(body: Chain) -> bool:
+    """Return whether what a body gives is a new tensor that nobody else has seen."""
+    last = body[-1]
+    if type(last) is NormActModule:
+        fresh = type(last.norm) is not nn.Identity
+    else:
+        fresh = type(last) in (DepthwiseConv, nn.Linear)
+    return fresh and not hooked(body) and not any(map(hooked, last.modules()))

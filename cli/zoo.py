@@ -74,6 +74,8 @@ def show(target: Target, words: Words = None, as_json: Json = False, debug: Debu
         else:
             header, rows = plan.table()
             echo_table(header, rows, right=RIGHT, total=True)
+            for line in plan.runs_as:
+                typer.echo(f"runs as: {line}")
 
 
 def tokens(

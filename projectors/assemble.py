@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from ..blocks.block import Step, label
+from ..blocks.chain import Chain
 from ..blocks.errors import SpecError
 from ..registry import MobileVLMError, quote
 
 __all__ = ["assemble"]
 
 
-def assemble(steps: Sequence[Step]) -> nn.Sequential:
+def assemble(steps: Sequence[Step]) -> Chain:
     """Build the modules of a walked chain, on the current default device.
 
     Raises:
@@ -31,4 +32,4 @@ def assemble(steps: Sequence[Step]) -> nn.Sequential:
         if not isinstance(module, nn.Module):
             raise SpecError(f"build returned {quote(module)}", where, "a torch.nn.Module")
         modules.append(module)
-    return nn.Sequential(*modules)
+    return Chain(*modules)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..blocks.chain import order, run
 from ..blocks.feature import Grid
 from ..blocks.window import PackedModule, window_index
 
@@ -33,14 +35,18 @@ def run_packed(
         track: The grids after each block.
     """
     tracks = {grid: track(grid) for grid in dict.fromkeys(grids)}
-    for number, (module, mixes_tokens) in enumerate(blocks):
-        before = [tracks[grid][number - 1] for grid in grids] if number else list(grids)
+    alike = itertools.groupby(order([module for module, _ in blocks]), lambda n: blocks[n][1])
+    for mixes_tokens, numbers in alike:
         if not mixes_tokens:
-            x = module(x[None, None]).flatten(0, 2)
-        elif isinstance(module, PackedModule):
-            x = module.forward_packed(x, before)
-        else:
-            x = _by_size(module, x, before)
+            x = run((blocks[number][0] for number in numbers), x[None, None]).flatten(0, 2)
+            continue
+        for number in numbers:
+            module = blocks[number][0]
+            before = [tracks[grid][number - 1] for grid in grids] if number else list(grids)
+            if isinstance(module, PackedModule):
+                x = module.forward_packed(x, before)
+            else:
+                x = _by_size(module, x, before)
     return x
 
 

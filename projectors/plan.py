@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..blocks.block import Step, chains, label
+from ..blocks.chain import Chain, order
 from ..blocks.errors import SpecError
 from ..blocks.feature import Feature, Grid
 from .assemble import assemble
@@ -87,7 +88,7 @@ class Plan:
         return self.steps[-1].y.tokens
 
     @cached_property
-    def _meta(self) -> nn.Sequential:
+    def _meta(self) -> Chain:
         with torch.device("meta"):
             return assemble(self.steps)
 
@@ -138,6 +139,21 @@ class Plan:
         return None if self._macs is None else self._macs.get("", 0)
 
     @cached_property
+    def runs_as(self) -> tuple[str, ...]:
+        """What the fast forms do in another order than is written, one sentence each."""
+        found: list[str] = []
+        for path, chain in self._meta.named_modules():
+            if not isinstance(chain, Chain):
+                continue
+            places = [f"blocks.{path}.{place}".replace("..", ".") for place in range(len(chain))]
+            run = order(tuple(chain))
+            for step, place in enumerate(run):
+                later = [places[other] for other in run[step + 1 :] if other < place]
+                if later:
+                    found.append(f"{places[place]} runs before {', '.join(later)}")
+        return tuple(found)
+
+    @cached_property
     def rows(self) -> tuple[Row, ...]:
         """One row per block, blocks inside others after the one they are in."""
         return tuple(self._rows(self.steps, ""))
@@ -164,6 +180,7 @@ class Plan:
             "tokens_out": self.tokens_out,
             "parameters": self.parameters,
             "macs": self.macs,
+            "runs_as": self.runs_as,
             "blocks": [
                 {
                     "path": row.path,
@@ -200,7 +217,8 @@ class Plan:
 
     def __str__(self) -> str:
         header, rows = self.table()
-        return align(header, rows, right=RIGHT, total=True)
+        table = align(header, rows, right=RIGHT, total=True)
+        return "\n".join([table, *(f"runs as: {line}" for line in self.runs_as)])
 
     def __repr__(self) -> str:
         return f"Plan({self.steps[0].x} -> {self.steps[-1].y}, {len(self.steps)} blocks)"

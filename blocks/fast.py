@@ -1,0 +1,73 @@
+"""The one switch of the fast forms, and when they must stand aside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+__all__ = ["enabled", "fast_paths", "hooked", "recording", "reusable"]
+
+_on = os.environ.get("MOBILEVLM_FAST_PATHS", "1") != "0"
+
+
+@contextmanager
+def fast_paths(on: bool = True) -> Iterator[None]:
+    """Switch the fast forms on or off, for the whole process, within a ``with`` block.
+
+    They compute the same numbers up to rounding: a pool that runs before the pointwise layer it
+    follows, matrix products by oneDNN where torch would take a slower library, activations
+    within those, sums in place. ``MOBILEVLM_FAST_PATHS=0`` in the environment turns them off from
+    the start.
+
+    Args:
+        on: Whether they may run.
+    """
+    global _on
+    before, _on = _on, on
+    try:
+        yield
+    finally:
+        _on = before
+
+
+def enabled() -> bool:
+    """Return whether the fast forms may run."""
+    return _on
+
+
+def hooked(module: nn.Module) -> bool:
+    """Return whether somebody watches a module, who must see it called as it stands."""
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_pre_hooks
+        or module._backward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch_module._global_backward_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def recording(*tensors: Tensor | None) -> bool:
+    """Return whether autograd would record what is done to these tensors."""
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+
+
+def reusable(*tensors: Tensor) -> bool:
+    """Return whether a result may be written over one of these tensors, if it is nobody else's."""
+    return (
+        enabled()
+        and not torch.compiler.is_compiling()
+        and not recording(*tensors)
+        and not torch._C._are_functorch_transforms_active()
+        and torch._C._get_tracing_state() is None
+    )
