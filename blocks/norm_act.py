@@ -110,12 +110,13 @@ class RMSNorm(nn.Module):
         if self.weight is None:
             return y.to(x.dtype)
         if self.cast == "before":
-            weight = self.weight + self.offset if self.offset else self.weight
-            y = y.to(x.dtype)
-            return y.mul_(weight) if reusable(y, weight) else weight * y
-        weight = self.weight.to(y.dtype)
+            return self._scaled(y.to(x.dtype), self.weight)
+        return self._scaled(y, self.weight.to(y.dtype)).to(x.dtype)
+
+    def _scaled(self, y: Tensor, weight: Tensor) -> Tensor:
+        """Multiply a tensor of our own by the weight."""
         weight = weight + self.offset if self.offset else weight
-        return (y.mul_(weight) if reusable(y, weight) else y * weight).to(x.dtype)
+        return y.mul_(weight) if y.dtype == weight.dtype and reusable(y, weight) else y * weight
 
     def extra_repr(self) -> str:
         return f"eps={self.eps}, offset={self.offset}, cast={self.cast}"

@@ -14,7 +14,7 @@ from .errors import GridError
 from .feature import Feature, Grid
 from .window import take, window_index
 
-__all__ = ["PatchMerge", "PatchMergeModule"]
+__all__ = ["GATHERED", "PatchMerge", "PatchMergeModule"]
 
 
 def _pair(size: Any) -> Any:
@@ -116,3 +116,17 @@ class PatchMergeModule(nn.Module):
     def extra_repr(self) -> str:
         """Show the options in ``repr``."""
         return f"{self.size}, {self.order}, odd={self.odd}, transpose={self.transpose}"
+
+
+class GatheredMerge(nn.Module):
+    """The 2x2 merge of tokens that come window by window already: a view, and no copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        return x.reshape(b, h // 2, w // 2, 4 * c)
+
+    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
+        return x.reshape(-1, 4 * x.shape[1])
+
+
+GATHERED = GatheredMerge()

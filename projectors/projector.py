@@ -10,9 +10,12 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from ..blocks.block import mixes_tokens
+from ..blocks.block import Block, mixes_tokens
+from ..blocks.chain import run_in_order
 from ..blocks.errors import GridError, SpecError
+from ..blocks.fast import enabled, hooked
 from ..blocks.feature import Grid, check_grid
+from ..blocks.patch_merge import GATHERED, PatchMerge, PatchMergeModule
 from ..registry import quote
 from .assemble import assemble
 from .packed import run_packed, to_raster, to_raster_packed
@@ -76,6 +79,7 @@ class Projector(nn.Module):
         self._sequence = plan.steps[-1].y.layout == "sequence"
         # Where every token is treated alike, their order does not matter.
         self._blocked = self._needs_grid and stack.token_order == "blocked"
+        self._merge = _merge(stack.blocks) if self._blocked else None
         # The grids that fit, with the grid after each block.
         self._admitted: dict[Grid, list[Grid]] = {}
 
@@ -140,10 +144,12 @@ class Projector(nn.Module):
             x = x[:, prefix:]
             n = n - prefix
         h, w = self._sides(n, grid)
+        modules: Sequence[nn.Module] | None = None
         if self._blocked:
-            x = to_raster(x, (h, w))
+            modules = self._gathered()
+            x = x if modules else to_raster(x, (h, w))
         # Splitting an axis is a view whatever the strides; at batch 1 too it stays channels-last.
-        return self._run(x.view(b, h, w, c)).flatten(1, 2)
+        return self._run(x.view(b, h, w, c), modules).flatten(1, 2)
 
     def _project_map(self, x: Tensor, shape: torch.Size, grid: Any) -> Tensor:
         h, w = shape[2:]
@@ -155,8 +161,22 @@ class Projector(nn.Module):
         y = self._run(x.permute(0, 2, 3, 1).contiguous())
         return y.flatten(1, 2) if self._sequence else y.permute(0, 3, 1, 2)
 
-    def _run(self, x: Tensor) -> Tensor:
-        y: Tensor = self.blocks(x)
+    def _gathered(self) -> list[nn.Module] | None:
+        """Return the modules for tokens that stand in blocks of 2x2, where they can stay so.
+
+        Until they are merged, tokens are treated alike, and merging blocks is a view.
+        """
+        modules: list[nn.Module] = list(self.blocks)
+        place = self._merge
+        if place is None or not enabled() or hooked(self.blocks):
+            return None
+        if type(modules[place]) is not PatchMergeModule or hooked(modules[place]):
+            return None
+        modules[place] = GATHERED
+        return modules
+
+    def _run(self, x: Tensor, modules: Sequence[nn.Module] | None = None) -> Tensor:
+        y: Tensor = self.blocks(x) if modules is None else run_in_order(modules, x)
         if y.shape[-1] != self.spec.out:
             raise SpecError(
                 f"the last module gives {y.shape[-1]} channels",
@@ -187,9 +207,10 @@ class Projector(nn.Module):
             )
         for h, w in dict.fromkeys(sizes):
             self._admit(h, w)
-        if self._blocked:
+        modules: Sequence[nn.Module] | None = self._gathered() if self._blocked else None
+        if self._blocked and modules is None:
             x = to_raster_packed(x, sizes)
-        pairs = list(zip(self.blocks, self._mixing, strict=True))
+        pairs = list(zip(modules or self.blocks, self._mixing, strict=True))
         return run_packed(pairs, x, sizes, self._admitted.__getitem__)
 
     def _check(self, x: Tensor) -> torch.Size:
@@ -296,6 +317,17 @@ class Projector(nn.Module):
                 f"prefix_tokens={prefix + n - h * w}."
             )
         return GridError(f"{total}, but {source} is {h}x{w} = {h * w}", "x", "the same", hint)
+
+
+def _merge(blocks: Sequence[Block]) -> int | None:
+    """Return the place of the 2x2 merge before which every token is treated alike, if any."""
+    for place, block in enumerate(blocks):
+        if type(block) is PatchMerge:
+            plain = block.order == "hwc" and block.odd == "refuse" and not block.transpose
+            return place if plain and block.size == (2, 2) else None
+        if mixes_tokens([block]):
+            return None
+    return None
 
 
 def _autocasts(device: str, *dtypes: torch.dtype) -> bool:

@@ -360,13 +360,13 @@ def test_a_chain_copies_and_keeps_its_keys() -> None:
 
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("mlp2x_gelu", 2), ("ldp", 8), ("ldpnetv2", 4), ("qwen2-vl", 5), ("gemma3", 3)],
+    [("mlp2x_gelu", 2), ("ldp", 8), ("ldpnetv2", 4), ("qwen2-vl", 3), ("gemma3", 3)],
 )
 def test_no_hidden_copies(name: str, most: int) -> None:
     """As many large allocations as there are results to hold, and no more."""
     projector = build(name).eval()
     x = torch.randn(1, 576, 128)
-    least = 36 * 128 * 4 if name == "gemma3" else 1 << 17  # oneDNN's own buffers are smaller
+    least = 36 * 128 * 4 if name == "gemma3" else 140_000  # oneDNN's own buffers are smaller
     with torch.inference_mode():
         projector(x)
         with torch.profiler.profile(profile_memory=True) as profile:
