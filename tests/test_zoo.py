@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from sizes import SIDE, D, H, V
 from torch import Tensor, nn
 
 from mobilevlm import build_projector
 from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream, to_upstream
-
-V, D = 16, 24
 
 
 def randomize(module: nn.Module) -> None:
@@ -45,7 +44,7 @@ class Case:
     run: Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]
     options: dict[str, Any] = field(default_factory=dict)
     in_: int = V
-    grids: tuple[tuple[int, int], ...] = ((8, 8),)
+    grids: tuple[tuple[int, int], ...] = ((SIDE, SIDE),)
     unused: tuple[str, ...] = ()
 
 
@@ -148,7 +147,7 @@ def lfm2() -> nn.Module:
         NS(
             downsample_factor=2,
             projector_use_layernorm=True,
-            projector_hidden_size=20,
+            projector_hidden_size=H,
             projector_bias=True,
             projector_hidden_act="gelu",
             vision_config=NS(hidden_size=V),
@@ -166,7 +165,7 @@ def nemotron() -> nn.Module:
     return hf(
         "nemotron_h_omni.modeling_nemotron_h_omni",
         "NemotronH_Omni_Reasoning_V3MultiModalProjector",
-    )(4 * V, 20, D)
+    )(4 * V, H, D)
 
 
 def run_merged(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -225,15 +224,15 @@ def llama4() -> nn.Module:
     module.vision_adapter = Llama4VisionPixelShuffleMLP(
         NS(
             pixel_shuffle_ratio=0.5,
-            projector_input_dim=20,
-            projector_output_dim=20,
+            projector_input_dim=H,
+            projector_output_dim=H,
             hidden_size=V,
             intermediate_size=4 * V,
             projector_dropout=0.0,
         )
     )
     module.multi_modal_projector = nn.Module()
-    module.multi_modal_projector.linear_1 = nn.Linear(20, D, bias=False)
+    module.multi_modal_projector.linear_1 = nn.Linear(H, D, bias=False)
     return module
 
 
@@ -245,9 +244,9 @@ def run_llama4(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 def gemma3() -> nn.Module:
     return hf("gemma3.modeling_gemma3", "Gemma3MultiModalProjector")(
         NS(
-            vision_config=NS(hidden_size=V, image_size=32, patch_size=4, layer_norm_eps=1e-6),
+            vision_config=NS(hidden_size=V, image_size=4 * SIDE, patch_size=4, layer_norm_eps=1e-6),
             text_config=NS(hidden_size=D),
-            mm_tokens_per_image=16,
+            mm_tokens_per_image=(SIDE // 2) ** 2,
         )
     )
 
@@ -330,7 +329,7 @@ def lfm3() -> nn.Module:
     return hf("lfm3_vl.modeling_lfm3_vl", "Lfm3VlMultiModalProjector")(
         NS(
             vision_config=NS(hidden_size=V, spatial_merge_size=2),
-            projector_hidden_size=20,
+            projector_hidden_size=H,
             projector_bias=True,
             projector_hidden_act="gelu",
             text_config=NS(hidden_size=D),
@@ -373,7 +372,7 @@ def glm4v() -> nn.Module:
     module = nn.Module()
     module.post_layernorm = Glm4vRMSNorm(V, eps=1e-5)
     module.downsample = nn.Conv2d(V, D, 2, 2)
-    module.merger = Glm4vVisionPatchMerger(dim=D, context_dim=40, hidden_act="silu")
+    module.merger = Glm4vVisionPatchMerger(dim=D, context_dim=2 * H, hidden_act="silu")
     return module
 
 
@@ -390,7 +389,7 @@ def aya(module: str, name: str) -> Callable[[], nn.Module]:
     return lambda: hf(module, name)(
         NS(
             downsample_factor=2,
-            alignment_intermediate_size=40,
+            alignment_intermediate_size=2 * H,
             adapter_layer_norm_eps=1e-6,
             vision_config=NS(hidden_size=V),
             text_config=NS(hidden_size=D),
@@ -443,7 +442,7 @@ def video_pooler(mode: str) -> Callable[[], nn.Module]:
                 spatial_pool_mode=mode,
                 spatial_pool_stride=2,
                 spatial_pool_out_channels=V,
-                vision_config=NS(hidden_size=V, image_size=32, patch_size=4),
+                vision_config=NS(hidden_size=V, image_size=4 * SIDE, patch_size=4),
             )
         )
         return module
@@ -492,11 +491,11 @@ def janus() -> nn.Module:
     )
 
 
-ANY = ((8, 8), (4, 10), (6, 2))
+ANY = ((SIDE, SIDE), (4, 10), (6, 2))
 QWEN2, QWEN25 = "qwen2_vl.modeling_qwen2_vl", "qwen2_5_vl.modeling_qwen2_5_vl"
 CASES = {
-    "paligemma": Case("paligemma", "paligemma", paligemma, plain, grids=((8, 8), (4, 7))),
-    "llava": Case("llava", "llava", llava, plain, grids=((8, 8), (4, 7))),
+    "paligemma": Case("paligemma", "paligemma", paligemma, plain, grids=((SIDE, SIDE), (4, 7))),
+    "llava": Case("llava", "llava", llava, plain, grids=((SIDE, SIDE), (4, 7))),
     "llava-levels": Case("mlp", "llava", llava_levels, plain, {"bias": False}, 3 * V),
     "janus": Case("mlp", "janus", janus, plain, {"depth": 3}),
     "vipllava": Case("vipllava", "vipllava", vipllava, plain, in_=2 * V),
@@ -514,12 +513,12 @@ CASES = {
         {"merge": 4},
     ),
     "internvl": Case("internvl", "internvl", internvl, run_internvl),
-    "lfm2-vl": Case("lfm2-vl", "internvl", lfm2, on_grid, {"hidden": 20}, grids=ANY),
+    "lfm2-vl": Case("lfm2-vl", "internvl", lfm2, on_grid, {"hidden": H}, grids=ANY),
     "internvl-v1": Case(
         "internvl", "internvl", ColumnMajor, with_grid, {"transpose": True}, grids=ANY
     ),
     "nemotron-omni": Case(
-        "nemotron-omni", "internvl", nemotron, run_merged, {"hidden": 20}, grids=ANY
+        "nemotron-omni", "internvl", nemotron, run_merged, {"hidden": H}, grids=ANY
     ),
     "deepseek-vl2": Case(
         "deepseek-vl2",
@@ -536,14 +535,14 @@ CASES = {
         {"depth": 3, "ratio": 2},
         grids=((7, 7),),
     ),
-    "llama4": Case("llama4", "llama4", llama4, run_llama4, {"hidden": 20}),
+    "llama4": Case("llama4", "llama4", llama4, run_llama4, {"hidden": H}),
     "gemma3": Case("gemma3", "gemma3", gemma3, plain, {"pool": 2}),
     "gemma3n": Case(
         "gemma3n",
         "gemma3n",
         gemma3n,
         lambda module, x, grid: module(inputs_embeds=x),
-        grids=((8, 8), (3, 5)),
+        grids=((SIDE, SIDE), (3, 5)),
         unused=("embedding.weight", "hard_embedding_norm.weight"),
     ),
     "gemma4": Case("gemma4", "gemma4", gemma4, run_gemma4, {"pool": 2}, grids=ANY),
@@ -567,28 +566,37 @@ CASES = {
     ),
     "kimi-k25": Case("kimi-k25", "kimi-k25", kimi, run_kimi, grids=ANY),
     "paddleocr-vl": Case("paddleocr-vl", "paddleocr-vl", paddle, run_paddle, grids=ANY),
-    "lfm3-vl": Case("lfm3-vl", "lfm3-vl", lfm3, run_blocked, {"hidden": 20}, grids=ANY),
+    "lfm3-vl": Case("lfm3-vl", "lfm3-vl", lfm3, run_blocked, {"hidden": H}, grids=ANY),
     "mistral3": Case("mistral3", "mistral3", mistral3, run_mistral3, grids=(*ANY, (5, 7), (4, 5))),
-    "glm4v": Case("glm4v", "glm4v", glm4v, run_glm4v, {"hidden": 40}, grids=ANY),
+    "glm4v": Case("glm4v", "glm4v", glm4v, run_glm4v, {"hidden": 2 * H}, grids=ANY),
     "aya-vision": Case(
         "aya-vision",
         "aya-vision",
         aya("aya_vision.modeling_aya_vision", "AyaVisionMultiModalProjector"),
         plain,
-        {"hidden": 40},
+        {"hidden": 2 * H},
     ),
     "cohere2-vision": Case(
         "cohere2-vision",
         "aya-vision",
         aya("cohere2_vision.modeling_cohere2_vision", "Cohere2VisionMultiModalProjector"),
         plain,
-        {"hidden": 40},
+        {"hidden": 2 * H},
     ),
     "minicpmv4-6": Case(
-        "minicpmv4-6", "minicpmv4-6", minicpmv, run_minicpmv, {"times": 2}, grids=((8, 8), (4, 8))
+        "minicpmv4-6",
+        "minicpmv4-6",
+        minicpmv,
+        run_minicpmv,
+        {"times": 2},
+        grids=((SIDE, SIDE), (4, 8)),
     ),
-    "got-ocr2": Case("got-ocr2", "got-ocr2", got, as_image, grids=((16, 16), (8, 12), (7, 5))),
-    "perception-lm": Case("perception-lm", "llava", perception, plain, grids=((8, 8), (7, 7))),
+    "got-ocr2": Case(
+        "got-ocr2", "got-ocr2", got, as_image, grids=((2 * SIDE, 2 * SIDE), (8, 12), (7, 5))
+    ),
+    "perception-lm": Case(
+        "perception-lm", "llava", perception, plain, grids=((SIDE, SIDE), (7, 7))
+    ),
     "llava-next-video": Case("llava-next-video", "llava", video_pooler("average"), run_video),
     "llava-next-video-max": Case(
         "llava-next-video", "llava", video_pooler("max"), run_video, {"mode": "max"}
@@ -597,7 +605,7 @@ CASES = {
         "llava-next-video", "llava-pooled", video_pooler("conv"), run_video, {"mode": "conv"}
     ),
     "llava-onevision-video": Case(
-        "llava-onevision-video", "llava", llava, run_onevision, grids=((8, 8), (7, 7))
+        "llava-onevision-video", "llava", llava, run_onevision, grids=((SIDE, SIDE), (7, 7))
     ),
     "voxtral": Case("voxtral", "llava", voxtral, run_voxtral, grids=((1, 40),)),
 }
