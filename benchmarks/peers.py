@@ -1,0 +1,375 @@
+"""Other people's projectors: published computations as plain modules, and transformers' classes.
+
+A plain module keeps its original's modules, layout and key names, so that weights move over by name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace as Namespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mobilevlm import Projector, build_projector, to_upstream
+
+ROOT = Path(__file__).parent.parent
+PUBLISHED = ROOT / ".venv/published/mobilevlm/main.py"
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A projector of ours beside its original.
+
+    Attributes:
+        ours: Our projector.
+        theirs: Called with the same tokens ``(b, n, c)``, does what the original does.
+        module: The original's module, for its parameters.
+        x: Tokens of one image.
+        grid: Their grid.
+        work: The original's multiply-accumulates over ours, where the two differ by design.
+    """
+
+    ours: Projector
+    theirs: Callable[[Tensor], Tensor]
+    module: nn.Module
+    x: Tensor
+    grid: tuple[int, int]
+    work: float = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to make a peer."""
+
+    make: Callable[[], Peer]
+    group: str
+    targets: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------- MobileVLM
+
+
+class LayerNormAct2d(nn.LayerNorm):
+    """A LayerNorm over the channels of a map, as timm writes it."""
+
+    def __init__(self, channels: int, act: nn.Module) -> None:
+        super().__init__(channels)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias)
+        y: Tensor = self.act(x.permute(0, 3, 1, 2))
+        return y
+
+
+class SqueezeExcitation(nn.Module):
+    def __init__(self, channels: int, mid: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, mid, 1)
+        self.fc2 = nn.Conv2d(mid, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = F.relu(self.fc1(F.adaptive_avg_pool2d(x, 1)))
+        return F.hardsigmoid(self.fc2(scale)) * x
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, channels: int, stride: int, mid: int) -> None:
+        super().__init__()
+        depthwise = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
+        pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.skip = stride == 1
+        self.block = nn.Sequential(
+            nn.Sequential(depthwise, LayerNormAct2d(channels, nn.Hardswish())),
+            SqueezeExcitation(channels, mid),
+            nn.Sequential(pointwise, LayerNormAct2d(channels, nn.Identity())),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.block(x)
+        return x + y if self.skip else y
+
+
+class LDPNetProjector(nn.Module):
+    """MobileVLM v1's projector."""
+
+    def __init__(self, in_: int, out: int, mid: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Identity(), nn.Linear(in_, out), nn.GELU(), nn.Linear(out, out)
+        )
+        self.mb_block = nn.Sequential(
+            nn.Identity(), InvertedResidual(out, 1, mid), InvertedResidual(out, 2, mid)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        side = int(math.sqrt(n))
+        x = self.mlp(x)
+        x = x.permute(0, 2, 1).reshape(b, -1, side, side)
+        return self.mb_block(x).flatten(2).permute(0, 2, 1)
+
+
+class _Mlp(nn.Module):
+    def __init__(self, in_: int, out: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(in_, out), nn.GELU(), nn.Linear(out, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.mlp(x)
+        return y
+
+
+class _Peg(nn.Module):
+    def __init__(self, out: int) -> None:
+        super().__init__()
+        self.peg = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1, groups=out))
+
+
+class LDPNetV2Projector(nn.Module):
+    """MobileVLM v2's projector."""
+
+    def __init__(self, in_: int, out: int) -> None:
+        super().__init__()
+        self.mlp = _Mlp(in_, out)
+        self.peg = _Peg(out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        side = int(math.sqrt(n))
+        x = self.mlp(x)
+        x = x.permute(0, 2, 1).reshape(b, -1, side, side)
+        x = F.adaptive_avg_pool2d(x, (12, 12))
+        x = self.peg.peg(x) + x
+        return x.flatten(2).transpose(1, 2)
+
+
+# ---------------------------------------------------------------------- Honeybee
+
+
+class _ConvNorm(nn.Module):
+    def __init__(self, in_: int, out: int, kernel: int, groups: int, act: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_, out, kernel, 1, kernel // 2, groups=groups, bias=False)
+        self.bn = LayerNormAct2d(out, act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.bn(self.conv(x))
+        return y
+
+
+class _SE(nn.Module):
+    def __init__(self, channels: int, mid: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(channels, mid, 1)
+        self.fc2 = nn.Conv2d(mid, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = F.silu(self.fc1(x.mean((2, 3), keepdim=True)))
+        return x * self.fc2(scale).sigmoid()
+
+
+class Bottleneck(nn.Module):
+    """RegNet's block as timm builds it, with LayerNorm and SiLU."""
+
+    def __init__(self, in_: int, out: int) -> None:
+        super().__init__()
+        self.conv1 = _ConvNorm(in_, out, 1, 1, nn.SiLU())
+        self.conv2 = _ConvNorm(out, out, 3, out, nn.SiLU())
+        self.se = _SE(out, in_ // 4)
+        self.conv3 = _ConvNorm(out, out, 1, 1, nn.Identity())
+        if in_ != out:
+            self.downsample = _ConvNorm(in_, out, 1, 1, nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.downsample(x) if hasattr(self, "downsample") else x
+        return F.silu(self.conv3(self.se(self.conv2(self.conv1(x)))) + skip)
+
+
+class CAbstractor(nn.Module):
+    """Honeybee's projector."""
+
+    def __init__(self, in_: int, hidden: int, out: int, depth: int, queries: int) -> None:
+        super().__init__()
+
+        def stage(first: int) -> nn.Module:
+            block = nn.Module()
+            for index in range(depth):
+                block.add_module(f"b{index + 1}", Bottleneck(hidden if index else first, hidden))
+            return block
+
+        side = math.isqrt(queries)
+        self.net = nn.ModuleList([stage(in_), nn.AdaptiveAvgPool2d((side, side)), stage(hidden)])
+        self.readout = nn.Sequential(nn.Linear(hidden, out), nn.SiLU(), nn.Linear(out, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = int(math.sqrt(x.shape[1]))
+        x = x.transpose(1, 2).reshape(x.shape[0], -1, side, side)
+        for block in self.net[0].children():
+            x = block(x)
+        x = self.net[1](x)
+        for block in self.net[2].children():
+            x = block(x)
+        y: Tensor = self.readout(x.flatten(2).transpose(1, 2))
+        return y
+
+
+def _move(ours: Projector, layout: str, module: nn.Module) -> nn.Module:
+    module.load_state_dict(to_upstream(ours, layout), strict=True)
+    return module.eval()
+
+
+def _plain(
+    name: str,
+    make: Callable[[Projector], nn.Module],
+    widths: tuple[int, int] = (1024, 2048),
+    layout: str | None = None,
+    **options: Any,
+) -> Callable[[], Peer]:
+    def peer() -> Peer:
+        ours = build_projector(name, *widths, **options).eval()
+        module = _move(ours, layout or name, make(ours))
+        return Peer(ours, module, module, torch.randn(1, 576, widths[0]), (24, 24))
+
+    return peer
+
+
+def _ldpnet(ours: Projector) -> nn.Module:
+    mid = ours.get_submodule("blocks.6.fc1").weight.shape[0]
+    return LDPNetProjector(ours.spec.in_, ours.spec.out, mid)
+
+
+def published_ldp() -> Peer:
+    """The package's release 0.0.3: fewer layers of its own, each run more often."""
+    spec = importlib.util.spec_from_file_location("published_ldp", PUBLISHED)
+    if spec is None or spec.loader is None or not PUBLISHED.exists():
+        raise FileNotFoundError(f"{PUBLISHED}: run make bench, which installs it there")
+    source = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(source)
+    module = source.LDP(2048, 2048).eval()
+    ours = build_projector("ldp", 2048, 2048).eval()
+
+    def theirs(x: Tensor) -> Tensor:
+        y: Tensor = module(x.transpose(1, 2).reshape(len(x), -1, 24, 24))
+        return y.flatten(2).transpose(1, 2)
+
+    tokens = (3 * 576 + 144, 2 * 576 + 144)  # of the pointwise layers, all 2048 x 2048
+    return Peer(ours, theirs, module, torch.randn(1, 576, 2048), (24, 24), tokens[0] / tokens[1])
+
+
+# ---------------------------------------------------------------------- transformers
+
+
+def zoo(name: str, v: int, d: int, h: int = 4096, side: int = 24) -> Callable[[], Peer]:
+    """A case of the tests' table, at the size of a real model."""
+
+    def peer() -> Peer:
+        import sizes
+
+        sizes.V, sizes.D, sizes.H, sizes.SIDE = v, d, h, side
+        for test in ("test_zoo",):
+            sys.modules.pop(test, None)
+        import test_zoo
+        from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream
+
+        case = test_zoo.CASES[name]
+        module = case.build().eval()
+        test_zoo.randomize(module)
+        ours = build_projector(case.preset, case.in_, d, **case.options).eval()
+        state = {k: w for k, w in module.state_dict().items() if k not in case.unused}
+        ours.load_state_dict(from_upstream(ours, LAYOUTS[case.layout], state), strict=True)
+        grid = case.grids[0]
+        x = torch.randn(1, grid[0] * grid[1], case.in_)
+        return Peer(ours, lambda x: case.run(module, x, grid), module, x, grid)
+
+    return peer
+
+
+def gemma3() -> Peer:
+    """Gemma 3 4B's projector: 64x64 tokens to 16x16."""
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
+
+    from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream
+
+    vision = Namespace(hidden_size=1152, image_size=896, patch_size=14, layer_norm_eps=1e-6)
+    module = Gemma3MultiModalProjector(
+        Namespace(
+            vision_config=vision, text_config=Namespace(hidden_size=2560), mm_tokens_per_image=256
+        )
+    ).eval()
+    nn.init.normal_(module.mm_input_projection_weight, std=1152**-0.5)
+    ours = build_projector("gemma3", 1152, 2560, pool=4).eval()
+    ours.load_state_dict(from_upstream(ours, LAYOUTS["gemma3"], module.state_dict()))
+    return Peer(ours, module, module, torch.randn(1, 4096, 1152), (64, 64))
+
+
+PEERS: dict[str, Source] = {
+    "ldpnet 1024->2048": Source(
+        _plain("ldpnet", _ldpnet), "MobileVLM", {"float32": (2.1, 1.7), "bfloat16": (1.4, 1.4)}
+    ),
+    "ldpnet 1024->2560": Source(
+        _plain("ldpnet", _ldpnet, (1024, 2560)),
+        "MobileVLM",
+        {"float32": (2.0, 1.55), "bfloat16": (1.15, 1.15)},
+    ),
+    "ldpnetv2 1024->2048": Source(
+        _plain("ldpnetv2", lambda ours: LDPNetV2Projector(ours.spec.in_, ours.spec.out)),
+        "MobileVLM",
+        {"float32": (4.2, 4.1), "bfloat16": (2.4, 2.4)},
+    ),
+    "ldp 2048->2048, equal work": Source(
+        published_ldp, "mobilevlm 0.0.3", {"float32": (2.1, 1.1), "bfloat16": (1.15, 1.15)}
+    ),
+    "c-abstractor 1024->2048": Source(
+        _plain("c-abstractor", lambda ours: CAbstractor(1024, 1024, 2048, 3, 144)),
+        "Honeybee",
+        {"float32": (2.0, 1.3), "bfloat16": (1.2, 1.2)},
+    ),
+    "llava 1024->4096": Source(
+        zoo("llava", 1024, 4096), "transformers", {"float32": (2.0, 2.0), "bfloat16": (1.0, 1.0)}
+    ),
+    "internvl 1024->2048": Source(
+        zoo("internvl", 1024, 2048, side=32),
+        "transformers",
+        {"float32": (2.2, 2.2), "bfloat16": (1.0, 1.0)},
+    ),
+    "idefics3 1152->4096": Source(
+        zoo("idefics3", 1152, 4096, side=26),
+        "transformers",
+        {"float32": (2.2, 2.2), "bfloat16": (1.0, 1.0)},
+    ),
+    "mistral3 1024->5120": Source(
+        zoo("mistral3", 1024, 5120, side=28),
+        "transformers",
+        {"float32": (2.2, 2.2), "bfloat16": (1.0, 1.0)},
+    ),
+    "qwen2-5-vl 1280->3584": Source(
+        zoo("qwen2-5-vl", 1280, 3584, side=32),
+        "transformers",
+        {"float32": (2.3, 2.3), "bfloat16": (1.0, 1.0)},
+    ),
+    "gemma3 1152->2560": Source(
+        gemma3,
+        "transformers",
+        {"float32": (2.9, 2.9), "bfloat16": (2.9, 2.9)},
+    ),
+}
+NEVER_BELOW = {"float32": (1.0, 1.0), "bfloat16": (1.0, 1.0)}
+OTHERS = (
+    *("paligemma", "vipllava", "smolvlm", "lfm2-vl", "nemotron-omni", "deepseek-vl2", "llama4"),
+    *("gemma3n", "gemma4", "qwen2-vl", "qwen3-vl", "kimi-k25", "paddleocr-vl", "lfm3-vl", "glm4v"),
+    *("aya-vision", "cohere2-vision", "minicpmv4-6", "got-ocr2", "perception-lm"),
+    *("llava-next-video", "llava-onevision-video"),
+)
+PEERS |= {
+    name: Source(zoo(name, 1024, 2048, 2048), "transformers", NEVER_BELOW) for name in OTHERS
+}
