@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import Comparison, Spread, compare, repeat
 from torch import nn
 
 from mobilevlm import BLOCKS, PROJECTORS, Projector, build_projector, plan_projector
+from mobilevlm.cli.timing import Comparison, Spread, compare, repeat
 
 PASS = (sys.executable, "-c", "pass")
 IMPORT = (sys.executable, "-c", "import mobilevlm")

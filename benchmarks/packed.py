@@ -6,9 +6,9 @@ python benchmarks/packed.py
 from __future__ import annotations
 
 import torch
-from timing import compare
 
 from mobilevlm import build_projector
+from mobilevlm.cli.timing import compare
 
 IMAGES = (1, 4, 16, 64, 256)
 CASES = {

@@ -1,6 +1,6 @@
 """Other people's projectors: published computations as plain modules, and transformers' classes.
 
-A plain module keeps its original's modules, layout and key names, so that weights move over by name.
+A plain module keeps the modules, layout and key names of its original: weights move over by name.
 """
 
 from __future__ import annotations
@@ -104,9 +104,7 @@ class LDPNetProjector(nn.Module):
 
     def __init__(self, in_: int, out: int, mid: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Identity(), nn.Linear(in_, out), nn.GELU(), nn.Linear(out, out)
-        )
+        self.mlp = nn.Sequential(nn.Identity(), nn.Linear(in_, out), nn.GELU(), nn.Linear(out, out))
         self.mb_block = nn.Sequential(
             nn.Identity(), InvertedResidual(out, 1, mid), InvertedResidual(out, 2, mid)
         )
@@ -279,6 +277,7 @@ def zoo(name: str, v: int, d: int, h: int = 4096, side: int = 24) -> Callable[[]
         for test in ("test_zoo",):
             sys.modules.pop(test, None)
         import test_zoo
+
         from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream
 
         case = test_zoo.CASES[name]
@@ -370,6 +369,4 @@ OTHERS = (
     *("aya-vision", "cohere2-vision", "minicpmv4-6", "got-ocr2", "perception-lm"),
     *("llava-next-video", "llava-onevision-video"),
 )
-PEERS |= {
-    name: Source(zoo(name, 1024, 2048, 2048), "transformers", NEVER_BELOW) for name in OTHERS
-}
+PEERS |= {name: Source(zoo(name, 1024, 2048, 2048), "transformers", NEVER_BELOW) for name in OTHERS}

@@ -18,10 +18,10 @@ import torch
 from peers import PEERS, Peer
 from rich.console import Console
 from rich.progress import Progress
-from timing import compare, repeat
 from torch import Tensor
 
 from mobilevlm.blocks.chain import order
+from mobilevlm.cli.timing import compare, repeat
 from mobilevlm.projectors.macs import count_macs
 from mobilevlm.projectors.table import align
 

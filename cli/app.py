@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import checkpoint, zoo
+from . import bench, checkpoint, zoo
 
 __all__ = ["app"]
 
@@ -44,3 +44,4 @@ app.command()(zoo.tokens)
 app.command()(zoo.spec)
 app.command()(zoo.check)
 app.command()(checkpoint.inspect)
+app.command()(bench.bench)

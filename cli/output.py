@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import typer
 
 from ..registry import MobileVLMError
 
-__all__ = ["echo_json", "echo_table", "explain", "reporting"]
+__all__ = ["echo_json", "echo_table", "explain", "progress", "reporting"]
 
 FAILED = 1
 USAGE = 2
@@ -38,6 +38,22 @@ def reporting(debug: bool) -> Iterator[None]:
             raise
         explain(f"{type(error).__name__}: {error}. This is a fault of ours; --debug shows where.")
         raise typer.Exit(FAILED) from None
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar on standard error, where that is a terminal.
+
+    Yields:
+        What to call after each of `total` steps.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
 
 
 def explain(message: str, kind: str = "error") -> None:

@@ -61,12 +61,18 @@ class Comparison:
 
 
 def compare(
-    a: Callable[[], Any], b: Callable[[], Any], rounds: int, *, number: int = 1
+    a: Callable[[], Any],
+    b: Callable[[], Any],
+    rounds: int,
+    *,
+    number: int = 1,
+    tick: Callable[[], object] = lambda: None,
 ) -> Comparison:
     """Time two things in turns, each `number` calls long; the order turns every other round.
 
     Both halves of a round see the same machine, so its moods cancel in the difference and in the
-    ratio, of which the medians are taken. One round beforehand is thrown away.
+    ratio, of which the medians are taken. One round beforehand is thrown away. `tick` is called
+    after every round.
     """
     took: list[tuple[float, float]] = []
     with _quiet():
@@ -79,6 +85,7 @@ def compare(
                 time_b = seconds(b, number)
             if index >= 0:
                 took.append((time_a, time_b))
+            tick()
     return Comparison(
         a=Spread.of(x for x, _ in took),
         b=Spread.of(y for _, y in took),

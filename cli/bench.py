@@ -1,0 +1,140 @@
+"""The verb that times a projector: bench."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .arguments import UsageError, call
+from .options import Debug, Json, Target, Words
+from .output import echo_json, echo_table, progress, reporting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..projectors.projector import Projector
+
+__all__ = ["bench"]
+
+
+class Dtype(StrEnum):
+    """The dtypes to time in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+def bench(
+    target: Target,
+    words: Words = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as torch decides.")] = 0,
+    dtype: Annotated[Dtype, typer.Option(help="Of weights and features.")] = Dtype.float32,
+    device: Annotated[str, typer.Option(help="Where to run, such as cuda.")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=3, max=10_000, help="Rounds of both in turns.")] = 20,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time a projector as it runs beside its plain form, in turns; medians of the rounds.
+
+    Example: mobilevlm bench ldpnetv2 in=1024 out=2048 grid=24x24 --batch 8
+    """
+    with reporting(debug):
+        import torch
+
+        from ..blocks.fast import fast_paths
+        from ..projectors.build import build_projector
+        from .timing import compare
+
+        keywords = call(target, words or (), "bench")
+        if "grid" not in keywords:
+            raise UsageError("'grid' is missing", target, hint="Write grid=24x24.")
+        if threads:
+            torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        where = _device(device)
+        projector = build_projector(
+            **keywords, device=where, dtype=getattr(torch, dtype.value)
+        ).eval()
+        rows = []
+        with progress("timing", 2 * (rounds + 1)) as tick:
+            for run in (_infer, _train):
+                x = _input(projector, batch)
+                step = run(projector, x)
+
+                def plain(step: Any = step) -> None:
+                    with fast_paths(False):
+                        step()
+
+                found = compare(plain, step, rounds, tick=tick)
+                rows.append((run.__name__[1:], found))
+        if as_json:
+            echo_json(
+                {
+                    run: {
+                        "plain_s": found.a.median,
+                        "as_it_runs_s": found.b.median,
+                        "ratio": found.ratio.median,
+                    }
+                    for run, found in rows
+                }
+            )
+            return
+        table = [[run, str(found.a), str(found.b), found.ratio.plain()] for run, found in rows]
+        echo_table(["run", "plain", "as it runs", "ratio"], table)
+        for line in projector.plan().runs_as:
+            typer.echo(f"runs as: {line}")
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(repr(name), "device", "a device that is there", first) from None
+    return device
+
+
+def _input(projector: Projector, batch: int) -> Tensor:
+    import torch
+
+    h, w = projector.grid or (1, 1)
+    first = next(projector.parameters(), torch.empty(0))
+    tokens = h * w + projector.spec.prefix_tokens
+    return torch.randn(batch, tokens, projector.spec.in_, device=first.device, dtype=first.dtype)
+
+
+def _infer(projector: Projector, x: Tensor) -> Any:
+    import torch
+
+    def run() -> None:
+        with torch.inference_mode():
+            projector(x)
+        _wait(x)
+
+    return run
+
+
+def _train(projector: Projector, x: Tensor) -> Any:
+    x.requires_grad_()  # what has no parameters has a gradient too
+
+    def run() -> None:
+        projector.zero_grad(set_to_none=True)
+        x.grad = None
+        projector(x).sum().backward()  # type: ignore[no-untyped-call]
+        _wait(x)
+
+    return run
+
+
+def _wait(x: Tensor) -> None:
+    import torch
+
+    if x.is_cuda:
+        torch.cuda.synchronize()
