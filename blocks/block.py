@@ -253,7 +253,6 @@ def walk(
     """
     steps: list[Step] = []
     total = 0
-    giver = "the input"
     for index, block in enumerate(blocks):
         given = x
         try:
@@ -271,9 +270,9 @@ def walk(
             here = f"{where}[{index}]"
             if error.where:
                 raise relocate(error, here) from error.__cause__
+            giver = f"{where}[{index - 1}] ({label(blocks[index - 1])})" if index else "the input"
             error.hint = f"{error.hint} It is given {given} by {giver}.".strip()
             raise relocate(error, f"{here} ({label(block)})") from error.__cause__
-        giver = f"{where}[{index}] ({label(block)})"
     return steps
 
 

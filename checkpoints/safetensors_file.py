@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -131,7 +132,10 @@ class SafetensorsFile:
             )
 
     def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Read some tensors; the rest of the file is not touched.
+        """Map some tensors; their pages are read when they are used, the rest never.
+
+        As with safetensors' own reader, a file that somebody cuts off meanwhile takes the process
+        with it; one that is replaced, as `save_projector` does, does no harm.
 
         Raises:
             CheckpointError: The file cannot be read, or is not the one it was.
@@ -139,18 +143,21 @@ class SafetensorsFile:
         with _opened(self.path) as (file, status):
             fields = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
             changed = any(getattr(status, f) != getattr(self._status, f) for f in fields)
-            return {key: self._tensor(file, self.tensors[key], changed) for key in keys}
+            if changed:
+                raise CheckpointError(
+                    "the file changed while it was read", str(self.path), hint="Try again."
+                )
+            # Private: whatever is written to the tensors stays out of the file.
+            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            return {key: self._tensor(pages, self.tensors[key]) for key in keys}
 
-    def _tensor(self, file: BufferedReader, stored: Stored, changed: bool) -> Tensor:
-        data = bytearray(stored.nbytes)
-        file.seek(self._data + stored.start)
-        if changed or file.readinto(data) != len(data):
-            raise CheckpointError(
-                "the file changed while it was read", str(self.path), hint="Try again."
-            )
-        if not data:
+    def _tensor(self, pages: mmap.mmap, stored: Stored) -> Tensor:
+        if not stored.nbytes:
             return torch.empty(stored.shape, dtype=stored.dtype)
-        flat = torch.frombuffer(data, dtype=torch.uint8)
+        first = self._data + stored.start
+        flat = torch.frombuffer(pages, dtype=torch.uint8, count=stored.nbytes, offset=first)
+        if first % stored.dtype.itemsize:  # a view would not be aligned
+            flat = flat.clone()
         return flat.view(stored.dtype).view(stored.shape)
 
 

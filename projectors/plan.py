@@ -92,6 +92,12 @@ class Plan:
         with torch.device("meta"):
             return assemble(self.steps)
 
+    def modules(self) -> Chain:
+        """Hand over the modules on the meta device; the plan makes others if it needs them."""
+        modules = self._meta
+        del self._meta
+        return modules
+
     @cached_property
     def parameters(self) -> int:
         """The number of learned parameters.

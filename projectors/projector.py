@@ -70,8 +70,12 @@ class Projector(nn.Module):
         self.grid: Grid | None = None if grid is None else check_grid(grid)
         plan = Plan(stack, self.grid, max_parameters=max_parameters)
         _ = plan.parameters  # refuses what is too big, before anything is allocated
-        with torch.device(device if device is not None else torch.get_default_device()):
-            self.blocks = assemble(plan.steps)
+        where = torch.device(device) if device is not None else torch.get_default_device()
+        if where.type == "meta":
+            self.blocks = plan.modules()
+        else:
+            with where:
+                self.blocks = assemble(plan.steps)
         if dtype is not None:
             self.to(dtype)
         self._needs_grid = stack.needs_grid
