@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from ..registry import MobileVLMError, RegistryError, quote
 from . import BLOCKS
@@ -148,8 +148,8 @@ if TYPE_CHECKING:
     Blocks: TypeAlias = tuple[Block, ...]
 else:
     Blocks = Annotated[
-        tuple[Annotated[Any, PlainValidator(_parse)], ...],
-        Field(strict=False),
+        tuple[Annotated[Any, PlainValidator(_parse), WithJsonSchema({"$comment": "block"})], ...],
+        Field(strict=False, json_schema_extra={"minItems": 1, "maxItems": MAX_BLOCKS}),
         BeforeValidator(_listed),
         PlainSerializer(lambda blocks: [_dump(block) for block in blocks]),
     ]

@@ -39,7 +39,11 @@ class Parallel(Block):
 
     needs_grid: ClassVar[bool] = False  # it does not; its branches may
 
-    branches: Annotated[tuple[Blocks, ...], Field(strict=False), AfterValidator(_several)]
+    branches: Annotated[
+        tuple[Blocks, ...],
+        Field(strict=False, json_schema_extra={"minItems": 2}),
+        AfterValidator(_several),
+    ]
     join: Literal["add", "cat", "mul"] = "add"
 
     def flow(self, x: Feature) -> Feature:

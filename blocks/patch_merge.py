@@ -22,7 +22,11 @@ def _pair(size: Any) -> Any:
 
 
 _Side = Annotated[int, Field(ge=1, le=64)]
-Window = Annotated[tuple[_Side, _Side], Field(strict=False), BeforeValidator(_pair)]
+Window = Annotated[
+    tuple[_Side, _Side],
+    Field(strict=False),
+    BeforeValidator(_pair, json_schema_input_type=_Side | tuple[_Side, _Side]),
+]
 
 
 class PatchMerge(Block):

@@ -1,4 +1,4 @@
-"""The verbs that look at projectors: list, show, tokens, spec, check."""
+"""The verbs that look at projectors: list, show, tokens, spec, check, schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .arguments import UsageError, call
 from .options import Debug, Json, Target, Words
 from .output import FAILED, echo_json, echo_table, explain, reporting
 
-__all__ = ["check", "list_", "show", "spec", "tokens"]
+__all__ = ["check", "list_", "schema", "show", "spec", "tokens"]
 
 
 def list_(
@@ -110,6 +110,17 @@ def spec(target: Target, words: Words = None, as_json: Json = False, debug: Debu
 
         plan = plan_projector(**call(target, words or (), "spec"))
         typer.echo(dump_spec(plan.stack), nl=False)
+
+
+def schema(debug: Debug = False) -> None:
+    """Print a JSON Schema of documents, for editors; what plugins register is in it.
+
+    Example: mobilevlm schema > projector.schema.json
+    """
+    with reporting(debug):
+        from ..projectors.schema import document_schema
+
+        echo_json(document_schema())
 
 
 def check(
