@@ -291,3 +291,30 @@ def test_tables_are_never_cut_off() -> None:
     for number in ("18,936,832", "6.66 G", "blocks.3.body.4", "24x24 x 2048"):
         assert number in drawn
     assert "\u2026" not in drawn
+
+
+def test_bench_times_both_forms() -> None:
+    words = ("bench", "ldpnetv2", "in=8", "out=8", "grid=12x12", "--rounds", "3")
+    status, out, err = run(*words)
+    assert (status, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["run", "plain", "as", "it", "runs", "ratio"]
+    assert [lines[2][0], lines[3][0]] == ["infer", "train"]
+    assert out.endswith("\nruns as: blocks.3 runs before blocks.2\n")
+    found = json.loads(run(*words, "--json", "--dtype", "bfloat16", "--batch", "2")[1])
+    assert found.keys() == {"infer", "train"}
+    assert all(figures["plain_s"] > 0 < figures["ratio"] for figures in found.values())
+
+
+def test_bench_says_what_is_missing() -> None:
+    words = ("bench", "ldp", "in=8", "out=8")
+    assert run(*words) == (2, "", "error: ldp: 'grid' is missing. Write grid=24x24.\n")
+    status, out, err = run(*words, "grid=4x4", "--device", "nowhere")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: device: 'nowhere'; expected a device that is there.")
+
+
+def test_schema_prints_a_schema() -> None:
+    status, out, err = run("schema")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["$defs"]["pointwise"]["additionalProperties"] is False
