@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, TypeAlias
 
 import torch
@@ -15,7 +16,17 @@ from .errors import SpecError
 from .feature import MAX_WIDTH
 from .glu import GluModule
 
-__all__ = ["Attention", "Depth", "FeedForward", "Ffn", "Heads", "Queries", "head_width", "queries"]
+__all__ = [
+    "Attention",
+    "Depth",
+    "FeedForward",
+    "Ffn",
+    "Heads",
+    "Queries",
+    "head_width",
+    "queries",
+    "square_side",
+]
 
 Depth: TypeAlias = Annotated[int, Field(ge=1, le=256)]
 """A number of layers."""
@@ -45,6 +56,22 @@ def head_width(channels: int, heads: int) -> int:
             expected="a number of heads that divides them",
         )
     return channels // heads
+
+
+def square_side(number: int) -> int:
+    """Return the side of a square of so many queries.
+
+    >>> square_side(144)
+    12
+
+    Raises:
+        SpecError: It is no square number.
+    """
+    side = math.isqrt(number)
+    if side * side != number:
+        hint = f"Try {side * side} or {(side + 1) ** 2}."
+        raise SpecError(f"{number} is no square", expected="a square number", hint=hint)
+    return side
 
 
 def queries(number: int, channels: int, std: float) -> nn.Parameter:

@@ -11,22 +11,31 @@ from .block import Block
 from .errors import GridError, SpecError
 from .feature import Feature
 
-__all__ = ["LearnedPosition", "Position"]
+__all__ = ["LearnedPosition", "Position", "SincosPosition", "check_sincos", "sincos"]
 
 
 class Position(Block):
-    """Add a learned vector to each place of the grid; ``(b, h, w, c) -> (b, h, w, c)``.
+    """Add a vector to each place of the grid; ``(b, h, w, c) -> (b, h, w, c)``.
 
-    The table is made for the grid given at build, and takes that grid only. Keys: ``table``
-    (h * w, c).
+    A learned table is made for the grid given at build, and takes that grid only. Sines and
+    cosines are computed for any grid, and have no parameters. Keys: ``table`` (h * w, c), if
+    learned.
 
     Attributes:
-        kind: ``learned``: a table without structure, from a normal distribution of spread 0.02.
+        kind: ``learned``: a table without structure, from a normal distribution of spread 0.02;
+            ``sincos``: sines and cosines of column and row, as `sincos` has them.
     """
 
-    kind: Literal["learned"] = "learned"
+    kind: Literal["learned", "sincos"] = "learned"
+
+    def flow(self, x: Feature) -> Feature:
+        if self.kind == "sincos":
+            check_sincos(x.raster().channels)
+        return x
 
     def build(self, x: Feature) -> nn.Module:
+        if self.kind == "sincos":
+            return SincosPosition()
         h, w = x.grid
         if h is None or w is None:
             raise SpecError(
@@ -62,3 +71,39 @@ class LearnedPosition(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.grid[0]}x{self.grid[1]}, {self.table.shape[1]}"
+
+
+class SincosPosition(nn.Module):
+    """``x + sincos``; ``(b, h, w, c) -> (b, h, w, c)`` for any grid."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + sincos(x.shape[1], x.shape[2], x.shape[3], x.device).to(x.dtype)
+
+
+def check_sincos(channels: int) -> None:
+    """Refuse a width that four parts do not share evenly.
+
+    Raises:
+        SpecError: It is no multiple of 4.
+    """
+    if channels % 4:
+        raise SpecError(
+            f"{channels} channels do not hold sine and cosine of column and row",
+            expected="a multiple of 4",
+        )
+
+
+def sincos(h: int, w: int, channels: int, device: torch.device | None = None) -> Tensor:
+    """Return each place of a grid as sines and cosines; ``(h, w, c)`` in fp32.
+
+    A quarter of the channels each: sines of the column, its cosines, sines of the row, its
+    cosines; the frequencies fall from 1 to almost 1/10,000. Source: MAE's `pos_embed.py`.
+    """
+    steps = torch.arange(channels // 4, dtype=torch.float32, device=device)
+    frequencies = 1.0 / 10000 ** (steps / (channels // 4))
+    column, row = (
+        torch.cat([angle.sin(), angle.cos()], -1)
+        for side in (w, h)
+        for angle in [torch.arange(side, dtype=torch.float32, device=device)[:, None] * frequencies]
+    )
+    return torch.cat([column.expand(h, w, -1), row[:, None].expand(h, w, -1)], -1)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .attention import Attention, Heads, Queries, head_width, queries
+from .attention import Attention, Heads, Queries, head_width, queries, square_side
 from .block import Block
-from .errors import SpecError
 from .feature import Feature, Width
+from .position import check_sincos, sincos
 
-__all__ = ["QueryResampler", "QueryResamplerModule", "sincos"]
+__all__ = ["Places", "QueryResampler", "QueryResamplerModule"]
 
 _EPS = 1e-6
 
@@ -21,32 +25,43 @@ class QueryResampler(Block):
     ``x = LN(linear(x))``, then ``proj(LN(attention(LN(queries), x + places, x)))``, where the
     places are sines and cosines of column and row, so that any grid will do. A linear layer
     without bias maps the tokens to `out`, unless they are of that width already; the attention's
-    layers have biases, `proj` has none, and the eps is 1e-6. Source: the resampler of MiniCPM-V
-    2.5 to 2.6 (its `resampler.py`; also vLLM's `Resampler2_5`). Keys: ``queries`` (n, out),
-    ``context_proj``, ``context_norm``, ``queries_norm``, ``attention``, ``norm``, ``proj``.
+    layers have biases, `proj` has none, and the eps is 1e-6. Source: the resampler of Qwen-VL (its
+    `visual.py`) and of MiniCPM-V up to 2.6 (its `resampler.py`); also vLLM's `Resampler2` and
+    `Resampler2_5`. Keys: ``queries`` (n, out), ``context_proj``, ``context_norm``,
+    ``queries_norm``, ``places.table`` (n, out) if the queries have places, ``attention``,
+    ``norm``, ``proj``.
 
     Attributes:
         out: The output width.
         queries: The number n of queries.
         heads: The number of heads, which divides `out`.
+        places: What has a place: ``keys``: the tokens (MiniCPM-V from 2.5 on); ``both``: the
+            queries too, in a square of their own, by a table that is not trained (2.0);
+            ``resized``: the same, and the tokens' places are that table scaled to their grid,
+            bicubic (Qwen-VL).
     """
 
     out: Width = "out"
     queries: Queries = 64
     heads: Heads = 16
+    places: Literal["keys", "both", "resized"] = "keys"
+
+    @model_validator(mode="after")
+    def _square(self) -> QueryResampler:
+        if self.places != "keys":
+            square_side(self.queries)
+        return self
 
     def flow(self, x: Feature) -> Feature:
         out = x.raster().width(self.out)
         head_width(out, self.heads)
-        if out % 4:
-            raise SpecError(
-                f"{out} channels do not hold sine and cosine of column and row",
-                expected="a multiple of 4",
-            )
+        check_sincos(out)
         return x.replace(channels=out, grid=(1, self.queries), layout="sequence")
 
     def build(self, x: Feature) -> nn.Module:
-        return QueryResamplerModule(x.channels, x.width(self.out), self.queries, self.heads)
+        out = x.width(self.out)
+        places = Places(self.queries, out, self.places)
+        return QueryResamplerModule(x.channels, out, self.queries, self.heads, places)
 
 
 class QueryResamplerModule(nn.Module):
@@ -57,38 +72,64 @@ class QueryResamplerModule(nn.Module):
         out: The queries' and the output's width.
         number: The number n of queries.
         heads: The number of heads.
+        places: What adds places to queries and tokens.
     """
 
-    def __init__(self, in_: int, out: int, number: int, heads: int) -> None:
+    def __init__(self, in_: int, out: int, number: int, heads: int, places: Places) -> None:
         super().__init__()
         self.queries = queries(number, out, 0.02)
         self.context_proj = nn.Identity() if in_ == out else nn.Linear(in_, out, bias=False)
         self.context_norm = nn.LayerNorm(out, _EPS)
         self.queries_norm = nn.LayerNorm(out, _EPS)
+        self.places = places
         self.attention = Attention(out, out, heads, head_width(out, heads))
         self.norm = nn.LayerNorm(out, _EPS)
         self.proj = nn.Linear(out, out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.context_norm(self.context_proj(x))
-        places = sincos(x.shape[1], x.shape[2], x.shape[3], x.device).to(x.dtype)
-        q = self.queries_norm(self.queries).expand(x.shape[0], -1, -1)
-        y = self.attention(q, (x + places).flatten(1, 2), x.flatten(1, 2))
+        q, k = self.places(self.queries_norm(self.queries), x)
+        q = q.expand(x.shape[0], -1, -1)
+        y = self.attention(q, k.flatten(1, 2), x.flatten(1, 2))
         out: Tensor = self.proj(self.norm(y))
         return out[:, None]
 
 
-def sincos(h: int, w: int, channels: int, device: torch.device) -> Tensor:
-    """Return each place of a grid as sines and cosines; ``(h, w, c)`` in fp32.
+class Places(nn.Module):
+    """Add their places to queries and tokens; ``(n, c), (b, h, w, c) -> (n, c), (b, h, w, c)``.
 
-    A quarter of the channels each: sines of the column, its cosines, sines of the row, its
-    cosines; the frequencies fall from 1 to almost 1/10,000. Source: MAE's `pos_embed.py`.
+    Upstream saves the queries' table, rounded to the weights' dtype, and scales what it saved;
+    so it is a parameter here too, and none that is trained.
+
+    Args:
+        number: The number n of queries.
+        channels: The width c.
+        kind: As `QueryResampler.places`.
     """
-    steps = torch.arange(channels // 4, dtype=torch.float32, device=device)
-    frequencies = 1.0 / 10000 ** (steps / (channels // 4))
-    column, row = (
-        torch.cat([angle.sin(), angle.cos()], -1)
-        for side in (w, h)
-        for angle in [torch.arange(side, dtype=torch.float32, device=device)[:, None] * frequencies]
-    )
-    return torch.cat([column.expand(h, w, -1), row[:, None].expand(h, w, -1)], -1)
+
+    table: nn.Parameter | None
+
+    def __init__(self, number: int, channels: int, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        table = None
+        if kind != "keys":
+            self.side = square_side(number)
+            places = sincos(self.side, self.side, channels).to(torch.get_default_dtype())
+            table = nn.Parameter(places.flatten(0, 1), requires_grad=False)
+        self.register_parameter("table", table)
+
+    def forward(self, q: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        h, w, channels = x.shape[1:]
+        if self.table is None:
+            return q, x + sincos(h, w, channels, x.device).to(x.dtype)
+        if self.kind == "both":
+            places = sincos(h, w, channels, x.device)
+        else:
+            square = self.table.float().view(1, self.side, self.side, channels).permute(0, 3, 1, 2)
+            scaled = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
+            places = scaled.permute(0, 2, 3, 1).to(self.table.dtype)
+        return q + self.table.to(q.dtype), x + places.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return self.kind

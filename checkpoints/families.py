@@ -6,9 +6,10 @@ Fields that a config leaves out have transformers' defaults, which it does not w
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from ..registry import quote
@@ -22,12 +23,16 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Found:
-    """What a recipe made of a checkpoint: a preset, its options and its two widths."""
+    """What a recipe made of a checkpoint: a preset, its two widths and its options.
+
+    The grid is told where the weights have a row for each of its places.
+    """
 
     preset: str
     in_: int
     out: int
     options: dict[str, Any]
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,12 @@ class Recipe:
         root: What the module is called in the models, as a pattern for the end of its path.
         signature: Tensors that must stand under the root.
         read: Makes out the preset from the config and the shapes of the tensors under the root.
-        model_types: The configs' model types that this recipe is for; none: LLaVA's original
-            naming, whatever the config says.
+        model_types: The configs' model types that this recipe is for; none: a naming that says
+            enough, such as LLaVA's original, whatever the config says.
         owned: Where, under the root, the projector's tensors are; all else there is not ours.
         alone: Whether names and shapes say it all where there is no config.
+        beside: Whether it stands beside the model's main projector, which is meant unless a root
+            is given.
     """
 
     layout: str
@@ -52,12 +59,13 @@ class Recipe:
     model_types: tuple[str, ...] = ()
     owned: tuple[str, ...] = ("",)
     alone: bool = True
+    beside: bool = False
 
 
 def recognise(config: Config, keys: Iterable[str]) -> list[tuple[Recipe, str]]:
     """Return the recipes that fit, each with the root it fits at, ends with a dot or is empty.
 
-    A config's model type decides which recipes are tried; LLaVA's original naming always is.
+    A config's model type decides which recipes are tried; those without one always are.
     """
     keys = list(keys)
     known = set(keys)
@@ -81,12 +89,16 @@ def recognise(config: Config, keys: Iterable[str]) -> list[tuple[Recipe, str]]:
     return fits
 
 
+def _part(config: Config, part: str, field: str, default: Any) -> Any:
+    return (config.get(part) or {}).get(field, default)
+
+
 def _vision(config: Config, field: str, default: Any) -> Any:
-    return (config.get("vision_config") or {}).get(field, default)
+    return _part(config, "vision_config", field, default)
 
 
 def _text(config: Config, field: str, default: Any) -> Any:
-    return (config.get("text_config") or {}).get(field, default)
+    return _part(config, "text_config", field, default)
 
 
 # Activations by transformers' names.
@@ -269,9 +281,199 @@ def _ldpnetv2(config: Config, shapes: Shapes) -> Found:
     return Found("ldpnetv2", in_, out, {})
 
 
+def _layers(shapes: Shapes, path: str) -> int:
+    """Return how many numbered modules stand at a path."""
+    found = (re.match(rf"{re.escape(path)}\.(\d+)\.", key) for key in shapes)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def _qwen3_deepstack(config: Config, shapes: Shapes) -> Found:
+    return replace(_qwen3(config, shapes), preset="qwen3-vl-deepstack")
+
+
+def _minicpmv4_6(config: Config, shapes: Shapes) -> Found:
+    _only("merge_kernel_size", [*config.get("merge_kernel_size", (2, 2))], [2, 2])
+    times = _layers(shapes, "mlp")
+    out, _ = _matrix(shapes, f"mlp.{times - 1}.linear_2.weight")
+    _, wide = _matrix(shapes, "mlp.0.linear_1.weight")
+    return Found("minicpmv4-6", wide // 4, out, {"times": times})
+
+
+def _granite_docling(config: Config, shapes: Shapes) -> Found:
+    merge = _vision(config, "scale_factor", 4)
+    out, wide = _matrix(shapes, "coarse.projection.weight")
+    return Found("granite-docling", wide // merge**2, out, {"merge": merge})
+
+
+def _granite_deepstack(path: str) -> Callable[[Config, Shapes], Found]:
+    def read(config: Config, shapes: Shapes) -> Found:
+        merge = _vision(config, "scale_factor", 4) // (2 if path == "fine" else 1)
+        out, wide = _matrix(shapes, "linear_1.weight")
+        return Found("internvl", wide // merge**2, out, {"merge": merge})
+
+    return read
+
+
+def _deepseek_vl(config: Config, shapes: Shapes) -> Found:
+    return _mlp_of(2, shapes, "linear1", "linear2")
+
+
+def _idefics(config: Config, shapes: Shapes) -> Found:
+    queries, width = _matrix(shapes, "latents")
+    q, _ = _matrix(shapes, "blocks.0.0.q_proj.weight")
+    head_dim = _part(config, "perceiver_config", "resampler_head_dim", 96)
+    options = {
+        "queries": queries,
+        "depth": _layers(shapes, "blocks"),
+        "heads": q // head_dim,
+        "head_dim": head_dim,
+        "act": "relu",
+        "qk_norm": "blocks.0.0.q_layer_norm.weight" in shapes,
+    }
+    return Found("flamingo", width, width, options)
+
+
+def _idefics2(config: Config, shapes: Shapes) -> Found:
+    perceiver = "perceiver_config"
+    _only("text_config.hidden_act", _text(config, "hidden_act", "silu"), "silu")
+    _only(f"{perceiver}.hidden_act", _part(config, perceiver, "hidden_act", "silu"), "silu")
+    hidden, in_ = _matrix(shapes, "modality_projection.gate_proj.weight")
+    queries, out = _matrix(shapes, "perceiver_resampler.latents")
+    first = "perceiver_resampler.layers.0.self_attn"
+    head_dim = _part(config, perceiver, "resampler_head_dim", 96)
+    eps = _part(config, perceiver, "rms_norm_eps", 1e-6)
+    if _part(config, perceiver, "hidden_size", 4096) != out:
+        # Then transformers takes the language model's width, and its eps with it.
+        eps = _text(config, "rms_norm_eps", 1e-6)
+    options = {
+        "hidden": hidden,
+        "queries": queries,
+        "depth": _layers(shapes, "perceiver_resampler.layers"),
+        "heads": _matrix(shapes, f"{first}.q_proj.weight")[0] // head_dim,
+        "kv_heads": _matrix(shapes, f"{first}.k_proj.weight")[0] // head_dim,
+        "head_dim": head_dim,
+        "eps": eps,
+    }
+    return Found("idefics2", in_, out, options)
+
+
+def _blip2(config: Config, shapes: Shapes) -> Found:
+    qformer = "qformer_config"
+    _only(f"{qformer}.hidden_act", _part(config, qformer, "hidden_act", "gelu"), "gelu")
+    eps = _part(config, qformer, "layer_norm_eps", 1e-12)
+    _only(f"{qformer}.layer_norm_eps", eps, 1e-12)
+    first = "qformer.encoder.layer.0"
+    _, queries, width = shapes["query_tokens"]
+    options = {
+        "width": width,
+        "queries": queries,
+        "depth": _layers(shapes, "qformer.encoder.layer"),
+        "heads": _part(config, qformer, "num_attention_heads", 12),
+        "hidden": _matrix(shapes, f"{first}.intermediate_query.dense.weight")[0],
+        "cross_every": _part(config, qformer, "cross_attention_frequency", 2),
+    }
+    _, in_ = _matrix(shapes, f"{first}.crossattention.attention.key.weight")
+    return Found("blip2", in_, _matrix(shapes, "language_projection.weight")[0], options)
+
+
+def _refused(why: str) -> Callable[[Config, Shapes], Found]:
+    """Read nothing: say why a known model's projector cannot be one of ours."""
+
+    def read(config: Config, shapes: Shapes) -> Found:
+        raise CheckpointError(
+            f"{quote(config.get('model_type'))}, whose {why}",
+            "config.json: model_type",
+            "a projector of one image's features alone",
+            "Run it with the model's own code.",
+        )
+
+    return read
+
+
+def _minicpmv(config: Config, shapes: Shapes) -> Found:
+    queries, out = _matrix(shapes, "query")
+    in_ = _matrix(shapes, "kv_proj.weight")[1] if "kv_proj.weight" in shapes else out
+    places = "keys"
+    if "pos_embed" in shapes:  # 2.0 slices images, and computes places for each slice's grid
+        places = "both" if "slice_mode" in config else "resized"
+    return Found("minicpmv", in_, out, {"queries": queries, "places": places})
+
+
+def _qwen_vl(config: Config, shapes: Shapes) -> Found:
+    queries, out = _matrix(shapes, "attn_pool.query")
+    linear = "attn_pool.kv_proj.weight"
+    in_ = _matrix(shapes, linear)[1] if linear in shapes else out
+    return Found("qwen-vl", in_, out, {"queries": queries})
+
+
+def _deepseek_vl2(config: Config, shapes: Shapes) -> Found:
+    for field, only in (("projector_type", "downsample_mlp_gelu"), ("downsample_ratio", 2)):
+        found = _part(config, "projector_config", field, only)
+        _only(f"projector_config.{field}", found, only)
+    pooling = "token_pooling_layer.weight" in shapes
+    depth = sum(re.fullmatch(r"layers\.\d+\.weight", key) is not None for key in shapes)
+    inner, wide = _matrix(shapes, "layers.0.weight")
+    out, _ = _matrix(shapes, f"layers.{2 * depth - 2}.weight")
+    options = {"mode": "pooling" if pooling else "mlp", "depth": depth, "ratio": inner // out}
+    return Found("deepseek-vl2", wide if pooling else wide // 4, out, options)
+
+
+def _nvila(config: Config, shapes: Shapes) -> Found:
+    kind = config.get("mm_projector_type")
+    first = kind == "mlp_downsample"  # VILA 1.5, which left the tokens column by column
+    _only("mm_projector_type", kind, "mlp_downsample" if first else "mlp_downsample_2x2_fix")
+    out, wide = _matrix(shapes, "layers.2.weight")
+    return Found("nvila", wide // 4, out, {"transpose": first})
+
+
+def _nvila_lite(config: Config, shapes: Shapes) -> Found:
+    _only("mm_projector_type", config.get("mm_projector_type"), "mlp_downsample_3x3_fix")
+    _, wide = _matrix(shapes, "layers.2.weight")
+    return Found("nvila-lite", wide // 9, _matrix(shapes, "layers.7.weight")[0], {})
+
+
+def _c_abstractor(config: Config, shapes: Shapes) -> Found:
+    field = "num_query_tokens"  # which stood outside of the projector's part at first
+    queries = _part(config, "projector_config", field, config.get(field))
+    if queries is None:
+        raise CheckpointError(
+            "missing",
+            f"config.json: projector_config.{field}",
+            "the number of tokens that come out of the pool",
+            "No tensor tells it: write it into a config.json beside the weights.",
+        )
+    hidden, in_, *_ = shapes["net.0.b1.conv1.conv.weight"]
+    depth, linear = (
+        sum(re.fullmatch(pattern, key) is not None for key in shapes)
+        for pattern in (r"net\.0\.b\d+\.conv1\.conv\.weight", r"readout\.\d+\.weight")
+    )
+    rows = shapes["pos_emb"][1] if "pos_emb" in shapes else 0
+    side = math.isqrt(rows)
+    options = {
+        "queries": queries,
+        "hidden": hidden,
+        "depth": depth,
+        "mlp_depth": linear,
+        "position": rows > 0,
+        "end": shapes["eos_tokens"][1] if "eos_tokens" in shapes else 0,
+        "prefix_tokens": int(rows != side**2),  # an older table has a row for the CLS token
+    }
+    out, _ = _matrix(shapes, f"readout.{2 * linear - 2}.weight")
+    return Found("c-abstractor", in_, out, options, (side, side) if rows else None)
+
+
+def _open_flamingo(config: Config, shapes: Shapes) -> Found:
+    queries, width = _matrix(shapes, "latents")
+    q, _ = _matrix(shapes, "layers.0.0.to_q.weight")
+    # No config is saved along; its heads are always 64 wide.
+    options = {"queries": queries, "depth": _layers(shapes, "layers"), "heads": q // 64}
+    return Found("flamingo", width, width, options)
+
+
 _MM = "mm_projector|vision_projector"
 _HF = "multi_modal_projector"
 _TWO = ("linear_1.weight", "linear_2.weight")
+_VILA = ("v2l_projector", "vila")
 
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
@@ -335,6 +537,138 @@ RECIPES: tuple[Recipe, ...] = (
     Recipe("aya-vision", _HF, _TWO, _aya, ("aya_vision", "cohere2_vision"), alone=False),
     Recipe("got-ocr2", _HF, ("conv_upsampler1.weight",), _got, ("got_ocr2",)),
     Recipe("llava", _HF, _TWO, _perception, ("perception_lm",), alone=False),
+    Recipe(
+        "qwen3-vl",
+        r"deepstack_merger_list\.\d+",
+        ("norm.weight", "linear_fc1.weight", "linear_fc2.weight"),
+        _qwen3_deepstack,
+        ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+        beside=True,
+    ),
+    Recipe(
+        "minicpmv4-6",
+        "merger",
+        ("mlp.0.pre_norm.weight", "mlp.0.linear_1.weight"),
+        _minicpmv4_6,
+        ("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"),
+    ),
+    Recipe(
+        "granite-docling",
+        "connector",
+        ("ln_in.weight", "coarse.projection.weight"),
+        _granite_docling,
+        ("granite_docling",),
+        ("ln_in.", "coarse.projection.", "ln_mid.", "mlp_fc2.", "ln_out."),
+        alone=False,
+    ),
+    *(
+        Recipe(
+            "internvl",
+            rf"{path}\.deepstack_mergers\.\d+",
+            ("layer_norm.weight", *_TWO),
+            _granite_deepstack(path),
+            ("granite_docling",),
+            alone=False,
+            beside=True,
+        )
+        for path in ("coarse", "fine")
+    ),
+    Recipe("deepseek-vl", "aligner", ("linear1.weight",), _deepseek_vl, ("deepseek_vl",)),
+    Recipe(
+        "deepseek-vl",
+        "aligner",
+        ("high_res_vision_proj.weight",),
+        _refused("aligner joins the features of two towers"),
+        ("deepseek_vl_hybrid",),
+        alone=False,
+    ),
+    Recipe(
+        "idefics",
+        "perceiver_resampler",
+        ("latents", "blocks.0.0.q_proj.weight"),
+        _idefics,
+        ("idefics",),
+        alone=False,
+    ),
+    Recipe(
+        "idefics2",
+        "connector",
+        ("modality_projection.gate_proj.weight", "perceiver_resampler.latents"),
+        _idefics2,
+        ("idefics2",),
+        alone=False,
+    ),
+    Recipe(
+        "blip2",
+        "model",
+        ("query_tokens", "qformer.layernorm.weight", "language_projection.weight"),
+        _blip2,
+        ("blip-2",),
+        ("query_tokens", "qformer.", "language_projection."),
+        alone=False,
+    ),
+    Recipe(
+        "blip2",
+        "model",
+        ("query_tokens", "qformer.embeddings.layernorm.weight"),
+        _refused("Q-Former reads the instruction too"),
+        ("instructblip", "instructblipvideo"),
+        alone=False,
+    ),
+    # Models that bring their own code.
+    Recipe(
+        "minicpmv",
+        "resampler",
+        ("query", "ln_kv.weight", "proj"),
+        _minicpmv,
+        ("minicpmv", "minicpmo"),
+        alone=False,
+    ),
+    Recipe(
+        "qwen-vl",
+        "visual",
+        ("attn_pool.query", "ln_post.weight", "proj"),
+        _qwen_vl,
+        ("qwen",),
+        ("attn_pool.", "ln_post.", "proj"),
+    ),
+    Recipe(
+        "deepseek-vl2",
+        "projector",
+        ("layers.0.weight",),
+        _deepseek_vl2,
+        ("deepseek_vl_v2",),
+        alone=False,
+    ),
+    Recipe(
+        "mlp",
+        r"aligner\.layers",
+        ("0.weight",),
+        _original_mlp,
+        ("multi_modality",),
+        alone=False,
+    ),
+    *(
+        Recipe(name, _MM, ("layers.1.weight", last), read, _VILA, alone=False)
+        for name, last, read in (
+            ("nvila", "layers.4.weight", _nvila),
+            ("nvila-lite", "layers.7.weight", _nvila_lite),
+        )
+    ),
+    Recipe("mlp", "layers", ("0.weight",), _original_mlp, _VILA, alone=False),
+    # Namings that say enough.
+    Recipe(
+        "c-abstractor",
+        f"{_MM}|abstractor|projector",
+        ("net.0.b1.conv1.conv.weight", "readout.0.weight"),
+        _c_abstractor,
+    ),
+    Recipe(
+        "open-flamingo",
+        "perceiver",
+        ("latents", "layers.0.0.to_kv.weight"),
+        _open_flamingo,
+    ),
     # LLaVA's and MobileVLM's own files.
     Recipe("ldpnet", f"{_MM}|model", ("mlp.1.weight", "mb_block.1.block.0.0.weight"), _ldpnet),
     Recipe("ldpnetv2", _MM, ("mlp.mlp.0.weight", "peg.peg.0.weight"), _ldpnetv2),

@@ -32,11 +32,13 @@ class Name:
             stored (in, out), our linear layer's weight; ``conv``: our linear layer is a
             convolution there.
         kernel: The convolution's sides.
+        skip: How many rows stand before ours in a ``batch``, whose numbers have no use.
     """
 
     path: str
     form: Literal["plain", "bare", "batch", "vector", "matrix", "conv"] = "plain"
     kernel: tuple[int, int] = (1, 1)
+    skip: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Part:
         stored: Upstream's shape.
         rows: The rows of upstream's tensor that are ours; None is all of them.
         transpose: Whether upstream stores it (in, out).
+        skip: How many rows, along its second axis, stand before ours and have no use.
     """
 
     key: str
@@ -78,17 +81,22 @@ class Part:
     stored: torch.Size
     rows: tuple[int, int] | None = None
     transpose: bool = False
+    skip: int = 0
 
     def read(self, tensor: Tensor) -> Tensor:
         """Return our tensor out of upstream's."""
         if self.rows is not None:
             return tensor[slice(*self.rows)].clone()
+        if self.skip:
+            tensor = tensor[:, self.skip :].clone()
         return (tensor.t().contiguous() if self.transpose else tensor).reshape(self.shape)
 
     def write(self, tensor: Tensor) -> Tensor:
         """Return upstream's tensor, or its rows, out of ours."""
         if self.transpose:
             return tensor.t().contiguous()
+        if self.skip:
+            return torch.cat([tensor.new_zeros(self.skip, *self.shape[1:]), tensor])[None]
         return tensor if self.rows is not None else tensor.reshape(self.stored)
 
 
@@ -123,13 +131,14 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
             if name.form == "matrix":
                 stored = torch.Size(reversed(shape))
             elif name.form == "batch":
-                stored = torch.Size([1, *shape])
+                stored = torch.Size([1, name.skip + shape[0], *shape[1:]])
             elif name.form == "vector":
                 stored = shape[1:]
             elif name.form == "conv" and leaf == "weight":
                 area = name.kernel[0] * name.kernel[1]
                 stored = torch.Size([shape[0], shape[1] // area, *name.kernel])
-            yield Part(f"{path}.{leaf}", shape, theirs, stored, transpose=name.form == "matrix")
+            turned = name.form == "matrix"
+            yield Part(f"{path}.{leaf}", shape, theirs, stored, None, turned, name.skip)
 
 
 def _fused(ours: Sequence[tuple[str, nn.Module]], entry: Fused) -> Iterator[Part]:
@@ -305,18 +314,28 @@ def _idefics2(projector: Projector) -> list[str | Name]:
     ]
 
 
-def _minicpmv(projector: Projector) -> list[str | Name | Fused]:
-    first = ["kv_proj"] if projector.spec.in_ != projector.spec.out else []
-    return [
-        Name("query", "bare"),
-        *first,
-        "ln_kv",
-        "ln_q",
-        Fused("attn.in_proj", (0, 1, 2), "_"),
-        "attn.out_proj",
-        "ln_post",
-        Name("proj", "matrix"),
-    ]
+def _query_resampler(path: str) -> Layout:
+    """Whatever stands before the resampler's keys does not stand before the last two."""
+
+    def layout(projector: Projector) -> Sequence[str | Name | Fused]:
+        from ..blocks.query_resampler import QueryResampler
+
+        block = projector.spec.blocks[0]
+        placed = isinstance(block, QueryResampler) and block.places != "keys"
+        first = [f"{path}kv_proj"] if projector.spec.in_ != projector.spec.out else []
+        return [
+            Name(f"{path}query", "bare"),
+            *first,
+            f"{path}ln_kv",
+            f"{path}ln_q",
+            *([Name(f"{path}pos_embed", "bare")] if placed else []),
+            Fused(f"{path}attn.in_proj", (0, 1, 2), "_"),
+            f"{path}attn.out_proj",
+            "ln_post",
+            Name("proj", "matrix"),
+        ]
+
+    return layout
 
 
 def _blip2(projector: Projector) -> list[str | Name]:
@@ -362,7 +381,8 @@ def _c_abstractor(projector: Projector) -> list[str | Name]:
             names.append(f"readout.{2 * linear}")
             linear += 1
         elif kind == "position":
-            names.append(Name("pos_emb", "batch"))
+            # Its first row is the CLS token's, which is dropped right after.
+            names.append(Name("pos_emb", "batch", skip=projector.spec.prefix_tokens))
         elif kind == "extra-tokens":
             names.append(Name("eos_tokens", "batch"))
     return names
@@ -415,6 +435,7 @@ LAYOUTS: dict[str, Layout] = {
     "aya-vision": _normed("layernorm", Fused("linear_1"), "linear_2"),
     "blip2": _blip2,
     "c-abstractor": _c_abstractor,
+    "deepseek-vl": _names("linear1", "linear2"),
     "deepseek-vl2": _deepseek_vl2,
     "gemma3": _names("mm_soft_emb_norm", Name("mm_input_projection_weight", "matrix")),
     "gemma3n": _names("soft_embedding_norm", "embedding_projection"),
@@ -429,6 +450,7 @@ LAYOUTS: dict[str, Layout] = {
         "merger.down_proj",
     ),
     "got-ocr2": _names("conv_upsampler1", "conv_upsampler2", "multimodal_projector"),
+    "granite-docling": _names("ln_in", "coarse.projection", "ln_mid", "mlp_fc2", "ln_out"),
     "hunyuan-vl": _hunyuan_vl,
     "idefics": _idefics,
     "idefics2": _idefics2,
@@ -453,14 +475,17 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "llava": _names("linear_1", "linear_2"),
     "llava-pooled": _names(Name("pooler.pool", "conv", (2, 2)), "linear_1", "linear_2"),
-    "minicpmv": _minicpmv,
+    "minicpmv": _query_resampler(""),
     "minicpmv4-6": _minicpmv4_6,
     "mistral3": _names("norm", "patch_merger.merging_layer", "linear_1", "linear_2"),
     "mlp": _mlp,
     "mlp-res": _mlp_res,
+    "nvila": _names("layers.1", "layers.2", "layers.4"),
+    "nvila-lite": _names(*(f"layers.{step}" for step in (1, 2, 4, 5, 7))),
     "open-flamingo": _open_flamingo,
     "paddleocr-vl": _names("pre_norm", "linear_1", "linear_2"),
     "paligemma": _names("linear"),
+    "qwen-vl": _query_resampler("attn_pool."),
     "qwen2-vl": _names("ln_q", "mlp.0", "mlp.2"),
     "qwen3-vl": _names("norm", "linear_fc1", "linear_fc2"),
     "vipllava": _names("projector_layernorm", "linear_1", "linear_2"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.errors import GridError, SpecError
+from ..blocks.feature import Grid, check_grid
 from ..projectors.build import build_projector
 from ..projectors.document import load_spec
 from ..projectors.projector import Projector
@@ -38,6 +39,7 @@ class Inspection:
         root: What stands before the projector's keys.
         used: The keys that are the projector's.
         left: How many other tensors there are.
+        others: Where other projectors are: the roots that `load_projector` takes.
     """
 
     path: str
@@ -47,6 +49,7 @@ class Inspection:
     root: str
     used: tuple[str, ...]
     left: int
+    others: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
@@ -59,40 +62,53 @@ class Inspection:
             "root": self.root,
             "used": list(self.used),
             "left": self.left,
+            "others": list(self.others),
             "spec": self.spec.model_dump(mode="json"),
         }
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
+        others = "".join(f"\n  another under {root!r}" for root in self.others)
         return (
             f"{self.path}: {self.family}, {self.spec.in_} -> {self.spec.out}, {dtype}, "
             f"{len(self.used)} tensors under {self.root or 'no prefix'!r}, {self.left} others left"
+            f"{others}"
         )
 
 
 def inspect_checkpoint(
-    path: str | os.PathLike[str], *, grid: Sequence[int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    root: str | None = None,
+    grid: Sequence[int] | None = None,
 ) -> Inspection:
     """Work out which projector a checkpoint holds; reads headers and config, no weights.
 
     Args:
         path: A safetensors file, or a model's folder with one or with shards.
+        root: Which of several projectors is meant, as for `load_projector`.
         grid: The token grid (h, w), for a projector that cannot be built without one.
 
     Raises:
         CheckpointError: It cannot be read, or holds no projector that is known.
+        GridError: The grid is none.
     """
     weights = Weights(path)
-    family, projector, pairs, root = _recognise(weights, grid)
+    family, projector, pairs, root = _recognise(weights, root, grid)
     used = tuple(dict.fromkeys(key for key, _ in pairs))
     dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
     left = len(weights.keys) - len(used)
-    return Inspection(str(weights.path), family, projector.spec, dtype, root, used, left)
+    others: tuple[str, ...] = ()
+    if family != "document":
+        done, _ = _try_all(weights, weights.config, recognise(weights.config, weights.keys), None)
+        others = tuple(dict.fromkeys(other for *_, other in done if other != root))
+    return Inspection(str(weights.path), family, projector.spec, dtype, root, used, left, others)
 
 
 def load_projector(
     path: str | os.PathLike[str],
     *,
+    root: str | None = None,
     grid: Sequence[int] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -103,6 +119,9 @@ def load_projector(
     Args:
         path: A safetensors file, a folder of `save_projector`, or a model's folder; of a whole
             model only the projector's tensors are read.
+        root: What stands before the keys of the projector that is meant, such as
+            ``model.visual.deepstack_merger_list.0``, where a checkpoint holds several; the
+            default is the model's main one. `inspect_checkpoint` lists the others.
         grid: The default token grid (h, w) of `forward` and `plan`. It is not saved.
         device: Where to put it; default: the CPU.
         dtype: The parameters' dtype; default: that of the checkpoint.
@@ -114,7 +133,8 @@ def load_projector(
         SpecError: The dtype is not a floating one.
     """
     weights = Weights(path)
-    _, known, pairs, _ = _recognise(weights, grid)
+    _, known, pairs, _ = _recognise(weights, root, grid)
+    grid = known.grid if grid is None else grid
     projector = Projector(known.spec, grid=grid, device="meta", dtype=dtype)
     tensors = weights.read(dict.fromkeys(key for key, _ in pairs))
     state: dict[str, Tensor] = {}
@@ -138,10 +158,15 @@ def load_projector(
 _Known: TypeAlias = tuple[str, Projector, list[tuple[str, Part]], str]
 
 
-def _recognise(weights: Weights, grid: Sequence[int] | None) -> _Known:
+def _recognise(weights: Weights, root: str | None, grid: Sequence[int] | None) -> _Known:
     """Work out what the weights are."""
+    where = str(weights.path)
+    if root:
+        root = root.removesuffix(".") + "."
     document = weights.metadata.get(DOCUMENT)
     if document is not None:
+        if root:
+            raise _nothing_there(where, root, {""})
         try:
             projector = Projector(_parse(document), grid=grid, device="meta")
         except MobileVLMError as error:
@@ -149,7 +174,7 @@ def _recognise(weights: Weights, grid: Sequence[int] | None) -> _Known:
                 raise
             raise CheckpointError(
                 f"its document does not fit: {error}",
-                f"{weights.path}[__metadata__]",
+                f"{where}[__metadata__]",
                 hint="" if error.hint else "Save it again with save_projector.",
             ) from error
         own = [
@@ -158,20 +183,22 @@ def _recognise(weights: Weights, grid: Sequence[int] | None) -> _Known:
         ]
         _fit(own, {key: weights.stored(key) for key in weights.keys}, "document", weights, "")
         return "document", projector, own, ""
+    grid = None if grid is None else check_grid(grid)
     fits = recognise(weights.config, weights.keys)
-    failures: list[CheckpointError] = []
-    done: list[_Known] = []
-    for recipe, root in fits:
-        try:
-            done.append(_try(weights, weights.config, recipe, root))
-        except CheckpointError as error:
-            failures.append(error)
+    if root is None:
+        fits = [fit for fit in fits if not fit[0].beside] or fits
+    else:
+        roots = {found for _, found in fits}
+        fits = [fit for fit in fits if fit[1] == root]
+        if roots and not fits:
+            raise _nothing_there(where, root, roots)
+    done, failures = _try_all(weights, weights.config, fits, grid)
     if len(done) > 1:
-        names = ", ".join(f"{family} under {root!r}" for family, _, _, root in done)
+        names = ", ".join(f"{family} under {found!r}" for family, _, _, found in done)
         raise CheckpointError(
             f"more than one projector fits: {names}",
-            str(weights.path),
-            hint="Save the one you mean in a file of its own.",
+            where,
+            hint=f"Say which one, as root={done[0][3]!r}.",
         )
     if not done:
         first = failures[0] if failures else _nothing_known(weights)
@@ -180,15 +207,27 @@ def _recognise(weights: Weights, grid: Sequence[int] | None) -> _Known:
     return done[0]
 
 
+def _try_all(
+    weights: Weights, config: Config, fits: list[tuple[Recipe, str]], grid: Grid | None
+) -> tuple[list[_Known], list[CheckpointError]]:
+    """Make out the projectors of some recipes and roots, and say why others are not there."""
+    done: list[_Known] = []
+    failures: list[CheckpointError] = []
+    for recipe, root in fits:
+        try:
+            done.append(_try(weights, config, recipe, root, grid))
+        except CheckpointError as error:
+            failures.append(error)
+    return done, failures
+
+
 def _others(weights: Weights) -> str:
     """Say what would fit if there were no config, which may be another model's."""
-    names = []
-    for recipe, root in recognise({}, weights.keys) if weights.config else ():
-        try:
-            family, projector, _, _ = _try(weights, {}, recipe, root)
-        except CheckpointError:
-            continue
-        names.append(f"{family}, {projector.spec.in_} -> {projector.spec.out}, under {root!r}")
+    fits = recognise({}, weights.keys) if weights.config else []
+    names = [
+        f"{family}, {projector.spec.in_} -> {projector.spec.out}, under {root!r}"
+        for family, projector, _, root in _try_all(weights, {}, fits, None)[0]
+    ]
     if not names:
         return ""
     return f"The tensors alone fit {', or '.join(names)}: is config.json another model's?"
@@ -201,7 +240,7 @@ def _parse(document: str) -> Stack:
     return load_spec(document)
 
 
-def _try(weights: Weights, config: Config, recipe: Recipe, root: str) -> _Known:
+def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid | None) -> _Known:
     """Make out a recipe's projector at a root, or say why it is not there."""
     stored = {
         key.removeprefix(root): weights.stored(key)
@@ -217,8 +256,9 @@ def _try(weights: Weights, config: Config, recipe: Recipe, root: str) -> _Known:
             _refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
     try:
         found: Found = recipe.read(config, {key: tensor.shape for key, tensor in stored.items()})
+        grid = None if found.grid is None else grid or found.grid
         projector = build_projector(
-            found.preset, found.in_, found.out, device="meta", **found.options
+            found.preset, found.in_, found.out, grid=grid, device="meta", **found.options
         )
     except CheckpointError as error:
         # Nameless otherwise: a recipe does not know whose config and tensors it reads.
@@ -315,6 +355,13 @@ def _refuse_turned(where: str, weight: tuple[int, ...], bias: tuple[int, ...]) -
         return
     hint += " Save it as upstream does."
     raise CheckpointError(f"a tensor of {weight} beside a bias of {n}", where, str(expected), hint)
+
+
+def _nothing_there(where: str, root: str, roots: Iterable[str]) -> CheckpointError:
+    known = ", ".join(sorted(map(repr, roots)))
+    return CheckpointError(
+        f"no projector that is known under {quote(root)}", where, f"root to be one of {known}"
+    )
 
 
 def _nothing_known(weights: Weights) -> CheckpointError:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from ..blocks.attention import square_side
 from ..blocks.block import Block
 from ..blocks.depthwise import Depthwise
-from ..blocks.errors import SpecError
 from ..blocks.extra_tokens import ExtraTokens
 from ..blocks.feature import MAX_WIDTH
 from ..blocks.norm_act import NormAct
@@ -28,11 +27,7 @@ __all__ = ["CAbstractor"]
 
 
 def _square(queries: int) -> int:
-    side = math.isqrt(queries)
-    if side * side != queries:
-        near = (side * side, (side + 1) ** 2)
-        hint = f"Try {near[0]} or {near[1]}."
-        raise SpecError(f"{queries} is no square", expected="a square number", hint=hint)
+    square_side(queries)
     return queries
 
 
@@ -47,8 +42,9 @@ class CAbstractor(Preset):
     Traps: the LayerNorms over channels have an eps of 1e-5, for timm turns the ``LayerNorm2d`` it
     is given into one with an activation; the squeeze is a quarter of the block's *input*, rounded
     but to no multiple; SiLU comes after the sum. Honeybee adds a learned position table
-    (``position=True``), and its own has a first row for the CLS token, which is dropped right
-    after: cut the row off. No token is repeated: the grid's sides are at least sqrt(queries).
+    (``position=True``), and in older checkpoints that begins with a row for the CLS token, which
+    is dropped right after: ``prefix_tokens=1`` reads past it. No token is repeated: the grid's
+    sides are at least sqrt(queries).
 
     Attributes:
         queries: The number of tokens that come out of the pool, a square.
@@ -67,7 +63,7 @@ class CAbstractor(Preset):
     end: Annotated[int, Field(ge=0, le=1024)] = 0
 
     def expand(self, in_: int, out: int) -> Stack:
-        side = math.isqrt(self.queries)
+        side = square_side(self.queries)
         blocks: list[Block] = [
             *_stage(in_, self.hidden, self.depth),
             Pool(mode="adaptive", size=(side, side)),

@@ -23,8 +23,8 @@ class Idefics2(Preset):
     Used by Idefics2. Source: `Idefics2Connector` of transformers.
 
     Traps: the tokens get the language model's width before they are resampled; no layer has a
-    bias; the eps is 1e-6 whatever the language model's; keys and values have fewer heads. Padding
-    has no place here: give each image its own tokens.
+    bias; the eps is the perceiver's, not the language model's; keys and values have fewer heads.
+    Padding has no place here: give each image its own tokens.
 
     Attributes:
         hidden: The inner width of the first SwiGLU, which is the language model's own.
@@ -33,6 +33,7 @@ class Idefics2(Preset):
         heads: The number of heads.
         kv_heads: The number of heads of keys and values.
         head_dim: The width of a head.
+        eps: Of the norms.
     """
 
     hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 14336
@@ -41,6 +42,7 @@ class Idefics2(Preset):
     heads: Heads = 16
     kv_heads: Heads = 4
     head_dim: Annotated[int, Field(ge=1, le=1024)] = 96
+    eps: float = 1e-6
 
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(
@@ -56,7 +58,7 @@ class Idefics2(Preset):
                     head_dim=self.head_dim,
                     kv_heads=self.kv_heads,
                     norm="rms",
-                    eps=1e-6,
+                    eps=self.eps,
                     ffn="swiglu",
                 ),
             ),

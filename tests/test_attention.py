@@ -4,6 +4,7 @@ The references of OpenFlamingo and MiniCPM-V, which transformers does not have, 
 from `open_flamingo/src/helpers.py` and the models' `resampler.py`.
 """
 
+from math import isqrt
 from types import SimpleNamespace as NS
 from typing import Any
 
@@ -134,23 +135,69 @@ class OpenFlamingo(nn.Module):
         return y
 
 
-class MiniCPMV(nn.Module):
-    def __init__(self, kv_dim: int, dim: int, heads: int, n: int) -> None:
+class QueryPool(nn.Module):
+    """The attention of Qwen-VL's Resampler and of MiniCPM-V's, of which later ones lack a table.
+
+    `places`: ``keys`` (2.5 and later), ``both`` (2.0, called adaptive there) or ``resized``.
+    """
+
+    def __init__(self, kv_dim: int, dim: int, heads: int, n: int, places: str) -> None:
         super().__init__()
+        self.places = places
+        if places != "keys":
+            table = published_places(dim, isqrt(n), isqrt(n)).flatten(0, 1)
+            self.pos_embed = nn.Parameter(table, requires_grad=False)
         self.query = nn.Parameter(torch.zeros(n, dim))
         self.kv_proj = nn.Identity() if kv_dim == dim else nn.Linear(kv_dim, dim, bias=False)
         self.attn = nn.MultiheadAttention(dim, heads)
         self.ln_q = nn.LayerNorm(dim, 1e-6)
         self.ln_kv = nn.LayerNorm(dim, 1e-6)
+
+    def key_places(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.places == "resized":
+            return resized(self.pos_embed, grid)
+        return published_places(x.shape[-1], *grid).flatten(0, 1).to(x.dtype)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = self.ln_kv(self.kv_proj(x)).permute(1, 0, 2)
+        q = self.ln_q(self.query)[:, None].repeat(1, x.shape[1], 1)
+        if self.places != "keys":
+            q = q + self.pos_embed[:, None]
+        y: Tensor = self.attn(q, x + self.key_places(x, grid)[:, None], x)[0]
+        return y.permute(1, 0, 2)
+
+
+class MiniCPMV(QueryPool):
+    def __init__(self, kv_dim: int, dim: int, heads: int, n: int, places: str = "keys") -> None:
+        super().__init__(kv_dim, dim, heads, n, places)
         self.ln_post = nn.LayerNorm(dim, 1e-6)
         self.proj = nn.Parameter(torch.randn(dim, dim))
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        places = published_places(self.query.shape[1], *grid).flatten(0, 1)[:, None]
-        x = self.ln_kv(self.kv_proj(x)).permute(1, 0, 2)
-        q = self.ln_q(self.query)[:, None].repeat(1, x.shape[1], 1)
-        y: Tensor = self.attn(q, x + places, x)[0]
-        return self.ln_post(y.permute(1, 0, 2)) @ self.proj
+        y: Tensor = self.ln_post(super().forward(x, grid)) @ self.proj
+        return y
+
+
+class QwenVL(nn.Module):
+    """The tail of Qwen-VL's VisionTransformer, its `visual.py`."""
+
+    def __init__(self, width: int, dim: int, heads: int, n: int) -> None:
+        super().__init__()
+        self.attn_pool = QueryPool(width, dim, heads, n, "resized")
+        self.ln_post = nn.LayerNorm(dim, 1e-6)
+        self.proj = nn.Parameter(torch.randn(dim, dim))
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        y: Tensor = self.ln_post(self.attn_pool(x, grid)) @ self.proj
+        return y
+
+
+def resized(table: Tensor, grid: tuple[int, int]) -> Tensor:
+    """get_abs_pos: (n, c) -> (h * w, c); upstream knows squares only, vLLM any grid."""
+    side = isqrt(len(table))
+    square = table.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    scaled = nn.functional.interpolate(square, grid, mode="bicubic", align_corners=False)
+    return scaled.permute(0, 2, 3, 1).flatten(0, 2).to(table.dtype)
 
 
 def published_places(dim: int, h: int, w: int) -> Tensor:
@@ -199,6 +246,31 @@ CASES = {
         {"queries": N, "heads": 3},
         grids=((8, 8), (4, 10), (5, 2), (1, 1), (40, 70)),
     ),
+    "minicpmv-2.0": Case(
+        "minicpmv",
+        "minicpmv",
+        lambda: MiniCPMV(V, D, 3, 4, "both"),
+        with_grid,
+        {"queries": 4, "heads": 3, "places": "both"},
+        grids=((8, 8), (4, 10), (2, 2), (40, 70)),
+    ),
+    "qwen-vl": Case(
+        "qwen-vl",
+        "qwen-vl",
+        lambda: QwenVL(V, D, 3, 9),
+        with_grid,
+        {"queries": 9, "heads": 3},
+        grids=((8, 8), (3, 3), (1, 1), (4, 10), (2, 5)),
+    ),
+    "qwen-vl-same-width": Case(
+        "qwen-vl",
+        "qwen-vl",
+        lambda: QwenVL(D, D, 3, 4),
+        with_grid,
+        {"queries": 4, "heads": 3},
+        D,
+        ((4, 4),),
+    ),
     "minicpmv-same-width": Case(
         "minicpmv",
         "minicpmv",
@@ -227,6 +299,11 @@ CASES = {
         ANY,
     ),
 }
+
+
+def many(case: Case) -> int:
+    """How many tokens come out."""
+    return int(case.options["queries"])
 
 
 def width(case: Case) -> int:
@@ -259,7 +336,7 @@ def test_equals_upstream(name: str) -> None:
                 with torch.inference_mode():
                     expected = case.run(upstream, x, grid)
                     y = ours(x, grid=grid if ours.spec.needs_grid else None)
-                assert y.shape == expected.shape == (batch, N, width(case))
+                assert y.shape == expected.shape == (batch, many(case), width(case))
                 error = (y - expected).abs().max() / expected.abs().max()
                 assert error < 1e-5, (grid, batch, scale, error)
 
@@ -272,9 +349,10 @@ def test_packed_images_equal_single_ones(name: str) -> None:
     projector = make(name, dtype=torch.float64)
     grids = [(3, 5), (4, 4), (3, 5), (2, 9), (5, 3)]
     images = [torch.randn(h * w, projector.spec.in_, dtype=torch.float64) for h, w in grids]
-    assert projector.tokens(grids) == [N] * len(grids)
+    n = many(CASES[name])
+    assert projector.tokens(grids) == [n] * len(grids)
     with torch.inference_mode():
-        parts = projector(torch.cat(images), grid=grids).split(N)
+        parts = projector(torch.cat(images), grid=grids).split(n)
         for image, grid, part in zip(images, grids, parts, strict=True):
             single = projector(image[None], grid=grid)[0]
             torch.testing.assert_close(part, single, rtol=1e-10, atol=1e-12)
@@ -301,13 +379,13 @@ def test_packed_images_stay_apart_inside_other_blocks() -> None:
 def test_the_plan_says_what_the_modules_do(name: str) -> None:
     case = CASES[name]
     plan = plan_projector(case.preset, case.in_, width(case), grid=(3, 5), **case.options)
-    assert (plan.tokens_in, plan.tokens_out) == (15, N)
+    assert (plan.tokens_in, plan.tokens_out) == (15, many(case))
     assert plan.steps[-1].y.layout == "sequence"
     assert plan.macs is not None  # runs on the meta device, against every block's flow
-    assert plan.macs > 15 * case.in_ * N
+    assert plan.macs > 15 * case.in_ * many(case)
     unknown = plan_projector(case.preset, case.in_, width(case), **case.options)
-    assert unknown.tokens_out == N
-    assert unknown.stack.needs_grid == (case.preset == "minicpmv")
+    assert unknown.tokens_out == many(case)
+    assert unknown.stack.needs_grid == (case.preset in ("minicpmv", "qwen-vl"))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -320,6 +398,9 @@ def test_gradients_reach_every_parameter_and_the_input(name: str) -> None:
     assert x.grad.ne(0).any(2).all()
     assert torch.equal(x, before)
     for key, parameter in projector.named_parameters():
+        assert parameter.requires_grad != key.endswith("places.table"), key
+        if not parameter.requires_grad:
+            continue
         assert parameter.grad is not None, key
         # What is added to every key alike changes no attention.
         if not key.endswith(("k_proj.bias", "k_norm.bias")):
@@ -393,6 +474,10 @@ def test_flamingo_projects_where_the_widths_differ() -> None:
             "number of heads that divides them. It is given ?x? x 12 by the input.",
         ),
         (
+            {"type": "query-resampler", "queries": 50, "places": "both"},
+            "blocks[0]: 50 is no square; expected a square number. Try 49 or 64.",
+        ),
+        (
             {"type": "query-resampler", "heads": 2, "out": 6},
             "blocks[0] (query-resampler): 6 channels do not hold sine and cosine of column and "
             "row; expected a multiple of 4. It is given ?x? x 12 by the input.",
@@ -415,3 +500,32 @@ def test_the_query_resampler_reads_the_grid_and_refuses_a_sequence() -> None:
     projector = make("minicpmv")
     x = torch.randn(1, 12, V)
     assert not torch.allclose(projector(x, grid=(3, 4)), projector(x, grid=(4, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_table_is_upstreams_to_the_bit(dtype: torch.dtype) -> None:
+    """Upstream scales the table that it saved, rounded to the weights' dtype."""
+    places = build_projector("qwen-vl", 32, 32, queries=16, heads=4, dtype=dtype).blocks[0].places
+    table = published_places(32, 4, 4).flatten(0, 1).to(dtype)
+    close = {"rtol": 0, "atol": 2**-8} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(places.table.data, table, **close)
+    places.table.data.copy_(table)
+    q, x = torch.randn(16, 32, dtype=dtype), torch.randn(2, 6, 9, 32, dtype=dtype)
+    ours, theirs = places(q, x), (q + table, x + resized(table, (6, 9)).view(6, 9, 32))
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+    assert ours[1].dtype == dtype
+
+
+def test_both_kinds_of_table_differ_only_in_the_keys() -> None:
+    both, resized_ = (
+        build_projector("minicpmv", V, D, queries=9, heads=3, places=places)
+        for places in ("both", "resized")
+    )
+    randomize(both)
+    resized_.load_state_dict(both.state_dict())
+    for module in (both, resized_):
+        module.blocks[0].places.table.data.copy_(published_places(D, 3, 3).flatten(0, 1))
+    x = torch.randn(1, 63, V)
+    torch.testing.assert_close(both(x[:, :9], grid=(3, 3)), resized_(x[:, :9], grid=(3, 3)))
+    assert not torch.allclose(both(x, grid=(7, 9)), resized_(x, grid=(7, 9)), atol=1e-3)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_attention import published_places
 from test_zoo import randomize
 from torch import Tensor, nn
 from torch.export import Dim, export
@@ -215,6 +216,20 @@ def test_position_may_stand_after_a_pool_to_a_known_size(x: Tensor) -> None:
     assert projector(torch.randn(1, 16, 6)).shape == (1, 6, 6)
 
 
+@pytest.mark.parametrize("grid", [(5, 7), (7, 5), (1, 35), (35, 1)])
+def test_position_by_sines_and_cosines_takes_any_grid(grid: tuple[int, int]) -> None:
+    x = torch.randn(2, 35, 24)
+    projector, y = block({"type": "position", "kind": "sincos"}, x, grid)
+    places = published_places(24, *grid).flatten(0, 1)
+    assert error_of(y - x, places.expand(2, -1, -1)) < 1e-5
+    assert not projector.state_dict()
+    projector = build_projector({"in": 24, "out": 24, "blocks": [projector.spec.blocks[0]]})
+    assert torch.equal(projector(x, grid=grid), y)
+    half = projector(x.bfloat16(), grid=grid)
+    assert half.dtype == torch.bfloat16
+    assert error_of(half.float(), y) < 2**-7
+
+
 def test_newline_ends_every_row(x: Tensor) -> None:
     projector, y = block({"type": "newline"}, x, GRID)
     rows = y.unflatten(1, (5, 8))
@@ -264,11 +279,13 @@ COMPOSED = {
         {"type": "extra-tokens", "at": "begin"},
     ],
 }
+SINCOS = [{"type": "pointwise", "out": 8}, {"type": "position", "kind": "sincos"}, "pointwise"]
 SPECS: dict[str, Any] = {
     "c-abstractor": ("c-abstractor", {**SMALL, "end": 1}),
     "c-abstractor-position": ("c-abstractor", {**SMALL, "position": True}),
     "hunyuan-vl": ("hunyuan-vl", {}),
     "mlp-res": ("mlp2x_res2x_gelu", {}),
+    "sincos": ({"in": 6, "out": 10, "blocks": SINCOS}, {}),
     "composed": (COMPOSED, {}),
 }
 SIZE = (8, 12)
@@ -533,7 +550,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         document({"type": "position", "kind": "learnt"}),
-        "blocks[0].kind: \"learnt\"; expected 'learned'. Did you mean 'learned'?",
+        "blocks[0].kind: \"learnt\"; expected 'learned' or 'sincos'. Did you mean 'learned'?",
     ),
 ]
 

@@ -195,6 +195,32 @@ class DeepseekVL2(nn.Module):
         return y
 
 
+class Nvila(nn.Module):
+    """MultimodalProjector of NVlabs/VILA, its published computation: mlp_downsample_{n}x{n}_fix."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side, wide = side, side * side * V
+        inner = [nn.Linear(wide, 3 * V), nn.GELU(), nn.LayerNorm(3 * V), nn.Linear(3 * V, D)]
+        first = [nn.Linear(wide, D)] if side == 2 else inner
+        self.layers = nn.Sequential(
+            nn.Identity(), nn.LayerNorm(wide), *first, nn.GELU(), nn.Linear(D, D)
+        )
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Upstream's own views, which call the height w and the width h."""
+        s = self.side
+        x = x.unflatten(1, grid)
+        n, w, h, c = x.shape
+        x = torch.cat([x, torch.zeros(n, -w % s, h, c)], 1)
+        x = torch.cat([x, torch.zeros(n, w + -w % s, -h % s, c)], 2)
+        n, w, h, c = x.shape
+        y = x.view(n, w, h // s, c * s).permute(0, 2, 1, 3).contiguous()
+        y = y.view(n, h // s, w // s, c * s * s).permute(0, 2, 1, 3)
+        z: Tensor = self.layers(y.flatten(1, 2))
+        return z
+
+
 class ColumnMajor(nn.Module):
     """InternVL's first pixel shuffle, which leaves the tokens column by column."""
 
@@ -491,6 +517,25 @@ def janus() -> nn.Module:
     )
 
 
+def granite(scale: int) -> Callable[[], nn.Module]:
+    return lambda: hf("granite_docling.modeling_granite_docling", "GraniteDoclingConnector")(
+        NS(
+            hidden_size=V,
+            out_hidden_size=D,
+            scale_factor=scale,
+            image_size=4 * SIDE,
+            patch_size=4,
+            deepstack_visual_indexes=[],
+            use_fine_route=False,
+        )
+    )
+
+
+def run_granite(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    y: Tensor = module(x, [])[0]
+    return y.unflatten(0, (len(x), -1))
+
+
 ANY = ((SIDE, SIDE), (4, 10), (6, 2))
 QWEN2, QWEN25 = "qwen2_vl.modeling_qwen2_vl", "qwen2_5_vl.modeling_qwen2_5_vl"
 CASES = {
@@ -534,6 +579,14 @@ CASES = {
         with_grid,
         {"depth": 3, "ratio": 2},
         grids=((7, 7),),
+    ),
+    "nvila": Case("nvila", "nvila", lambda: Nvila(2), with_grid, grids=(*ANY, (7, 7), (5, 4))),
+    "nvila-lite": Case(
+        "nvila-lite", "nvila-lite", lambda: Nvila(3), with_grid, grids=((9, 9), (8, 8), (7, 12))
+    ),
+    "granite-docling": Case("granite-docling", "granite-docling", granite(4), run_granite),
+    "granite-docling-fine": Case(
+        "granite-docling", "granite-docling", granite(2), run_granite, {"merge": 2}
     ),
     "llama4": Case("llama4", "llama4", llama4, run_llama4, {"hidden": H}),
     "gemma3": Case("gemma3", "gemma3", gemma3, plain, {"pool": 2}),
