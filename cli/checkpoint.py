@@ -15,6 +15,9 @@ __all__ = ["inspect"]
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A safetensors file, or a model's folder.")],
+    root: Annotated[
+        str | None, typer.Option(help="What stands before its keys, if there are several.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -22,7 +25,7 @@ def inspect(
     with reporting(debug):
         from ..checkpoints.load import inspect_checkpoint
 
-        inspection = inspect_checkpoint(path)
+        inspection = inspect_checkpoint(path, root=root)
         if as_json:
             echo_json(inspection.to_dict())
         else:

@@ -19,9 +19,9 @@ __all__ = ["GraniteDocling"]
 class GraniteDocling(Preset):
     """``LN > merge s x s (hwc) > Linear > + sines and cosines > LN > GELU > Linear > LN``.
 
-    Used by Granite-Docling: its coarse path (merge 4), and its fine one (merge 2), which differs in
-    the first linear layer only. Its deepstack mergers are `internvl`, with the same merge. Source:
-    `GraniteDoclingConnector` of transformers.
+    Used by Granite-Docling, for its coarse path (merge 4) and its fine one (2). They differ in the
+    first linear layer only; the deepstack mergers beside them are `internvl` with the same merge.
+    Source: `GraniteDoclingConnector` of transformers.
 
     Traps: neither linear layer has a bias; the eps is 1e-5 whatever the tower's; the column's half
     of the places stands first.

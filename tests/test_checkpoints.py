@@ -8,21 +8,29 @@ import pickle
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace as NS
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
+from test_attention import MiniCPMV, OpenFlamingo, QwenVL, run_blip2, run_masked, with_grid
 from test_zoo import (
     CASES,
+    ColumnMajor,
+    DeepseekVL2,
+    Nvila,
     as_image,
     blocked,
+    hf,
     on_grid,
     plain,
     randomize,
     run_blocked,
+    run_granite,
     run_internvl,
     run_llama4,
+    run_minicpmv,
 )
 from torch import Tensor, nn
 
@@ -50,6 +58,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "c-abstractor": {"hidden": 16, "queries": 4},
     "cohere2-vision": {"hidden": 40},
     "llama4": {"hidden": 20},
+    "qwen-vl": {"queries": 9},
 }
 
 
@@ -73,7 +82,9 @@ def test_own_round_trip(name: str, tmp_path: Path) -> None:
     loaded = load_projector(tmp_path / "a")
     assert same(projector, loaded)
     assert loaded.spec == projector.spec
-    assert all(p.requires_grad and p.is_contiguous() for p in loaded.parameters())
+    assert all(p.is_contiguous() for p in loaded.parameters())
+    trained = [[p.requires_grad for p in each.parameters()] for each in (loaded, projector)]
+    assert trained[0] == trained[1]
     assert inspect_checkpoint(tmp_path / "a").used == tuple(projector.state_dict())
     save_projector(loaded, tmp_path / "b")
     for file in ("model.safetensors", "config.json"):
@@ -207,17 +218,19 @@ class Model:
         preset: str,
         in_: int = 16,
         grid: tuple[int, int] = (8, 8),
+        out: int = 24,
+        task: str = "ForConditionalGeneration",
         **config: Any,
     ) -> None:
         self.name, self.module, self.run, self.preset = name, module, run, preset
-        self.in_, self.grid, self.config = in_, grid, config
+        self.in_, self.out, self.grid, self.task, self.config = in_, out, grid, task, config
 
     def build(self) -> nn.Module:
         import transformers
 
         config = getattr(transformers, f"{self.name}Config")(**self.config)
         torch.manual_seed(0)
-        model: nn.Module = getattr(transformers, f"{self.name}ForConditionalGeneration")(config)
+        model: nn.Module = getattr(transformers, f"{self.name}{self.task}")(config)
         randomize(model)
         return model.eval()
 
@@ -251,6 +264,34 @@ def run_mistral3(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
     return _RUN_MISTRAL3(module, x, grid)
 
 
+PERCEIVER = {
+    "resampler_n_latents": 5,
+    "resampler_depth": 2,
+    "resampler_n_heads": 4,
+    "resampler_head_dim": 6,
+}
+BLIP2 = {
+    "vision_config": CLIP,
+    "qformer_config": {
+        "hidden_size": 20,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "intermediate_size": 28,
+        "cross_attention_frequency": 3,
+        "vocab_size": 50,
+    },
+    "num_query_tokens": 5,
+    "text_config": {
+        "model_type": "opt",
+        "hidden_size": 24,
+        "word_embed_proj_dim": 24,
+        "ffn_dim": 20,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": 50,
+        "max_position_embeddings": 32,
+    },
+}
 MODELS = {
     "llava": Model(
         *("Llava", PROJECTOR, plain, "mlp"), vision_config=CLIP_TOWER, text_config=llama()
@@ -416,6 +457,47 @@ MODELS = {
             "num_hidden_layers": 1,
         },
     ),
+    "minicpmv4_6": Model(
+        *("MiniCPMV4_6", "model.merger", run_minicpmv, "minicpmv4-6", 16, (8, 12)),
+        vision_config=CLIP,
+        text_config=text("qwen3_5_text", layer_types=["full_attention"]),
+        insert_layer_id=0,
+        merger_times=2,
+    ),
+    "granite_docling": Model(
+        *("GraniteDocling", "model.vision_model.connector", run_granite, "granite-docling"),
+        vision_config={**CLIP, "out_hidden_size": 24, "deepstack_visual_indexes": [0]},
+        text_config=TEXT,
+    ),
+    "deepseek_vl": Model(
+        *("DeepseekVL", "model.aligner", plain, "mlp", 16, (4, 7)),
+        vision_config=SIGLIP,
+        text_config=llama(),
+    ),
+    "idefics": Model(
+        *("Idefics", "model.perceiver_resampler", plain, "flamingo", 16, (3, 7)),
+        out=16,
+        task="ForVisionText2Text",
+        vision_config={"embed_dim": 16, **{key: CLIP[key] for key in CLIP if key != "hidden_size"}},
+        perceiver_config={**PERCEIVER, "qk_layer_norms_perceiver": True},
+        use_resampler=True,
+        **{key: TEXT[key] for key in TEXT if key != "num_key_value_heads"},
+    ),
+    "idefics2": Model(
+        *("Idefics2", "model.connector", run_masked, "idefics2", 16, (3, 7)),
+        vision_config=CLIP,
+        text_config=text("mistral"),
+        perceiver_config={**PERCEIVER, "num_key_value_heads": 2, "hidden_size": 24},
+        image_token_id=5,
+    ),
+    "idefics2-eps": Model(
+        *("Idefics2", "model.connector", run_masked, "idefics2", 16, (3, 7)),
+        vision_config=CLIP,
+        text_config=text("mistral", rms_norm_eps=1e-3),
+        perceiver_config={**PERCEIVER, "num_key_value_heads": 2},
+        image_token_id=5,
+    ),
+    "blip2": Model(*("Blip2", "", run_blip2, "blip2", 16, (5, 13)), **BLIP2),
 }
 
 
@@ -442,6 +524,25 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
+def equal(
+    ours: Projector,
+    run: Callable[[nn.Module, Tensor, tuple[int, int]], Tensor],
+    upstream: nn.Module,
+    *grids: tuple[int, int],
+) -> None:
+    """Compare a loaded projector with upstream's module on tokens, at two scales and batches."""
+    for grid in grids:
+        for batch in (1, 3):
+            for scale in (1.0, 1e-3):
+                x = scale * torch.randn(batch, grid[0] * grid[1], ours.spec.in_)
+                with torch.inference_mode():
+                    expected = run(upstream, x, grid)
+                    given = torch.stack([blocked(y, grid) for y in x]) if ours._blocked else x
+                    y = ours(given, grid=grid)
+                assert y.shape == expected.shape
+                assert (y - expected).abs().max() / expected.abs().max() < 1e-5
+
+
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.filterwarnings("ignore")  # transformers' own
 @pytest.mark.parametrize("name", MODELS)
@@ -460,21 +561,13 @@ def test_models_of_transformers(name: str, tmp_path: Path, monkeypatch: pytest.M
     found = inspect_checkpoint(tmp_path / "shards")
     stored = load_file(tmp_path / "whole" / "model.safetensors")
     assert found.family == case.preset
-    assert (found.spec.in_, found.spec.out) == (case.in_, 24)
+    assert (found.spec.in_, found.spec.out) == (case.in_, case.out)
     assert found.dtype == torch.float32
     assert set(found.used) < stored.keys()
     assert len(found.used) + found.left == len(stored)
     assert all(key.startswith(found.root) for key in found.used)
     upstream = model.get_submodule(case.module)
-    for scale in (1.0, 1e-3):
-        h, w = case.grid
-        x = scale * torch.randn(2, h * w, case.in_)
-        with torch.inference_mode():
-            expected = case.run(upstream, x, case.grid)
-            given = torch.stack([blocked(y, case.grid) for y in x]) if whole._blocked else x
-            y = whole(given, grid=case.grid)
-        assert y.shape == expected.shape
-        assert (y - expected).abs().max() / expected.abs().max() < 1e-5
+    equal(whole, case.run, upstream, case.grid)
     # What is not the projector's may be anything.
     for key, tensor in stored.items():
         if key not in found.used:
@@ -498,23 +591,372 @@ def test_only_the_shards_needed_are_opened(tmp_path: Path) -> None:
     assert load_projector(tmp_path).spec.out == 24
 
 
-def test_internvl_chat(tmp_path: Path) -> None:
-    """OpenGVLab's own naming, on the class of transformers under other keys."""
-    case = CASES["internvl"]
-    upstream = case.build().eval()
-    randomize(upstream)
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+def test_several_projectors_in_one_model(tmp_path: Path) -> None:
+    """Qwen3-VL's deepstack mergers, each by its root; without one the main merger is meant."""
+    case = MODELS["qwen3_vl"]
+    config = {**case.config["vision_config"], "deepstack_visual_indexes": [0, 1]}
+    model = Model(
+        *(case.name, case.module, case.run, case.preset, 16, (4, 6)),
+        **{**case.config, "vision_config": config},
+    ).build()
+    model.save_pretrained(tmp_path)
+    visual = model.model.visual
+    roots = tuple(f"model.visual.deepstack_merger_list.{level}." for level in (0, 1))
+    found = inspect_checkpoint(tmp_path)
+    assert (found.family, found.root) == ("qwen2-vl", "model.visual.merger.")
+    assert found.others == roots
+    assert str(found).endswith("".join(f"\n  another under {root!r}" for root in roots))
+    assert found.to_dict()["others"] == list(roots)
+    for root, upstream in zip(roots, visual.deepstack_merger_list, strict=True):
+        for given in (root, root.removesuffix(".")):
+            found = inspect_checkpoint(tmp_path, root=given)
+            assert (found.family, found.root) == ("qwen3-vl-deepstack", root)
+            assert set(found.others) == {"model.visual.merger.", *roots} - {root}
+            loaded = load_projector(tmp_path, root=given)
+            assert loaded.spec == build_projector("qwen3-vl-deepstack", 16, 24).spec
+            equal(loaded, run_blocked, upstream, (4, 6), (2, 8))
+    equal(load_projector(tmp_path, root=case.module), run_blocked, visual.merger, (4, 6))
+    equal(load_projector(tmp_path), run_blocked, visual.merger, (4, 6))
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, root="model.visual")
+    assert str(caught.value) == (
+        f"{tmp_path}: no projector that is known under 'model.visual.'; expected root to be one of "
+        f"'{roots[0]}', '{roots[1]}', 'model.visual.merger.'"
+    )
+    # Where the main one is not there, the others have to be told apart.
+    state = load_file(tmp_path / WEIGHTS)
+    rest = {key: tensor for key, tensor in state.items() if ".merger." not in key}
+    save_file(rest, tmp_path / WEIGHTS)
+    assert refusal(tmp_path) == (
+        f"X: more than one projector fits: qwen3-vl-deepstack under '{roots[0]}', "
+        f"qwen3-vl-deepstack under '{roots[1]}'. Say which one, as root='{roots[0]}'."
+    )
+    # A main one that is broken is no reason to take another.
+    rest["model.visual.merger.norm.weight"] = state["model.visual.merger.norm.weight"][:4].clone()
+    for key in ("linear_fc1.weight", "linear_fc2.weight"):
+        rest[f"model.visual.merger.{key}"] = state[f"model.visual.merger.{key}"]
+    save_file(rest, tmp_path / WEIGHTS)
+    assert "3 tensors missing" in refusal(tmp_path)
+    assert load_projector(tmp_path, root=roots[1]).spec.out == 24
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+def test_mergers_beside_a_connector(tmp_path: Path) -> None:
+    """Granite-Docling's, of the coarse path and of the fine."""
+    model = MODELS["granite_docling"].build()
+    model.save_pretrained(tmp_path)
+    connector = model.model.vision_model.connector
+    others = inspect_checkpoint(tmp_path).others
+    assert len(others) == 2
+    for root in others:
+        path = connector.fine if ".fine." in root else connector.coarse
+        run = _run_granite_deepstack(path)
+        equal(load_projector(tmp_path, root=root), run, path.deepstack_mergers[0], (8, 8))
+
+
+def _run_granite_deepstack(path: Any) -> Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]:
+    def run(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        y: Tensor = module(path.pixel_shuffle(x, path.scale_factor))
+        return y
+
+    return run
+
+
+def test_a_document_is_the_only_one_in_its_file(own: Path) -> None:
+    assert same(load_projector(own, root=""), load_projector(own))
+    assert inspect_checkpoint(own).others == ()
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(own, root="model")
+    assert str(caught.value) == (
+        f"{own}: no projector that is known under 'model.'; expected root to be one of ''"
+    )
+
+
+# ---------------------------------------------------------------------- models with their own code
+
+
+class Remote:
+    """A folder as a model with code of its own saves it: upstream's module, keys and config."""
+
+    def __init__(
+        self,
+        family: str,
+        prefix: str,
+        build: Callable[[], nn.Module],
+        run: Callable[[nn.Module, Tensor, tuple[int, int]], Tensor],
+        grids: tuple[tuple[int, int], ...],
+        *,
+        rename: Callable[[str], str] = str,
+        others: tuple[str, ...] = (),
+        **config: Any,
+    ) -> None:
+        self.family, self.prefix, self.build, self.run = family, prefix, build, run
+        self.grids, self.rename, self.config = grids, rename, config
+        self.others = (*others, "lm_head.weight") if prefix else others
+
+    def save(self, folder: Path) -> tuple[nn.Module, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        upstream = self.build().eval()
+        randomize(upstream)
+        state = {
+            self.prefix + self.rename(key): tensor for key, tensor in upstream.state_dict().items()
+        }
+        rest = {key: torch.full((3,), torch.nan) for key in self.others}
+        save_file({**state, **rest}, folder / WEIGHTS)
+        (folder / "config.json").write_text(json.dumps(self.config))
+        return upstream, state
+
+
+def mlp1(key: str) -> str:
     names = {"layer_norm": "0", "linear_1": "1", "linear_2": "3"}
-    state = {
-        f"mlp1.{names[key.split('.')[0]]}.{key.split('.')[1]}": tensor
-        for key, tensor in upstream.state_dict().items()
-    }
-    save_file(state, tmp_path / "model.safetensors")
-    config = {"model_type": "internvl_chat", "downsample_ratio": 0.5, "ps_version": "v2"}
+    name, _, leaf = key.partition(".")
+    return f"{names[name]}.{leaf}"
+
+
+def pooling() -> nn.Module:
+    """DeepSeek-VL2's token_pooling: the merged tokens get their width back first."""
+    upstream = DeepseekVL2(2, 1)
+    upstream.token_pooling_layer = nn.Linear(64, 16)
+    upstream.layers[0] = nn.Linear(16, 24)
+    return upstream
+
+
+def run_pooling(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Upstream's own views: b c h w -> b c h/2 w/2 2 2 -> b n c*4."""
+    y = x.transpose(1, 2).unflatten(2, grid).unfold(2, 2, 2).unfold(3, 2, 2)
+    y = y.flatten(4, 5).permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)
+    z: Tensor = module.layers(module.token_pooling_layer(y))
+    return z
+
+
+ANY = ((8, 8), (4, 10))
+REMOTE = {
+    "internvl-chat-v1": Remote(
+        *("internvl", "mlp1.", ColumnMajor, with_grid, ANY),
+        rename=mlp1,
+        model_type="internvl_chat",
+        downsample_ratio=0.5,
+        ps_version="v1",
+    ),
+    "internvl-chat-v2": Remote(
+        *("internvl", "mlp1.", CASES["internvl"].build, run_internvl, ((8, 8),)),
+        rename=mlp1,
+        model_type="internvl_chat",
+        downsample_ratio=0.5,
+        ps_version="v2",
+    ),
+    "minicpm-v-1.0": Remote(
+        *("minicpmv", "resampler.", lambda: MiniCPMV(16, 256, 2, 9, "resized"), with_grid, ANY),
+        model_type="minicpmv",
+        query_num=9,
+        image_size=448,
+    ),
+    "minicpm-v-2.0": Remote(
+        *("minicpmv", "resampler.", lambda: MiniCPMV(16, 256, 2, 4, "both"), with_grid, ANY),
+        others=("vpm.pos_embed",),
+        model_type="minicpmv",
+        query_num=4,
+        slice_mode=True,
+    ),
+    "minicpm-v-2.6": Remote(
+        *("minicpmv", "resampler.", lambda: MiniCPMV(16, 256, 2, 5), with_grid, ANY),
+        model_type="minicpmv",
+        query_num=5,
+        slice_mode=True,
+        version=2.6,
+    ),
+    "minicpm-o-2.6": Remote(
+        *("minicpmv", "resampler.", lambda: MiniCPMV(256, 256, 2, 5), with_grid, ANY),
+        others=("tts.projector.linear1.weight", "audio_projection_layer.linear1.weight"),
+        model_type="minicpmo",
+        version="2.6",
+    ),
+    "qwen-vl": Remote(
+        *("qwen-vl", "transformer.visual.", lambda: QwenVL(16, 256, 2, 9), with_grid, ANY),
+        others=("transformer.visual.ln_pre.weight", "transformer.visual.positional_embedding"),
+        model_type="qwen",
+        visual={"width": 16, "output_dim": 256, "image_size": 448, "patch_size": 14},
+    ),
+    "deepseek-vl2": Remote(
+        *("deepseek-vl2", "projector.", lambda: DeepseekVL2(2, 1), with_grid, (*ANY, (7, 7))),
+        others=("image_newline", "view_seperator"),
+        model_type="deepseek_vl_v2",
+        projector_config={"model_type": "mlp_projector", "n_embed": 24, "input_dim": 16},
+    ),
+    "deepseek-vl2-deep": Remote(
+        *("deepseek-vl2", "projector.", lambda: DeepseekVL2(3, 2), with_grid, ((5, 4),)),
+        model_type="deepseek_vl_v2",
+        projector_config={"depth": 3, "mlp_ratio": 2, "downsample_ratio": 2},
+    ),
+    "deepseek-vl2-pooling": Remote(
+        *("deepseek-vl2", "projector.", pooling, run_pooling, ANY),
+        model_type="deepseek_vl_v2",
+        projector_config={"token_pooling": True},
+    ),
+    "nvila": Remote(
+        *("nvila", "", lambda: Nvila(2), with_grid, (*ANY, (7, 7))),
+        model_type="v2l_projector",
+        mm_projector_type="mlp_downsample_2x2_fix",
+    ),
+    "nvila-lite": Remote(
+        *("nvila-lite", "mm_projector.", lambda: Nvila(3), with_grid, ((9, 9), (8, 10))),
+        model_type="vila",
+        mm_projector_type="mlp_downsample_3x3_fix",
+    ),
+    "vila-1.5": Remote(
+        *("nvila", "", ColumnMajor, with_grid, ANY),
+        rename=lambda key: f"layers.{int(mlp1(key)[0]) + 1}.{key.split('.')[1]}",
+        model_type="v2l_projector",
+        mm_projector_type="mlp_downsample",
+    ),
+    "vila-mlp": Remote(
+        *("mlp", "layers.", lambda: nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 24))),
+        *(plain, ANY),
+        model_type="v2l_projector",
+        mm_projector_type="mlp2x_gelu",
+    ),
+    "janus": Remote(
+        *("mlp", "aligner.layers."),
+        lambda: nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 24)),
+        *(plain, ANY),
+        others=("gen_aligner.layers.0.weight", "gen_aligner.layers.2.weight"),
+        model_type="multi_modality",
+        aligner_config={"params": {"depth": 2, "projector_type": "mlp_gelu"}},
+    ),
+    "open-flamingo": Remote(
+        *("flamingo", "perceiver.", lambda: OpenFlamingo(16, 2, 3, 64, 5), plain, ((3, 7),)),
+        others=("lang_encoder.old_decoder_blocks.0.weight",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_models_with_their_own_code(name: str, tmp_path: Path) -> None:
+    case = REMOTE[name]
+    upstream, state = case.save(tmp_path)
+    found = inspect_checkpoint(tmp_path)
+    assert found.family == case.family
+    assert set(found.used) == state.keys()
+    assert (found.left, found.others) == (len(case.others), ())
+    loaded = load_projector(tmp_path, check_values=True)
+    equal(loaded, case.run, upstream, *case.grids)
+
+
+def honeybee(folder: Path, rows: int, config: dict[str, Any]) -> dict[str, Tensor]:
+    """Save Honeybee's C-Abstractor, whose table may have a first row for the CLS token."""
+    vectors = load_file(GOLDEN / "c-abstractor.safetensors")
+    state = {f"abstractor.{key[2:]}": tensor for key, tensor in vectors.items() if key[:2] == "w."}
+    table = state["abstractor.pos_emb"]
+    state["abstractor.pos_emb"] = torch.cat([torch.randn(1, rows, 16), table], 1)
+    save_file({**state, "lm_head.weight": torch.zeros(3)}, folder / WEIGHTS)
+    (folder / "config.json").write_text(json.dumps(config))
+    return vectors
+
+
+HONEYBEE = [
+    (0, {"projector_config": {"projector_type": "c-abs", "num_query_tokens": 16}}),
+    (1, {"visual_projector_config": {"projector_type": "c-abs"}, "num_query_tokens": 16}),
+]
+
+
+@pytest.mark.parametrize(("rows", "config"), HONEYBEE, ids=["now", "once"])
+def test_honeybee(rows: int, config: dict[str, Any], tmp_path: Path) -> None:
+    vectors = honeybee(tmp_path, rows, config)
+    projector = load_projector(tmp_path)
+    assert inspect_checkpoint(tmp_path).root == "abstractor."
+    assert (projector.spec.prefix_tokens, projector.grid) == (rows, (8, 8))
+    for scale, key in ((1.0, "y"), (1e-3, "y_small")):
+        x = scale * vectors["x"]
+        given = torch.cat([torch.randn(len(x), rows, 16), x], 1)
+        with torch.inference_mode():
+            error = (projector(given) - vectors[key]).abs().max() / vectors[key].abs().max()
+        assert error < 1e-6
+    table = to_upstream(projector, "c-abstractor")["pos_emb"]
+    assert table.shape == (1, rows + 64, 16)
+    assert torch.equal(table[:, rows:], vectors["w.pos_emb"])
+    assert load_projector(tmp_path, grid=(4, 16)).grid == (4, 16)
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, grid=(4, 8))
+    assert str(caught.value) == (
+        f"{tmp_path}['abstractor.pos_emb']: a tensor of (1, {rows + 64}, 16); expected "
+        f"(1, {rows + 32}, 16). Its family or its widths are others than the rest says."
+    )
+    with pytest.raises(GridError):
+        load_projector(tmp_path, grid=(0, 8))
+
+
+def test_honeybee_needs_its_config(tmp_path: Path) -> None:
+    honeybee(tmp_path, 0, {"model_type": "mllm"})
+    assert refusal(tmp_path) == (
+        "X: config.json: projector_config.num_query_tokens: missing; expected the number of tokens "
+        "that come out of the pool. No tensor tells it: write it into a config.json beside the "
+        "weights."
+    )
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+def test_instructblip_is_refused_with_the_reason(tmp_path: Path) -> None:
+    Model(*("InstructBlip", "", run_blip2, "blip2"), **BLIP2).build().save_pretrained(tmp_path)
+    assert refusal(tmp_path) == (
+        "X: config.json: model_type: 'instructblip', whose Q-Former reads the instruction too; "
+        "expected a projector of one image's features alone. Run it with the model's own code."
+    )
+
+
+def test_two_towers_are_refused_with_the_reason(tmp_path: Path) -> None:
+    aligner = hf("deepseek_vl_hybrid.modeling_deepseek_vl_hybrid", "DeepseekVLHybridAligner")(
+        NS(
+            vision_config=NS(hidden_size=16),
+            high_res_vision_config=NS(output_channels=5),
+            text_config=NS(hidden_size=24),
+        )
+    )
+    save_file(
+        {f"model.aligner.{k}": v for k, v in aligner.state_dict().items()}, tmp_path / WEIGHTS
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "deepseek_vl_hybrid"}')
+    assert refusal(tmp_path) == (
+        "X: config.json: model_type: 'deepseek_vl_hybrid', whose aligner joins the features of two "
+        "towers; expected a projector of one image's features alone. Run it with the model's own "
+        "code."
+    )
+
+
+OTHERWISE = {
+    "qwen-vl": ({"model_type": "qwen2"}, None),
+    "minicpm-v-2.0": ({}, None),
+    "deepseek-vl2": (
+        {"model_type": "deepseek_vl_v2", "projector_config": {"projector_type": "mlp_gelu"}},
+        "projector_config.projector_type: 'mlp_gelu'; expected 'downsample_mlp_gelu'. Write the "
+        "projector as a document and load its weights yourself.",
+    ),
+    "nvila": (
+        {"model_type": "v2l_projector", "mm_projector_type": "mlp_downsample_2x2"},
+        "mm_projector_type: 'mlp_downsample_2x2'; expected 'mlp_downsample_2x2_fix'. Write the "
+        "projector as a document and load its weights yourself.",
+    ),
+    "nvila-lite": (
+        {"model_type": "vila"},
+        "mm_projector_type: None; expected 'mlp_downsample_2x2_fix'. Write the projector as a "
+        "document and load its weights yourself.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_models_whose_config_says_otherwise(name: str, tmp_path: Path) -> None:
+    """A setting that the preset has not is refused; without the model type there is no telling."""
+    REMOTE[name].save(tmp_path)
+    config, message = OTHERWISE[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    x = torch.randn(2, 64, 16)
-    with torch.inference_mode():
-        expected = case.run(upstream, x, (8, 8))
-        assert torch.allclose(load_projector(tmp_path)(x), expected, rtol=1e-5, atol=1e-5)
+    if message is None:
+        assert refusal(tmp_path).startswith("X: no projector that is known")
+    else:
+        assert refusal(tmp_path) == f"X: config.json: {message}"
 
 
 # ---------------------------------------------------------------------- LLaVA's and MobileVLM's
@@ -777,7 +1219,7 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "two": (
         lambda: {**mlp(), **{f"model.{key}": tensor for key, tensor in mlp().items()}},
         "X: more than one projector fits: mlp under 'mm_projector.', mlp under "
-        "'model.mm_projector.'. Save the one you mean in a file of its own.",
+        "'model.mm_projector.'. Say which one, as root='mm_projector.'.",
     ),
     "none": (
         lambda: {"lm_head.weight": torch.zeros(2, 2), "my_projector.w": torch.zeros(2)},

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from mobilevlm import load_spec, plan_projector, spec_of
@@ -151,7 +153,7 @@ def test_tokens() -> None:
             ("show", "x" * 5000, "in=1", "out=1"),
             f"error: unknown projector '{'x' * 76}.... Known: aya-vision, blip2, c-abstractor, "
             "cohere2-vision, deepseek-vl2, flamingo, gemma3, gemma3n, gemma4, glm4v, got-ocr2, "
-            "hunyuan-vl, and others.\n",
+            "granite-docling, and others.\n",
         ),
         (("tokens", "ldp"), "error: ldp: 'grid' is missing. Write grid=24x24.\n"),
         (
@@ -318,3 +320,23 @@ def test_schema_prints_a_schema() -> None:
     status, out, err = run("schema")
     assert (status, err) == (0, "")
     assert json.loads(out)["$defs"]["pointwise"]["additionalProperties"] is False
+
+
+def test_inspect_says_what_there_is_and_takes_a_root(tmp_path: Path) -> None:
+    layers = {"0.weight": torch.zeros(24, 16), "2.weight": torch.zeros(24, 24)}
+    roots = ("mm_projector.", "model.mm_projector.")
+    state = {root + key: tensor.clone() for root in roots for key, tensor in layers.items()}
+    path = tmp_path / "x.safetensors"
+    save_file(state, path)
+    status, out, err = run("inspect", str(path))
+    assert (status, out) == (2, "")
+    assert err.endswith("Say which one, as root='mm_projector.'.\n")
+    for root, other in (roots, roots[::-1]):
+        found = f"{path}: mlp, 16 -> 24, float32, 2 tensors under {root!r}, 2 others left\n"
+        assert run("inspect", str(path), "--root", root) == (
+            0,
+            f"{found}  another under {other!r}\n",
+            "",
+        )
+    status, out, _ = run("inspect", str(path), "--root", "model.mm_projector", "--json")
+    assert (json.loads(out)["root"], json.loads(out)["others"]) == (roots[1], [roots[0]])
