@@ -420,10 +420,11 @@ def _deepseek_vl2(config: Config, shapes: Shapes) -> Found:
 
 def _nvila(config: Config, shapes: Shapes) -> Found:
     kind = config.get("mm_projector_type")
-    first = kind == "mlp_downsample"  # VILA 1.5, which left the tokens column by column
-    _only("mm_projector_type", kind, "mlp_downsample" if first else "mlp_downsample_2x2_fix")
+    turned = kind == "mlp_downsample"  # VILA 1.5, which leaves the tokens column by column
+    if not turned:
+        _only("mm_projector_type", kind, "mlp_downsample_2x2_fix")
     out, wide = _matrix(shapes, "layers.2.weight")
-    return Found("nvila", wide // 4, out, {"transpose": first})
+    return Found("nvila", wide // 4, out, {"transpose": turned})
 
 
 def _nvila_lite(config: Config, shapes: Shapes) -> Found:
@@ -573,7 +574,14 @@ RECIPES: tuple[Recipe, ...] = (
         )
         for path in ("coarse", "fine")
     ),
-    Recipe("deepseek-vl", "aligner", ("linear1.weight",), _deepseek_vl, ("deepseek_vl",)),
+    Recipe(
+        "deepseek-vl",
+        "aligner",
+        ("linear1.weight", "linear2.weight"),
+        _deepseek_vl,
+        ("deepseek_vl",),
+        alone=False,
+    ),
     Recipe(
         "deepseek-vl",
         "aligner",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -166,7 +166,9 @@ def _recognise(weights: Weights, root: str | None, grid: Sequence[int] | None) -
     document = weights.metadata.get(DOCUMENT)
     if document is not None:
         if root:
-            raise _nothing_there(where, root, {""})
+            raise CheckpointError(
+                f"root={root!r}", where, "none", "The file is one projector, of save_projector."
+            )
         try:
             projector = Projector(_parse(document), grid=grid, device="meta")
         except MobileVLMError as error:
@@ -186,12 +188,13 @@ def _recognise(weights: Weights, root: str | None, grid: Sequence[int] | None) -
     grid = None if grid is None else check_grid(grid)
     fits = recognise(weights.config, weights.keys)
     if root is None:
-        fits = [fit for fit in fits if not fit[0].beside] or fits
+        fits = _main(fits)
     else:
         roots = {found for _, found in fits}
         fits = [fit for fit in fits if fit[1] == root]
         if roots and not fits:
-            raise _nothing_there(where, root, roots)
+            known = ", ".join(map(repr, sorted(roots)))
+            raise CheckpointError(f"no projector at root={root!r}", where, f"one of {known}")
     done, failures = _try_all(weights, weights.config, fits, grid)
     if len(done) > 1:
         names = ", ".join(f"{family} under {found!r}" for family, _, _, found in done)
@@ -205,6 +208,11 @@ def _recognise(weights: Weights, root: str | None, grid: Sequence[int] | None) -
         hint = _others(weights) or first.hint
         raise CheckpointError(first.found, first.where, first.expected, hint)
     return done[0]
+
+
+def _main(fits: list[tuple[Recipe, str]]) -> list[tuple[Recipe, str]]:
+    """Return the main projectors among those that fit, or all where there is no main one."""
+    return [fit for fit in fits if not fit[0].beside] or fits
 
 
 def _try_all(
@@ -223,7 +231,7 @@ def _try_all(
 
 def _others(weights: Weights) -> str:
     """Say what would fit if there were no config, which may be another model's."""
-    fits = recognise({}, weights.keys) if weights.config else []
+    fits = _main(recognise({}, weights.keys)) if weights.config else []
     names = [
         f"{family}, {projector.spec.in_} -> {projector.spec.out}, under {root!r}"
         for family, projector, _, root in _try_all(weights, {}, fits, None)[0]
@@ -355,13 +363,6 @@ def _refuse_turned(where: str, weight: tuple[int, ...], bias: tuple[int, ...]) -
         return
     hint += " Save it as upstream does."
     raise CheckpointError(f"a tensor of {weight} beside a bias of {n}", where, str(expected), hint)
-
-
-def _nothing_there(where: str, root: str, roots: Iterable[str]) -> CheckpointError:
-    known = ", ".join(sorted(map(repr, roots)))
-    return CheckpointError(
-        f"no projector that is known under {quote(root)}", where, f"root to be one of {known}"
-    )
 
 
 def _nothing_known(weights: Weights) -> CheckpointError:

@@ -622,8 +622,8 @@ def test_several_projectors_in_one_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_projector(tmp_path, root="model.visual")
     assert str(caught.value) == (
-        f"{tmp_path}: no projector that is known under 'model.visual.'; expected root to be one of "
-        f"'{roots[0]}', '{roots[1]}', 'model.visual.merger.'"
+        f"{tmp_path}: no projector at root='model.visual.'; expected one of '{roots[0]}', "
+        f"'{roots[1]}', 'model.visual.merger.'"
     )
     # Where the main one is not there, the others have to be told apart.
     state = load_file(tmp_path / WEIGHTS)
@@ -671,7 +671,7 @@ def test_a_document_is_the_only_one_in_its_file(own: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_projector(own, root="model")
     assert str(caught.value) == (
-        f"{own}: no projector that is known under 'model.'; expected root to be one of ''"
+        f"{own}: root='model.'; expected none. The file is one projector, of save_projector."
     )
 
 
@@ -895,6 +895,19 @@ def test_honeybee_needs_its_config(tmp_path: Path) -> None:
         "that come out of the pool. No tensor tells it: write it into a config.json beside the "
         "weights."
     )
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+def test_idefics2_takes_the_language_models_eps_with_its_width(tmp_path: Path) -> None:
+    MODELS["idefics2-eps"].build().save_pretrained(tmp_path)
+    expected = load_projector(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    assert config["perceiver_config"].pop("hidden_size") == 24
+    assert config["perceiver_config"].pop("rms_norm_eps") == 1e-3
+    path.write_text(json.dumps(config))  # as the released model's, which speaks of neither
+    assert load_projector(tmp_path).spec == expected.spec
 
 
 @pytest.mark.usefixtures("quiet")
