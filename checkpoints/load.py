@@ -133,9 +133,10 @@ def load_projector(
         SpecError: The dtype is not a floating one.
     """
     weights = Weights(path)
-    _, known, pairs, _ = _recognise(weights, root, grid)
-    grid = known.grid if grid is None else grid
-    projector = Projector(known.spec, grid=grid, device="meta", dtype=dtype)
+    _, projector, pairs, _ = _recognise(weights, root, grid)
+    if dtype is not None or (grid is not None and projector.grid != tuple(grid)):
+        grid = projector.grid if grid is None else grid
+        projector = Projector(projector.spec, grid=grid, device="meta", dtype=dtype)
     tensors = weights.read(dict.fromkeys(key for key, _ in pairs))
     state: dict[str, Tensor] = {}
     for key, part in pairs:
