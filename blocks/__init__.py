@@ -5,9 +5,10 @@ To add a built-in block: write its file, add its line to the table and to pyproj
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..registry import Registry
+from ..registry import Probe, Registry
 
 if TYPE_CHECKING:
     from .block import Block
@@ -23,6 +24,12 @@ def _accepts(thing: object) -> bool:
         and issubclass(thing, Block)
         and not getattr(thing, "__abstractmethods__", None)
     )
+
+
+def _probes() -> Sequence[Probe]:
+    from .probes import PROBES
+
+    return PROBES
 
 
 BLOCKS: Registry[type[Block]] = Registry(
@@ -53,4 +60,5 @@ BLOCKS: Registry[type[Block]] = Registry(
     },
     accepts=_accepts,
     expected="a subclass of mobilevlm.Block with a build method",
+    probes=_probes,
 )

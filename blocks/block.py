@@ -101,10 +101,23 @@ class Block(Spec):
         }
         return (with_bodies(self, inner),)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle a plugin's block under its registered name, so that an error can say it."""
+        name = label(self)
+        if "/" in name:
+            return _reopen, (name,), self.__getstate__()
+        return super().__reduce_ex__(protocol)
+
     @property
     def _copies(self) -> int | None:
         """How many times the chains inside it are built, to run in a row; None: once."""
         return None
+
+
+def _reopen(name: str) -> Block:
+    """Make the empty block that a pickle goes on to fill."""
+    cls = BLOCKS.get(name)
+    return cls.__new__(cls)
 
 
 def _parse(value: Any) -> Block:

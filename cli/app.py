@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, checkpoint, zoo
+from . import bench, checkpoint, plugins, zoo
 
 __all__ = ["app"]
 
@@ -46,3 +46,5 @@ app.command()(zoo.check)
 app.command()(zoo.schema)
 app.command()(checkpoint.inspect)
 app.command()(bench.bench)
+app.command()(plugins.plugins)
+app.command()(plugins.doctor)

@@ -19,20 +19,22 @@ __all__ = ["check", "list_", "schema", "show", "spec", "tokens"]
 
 
 def list_(
-    pattern: Annotated[str, typer.Argument(help="Part of a name, or a pattern with *.")] = "",
+    pattern: Annotated[
+        str, typer.Argument(help="Part of a name or of a package's, or a pattern with *.")
+    ] = "",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """List what is registered: projectors, then blocks. Imports no plugin."""
     with reporting(debug):
         glob = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
-        glob = glob.replace("_", "-")
+        glob = glob.lower().replace("_", "-")
         registries: tuple[Registry[Any], ...] = (PROJECTORS, BLOCKS)
         found: list[tuple[str, Entry]] = [
             (registry.kind, entry)
             for registry in registries
             for entry in registry.entries()
-            if fnmatchcase(entry.name, glob)
+            if any(fnmatchcase(name, glob) for name in _spellings(entry))
         ]
         if as_json:
             echo_json(
@@ -56,7 +58,14 @@ def list_(
         else:
             explain(f"nothing matches {pattern!r}", "note")
         for problem in PROJECTORS.problems():
-            explain(f"{problem.distribution}: {problem.text}", "note")
+            explain(str(problem), "note")
+
+
+def _spellings(entry: Entry) -> tuple[str, ...]:
+    """Return what a pattern may match: a plugin is also found by its distribution's name."""
+    if not entry.version:  # of no distribution: ours, or registered here
+        return (entry.name,)
+    return entry.name, entry.source, f"{entry.source}/{entry.name.rpartition('/')[2]}"
 
 
 def show(target: Target, words: Words = None, as_json: Json = False, debug: Debug = False) -> None:

@@ -7,6 +7,7 @@ __all__ = [
     "BrokenPlugin",
     "MobileVLMError",
     "NameTaken",
+    "PluginWarning",
     "RegistryError",
     "UnknownName",
 ]
@@ -61,3 +62,7 @@ class NameTaken(RegistryError):
 
 class BrokenPlugin(RegistryError):
     """An entry point was found but what it points to cannot be used."""
+
+
+class PluginWarning(UserWarning):
+    """A plugin works, but its import printed something or changed global state."""

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import sys
-import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from importlib.metadata import MetadataPathFinder
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from .discovery import Discovery, Offer, Problem, discover
-from .errors import AmbiguousName, BrokenPlugin, NameTaken, RegistryError, UnknownName
-from .names import RULE, did_you_mean, normalize, normalize_distribution, parse, quote
+from .discovery import LOCK, Installed, Offer, Problem
+from .entry import Entry
+from .errors import NameTaken, RegistryError, UnknownName
+from .names import RULE, did_you_mean, normalize, parse, quote
+from .plugins import Plugin, Plugins
+from .switches import DISABLE_VARIABLE
+from .watch import Probe
 
-__all__ = ["DISABLE_VARIABLE", "Entry", "Registry"]
+__all__ = ["Registry"]
 
-DISABLE_VARIABLE = "MOBILEVLM_DISABLE_PLUGINS"
 BUILT_IN = "built-in"
 LOCAL = "local"
 
@@ -28,26 +27,6 @@ _MISSING = object()
 
 T = TypeVar("T")
 D = TypeVar("D")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a registered thing without importing it.
-
-    Attributes:
-        name: What to write to get it: short, or ``distribution/name``.
-        source: The distribution it comes from; ``built-in`` or ``local`` for ours and the user's.
-        version: The distribution's version; empty for ``built-in`` and ``local``.
-        target: Where it lives, as ``module:qualname``.
-    """
-
-    name: str
-    source: str
-    version: str
-    target: str
-
-    def __str__(self) -> str:
-        return f"{self.source} {self.version}".rstrip() + f" ({self.target})"
 
 
 class Registry(Generic[T]):
@@ -65,6 +44,9 @@ class Registry(Generic[T]):
         accepts: Whether a loaded object is of this kind.
         expected: What `accepts` wants, in words.
         sibling: The registry people confuse this one with; a miss here looks there for a hint.
+            The two share one look at the installed distributions.
+        probes: Returns the global state to watch while a plugin is imported; default: the
+            sibling's.
     """
 
     def __init__(
@@ -77,6 +59,7 @@ class Registry(Generic[T]):
         expected: str,
         renamed: Mapping[str, str] | None = None,
         sibling: Registry[Any] | None = None,
+        probes: Callable[[], Sequence[Probe]] | None = None,
     ) -> None:
         self.kind = kind
         self.group = group
@@ -87,11 +70,12 @@ class Registry(Generic[T]):
         self._sibling = sibling
         if sibling is not None:
             sibling._sibling = self
-        self._lock = threading.RLock()
+            probes = probes or sibling._plugins.probes
+        installed = Installed() if sibling is None else sibling._plugins.installed
+        self._plugins = Plugins(kind, group, accepts, expected, installed, probes or tuple)
         # Both dicts are replaced, never changed, so that readers need no lock.
         self._local: dict[str, T] = {}
         self._loaded: dict[str, T] = {}
-        self._discovery: Discovery | None = None
 
     def __repr__(self) -> str:
         return f"<Registry of {self.kind}s, entry-point group {self.group!r}>"
@@ -111,31 +95,50 @@ class Registry(Generic[T]):
 
         A plugin's entry is listed under its short name where that is enough to find it, else
         under its qualified name.
+
+        Raises:
+            BrokenPlugin: In strict mode, something is wrong with an installed plugin.
         """
-        found = {
+        self._plugins.insist(self._is_built_in)
+        found = {name: Entry(name, BUILT_IN, "", to) for name, to in self._builtins.items()}
+        found |= {
             name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in self._local.items()
         }
-        for name, target in self._builtins.items():
-            found.setdefault(name, Entry(name, BUILT_IN, "", target))
-        offers = self._offers()
-        rivals = Counter(offer.name for offer in offers)
-        for offer in offers:
-            alone = offer.name not in found and rivals[offer.name] == 1
-            name = offer.name if alone else _qualified(offer)
-            found[name] = _entry(offer, name)
+        found |= {entry.name: entry for _, entry in self._listed()}
         return [found[name] for name in sorted(found)]
 
-    def problems(self) -> tuple[Problem, ...]:
-        """Return what could not be read in the installed distributions' metadata."""
-        return self._scan().problems
+    def plugins(self, *, check: bool = False) -> list[Plugin]:
+        """Return every entry of every plugin, also those switched off, sorted by name.
+
+        Args:
+            check: Import them. Else nothing is imported, and what is broken is not known.
+        """
+        ours = self._plugins
+        found = [ours.report(offer, entry, check=check) for offer, entry in self._listed()]
+        found += [
+            Plugin(self.kind, offer.entry(offer.qualified), offer.location, "off")
+            for offer in ours.offers(switched_off=True)
+        ]
+        return sorted(found, key=lambda plugin: plugin.entry.name)
+
+    def problems(self, *, switched_off: bool = False) -> list[Problem]:
+        """Return what is wrong with the metadata of plugins: in use, or switched off."""
+        return self._plugins.problems(switched_off=switched_off)
+
+    def conflicts(self) -> list[Problem]:
+        """Return the short names of plugins that do not lead to them."""
+        return list(self._plugins.conflicts(self._is_built_in))
 
     def refresh(self) -> None:
-        """Look at the installed distributions again, as after an install in a running notebook."""
-        importlib.invalidate_caches()
-        MetadataPathFinder().invalidate_caches()  # the line above does it from Python 3.12 on
-        with self._lock:
-            self._discovery = None
-            self._loaded = {}
+        """Look at the installed distributions again, as after an install in a running notebook.
+
+        Its sibling does so, too.
+        """
+        self._plugins.installed.forget()
+        with LOCK:
+            for registry in (self, self._sibling):
+                if registry is not None:
+                    registry._loaded = {}
 
     # ------------------------------------------------------------------ look up
 
@@ -145,10 +148,11 @@ class Registry(Generic[T]):
         Raises:
             UnknownName: Nothing answers to it.
             AmbiguousName: Two distributions offer it.
+            BrokenPlugin: In strict mode, something is wrong with an installed plugin.
         """
         key, offer = self._resolve(name)
         if offer is not None:
-            return _entry(offer, key)
+            return offer.entry(key)
         if key in self._builtins:
             return Entry(key, BUILT_IN, "", self._builtins[key])
         return Entry(key, LOCAL, "", target_of(self._own(key)))
@@ -156,10 +160,14 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """Return the registered thing, importing it if this is the first time.
 
+        What a plugin prints while it is imported is held back, and the random states and defaults
+        that it changes are put back; a `PluginWarning` tells both.
+
         Raises:
             UnknownName: Nothing answers to the name.
             AmbiguousName: Two distributions offer it; the message names both.
-            BrokenPlugin: It cannot be imported or is not of this kind; the cause is chained.
+            BrokenPlugin: It cannot be imported or is not of this kind; the cause is chained. In
+                strict mode also what else would be a warning, or is wrong with any plugin.
         """
         key, offer = self._resolve(name)
         if offer is None and key not in self._builtins:
@@ -167,8 +175,8 @@ class Registry(Generic[T]):
         loaded = self._loaded
         if key in loaded:
             return loaded[key]
-        thing = self._load_builtin(key) if offer is None else self._load_plugin(key, offer)
-        with self._lock:
+        thing = self._load_builtin(key) if offer is None else self._plugins.load(offer)
+        with LOCK:
             self._loaded = {**self._loaded, key: thing}
         return thing
 
@@ -187,20 +195,20 @@ class Registry(Generic[T]):
         for name, candidate in self._loaded.items():
             if candidate is thing:
                 return name
-        offers = self._offers()
+        offers = self._plugins.offers()
         for offer in offers:
             if _peek(offer.point.module, offer.point.attr) is thing:
-                return _qualified(offer)
+                return offer.qualified
         for name, candidate in self._local.items():
             if candidate is thing:
                 return name
         target = target_of(thing)
         for offer in offers:
             # A module that re-exports it may not be loaded yet, though its package is.
-            if offer.point.module.partition(".")[0] == _split(target)[0].partition(".")[0]:
+            if offer.package == target.partition(":")[0].partition(".")[0]:
                 with contextlib.suppress(RegistryError):
-                    if self.get(_qualified(offer)) is thing:
-                        return _qualified(offer)
+                    if self.get(offer.qualified) is thing:
+                        return offer.qualified
         hint = f"Register it with @{self.kind.upper()}S.register(...)."
         stale = [name for name, other in self._local.items() if target_of(other) == target]
         if stale:
@@ -242,12 +250,12 @@ class Registry(Generic[T]):
                 f"register({key!r})",
                 self._expected,
             )
-        if key in self._builtins or key in self._renamed:
+        if self._is_built_in(key):
             raise NameTaken(
                 f"{self.kind} {key!r} is built in and cannot be replaced",
                 hint="Choose another name.",
             )
-        with self._lock:
+        with LOCK:
             for other, holder in self._local.items():
                 if holder is thing and other != key:
                     raise NameTaken(
@@ -274,7 +282,7 @@ class Registry(Generic[T]):
             UnknownName: The name is not registered in this process.
         """
         key = normalize(name)
-        with self._lock:
+        with LOCK:
             if key not in self._local:
                 raise UnknownName(f"{self.kind} {quote(name)} is not registered in this process")
             self._local = {other: thing for other, thing in self._local.items() if other != key}
@@ -283,21 +291,25 @@ class Registry(Generic[T]):
 
     def _match(self, name: object) -> tuple[str, list[Offer]] | None:
         """Return the canonical key and the plugins that answer (none: ours), or None."""
+        self._plugins.insist(self._is_built_in)
         parsed = parse(name)
         if parsed is None:
             return None
         distribution, short = parsed
-        if distribution is None:
-            if short in self._local or short in self._builtins:
-                return short, []
-            if short in self._renamed:
-                return self._renamed[short], []
+        if distribution is None and self._is_ours(short):
+            return self._renamed.get(short, short), []
         offers = [
             offer
-            for offer in self._offers()
+            for offer in self._plugins.offers()
             if offer.name == short and distribution in (None, offer.distribution)
         ]
-        return (_qualified(offers[0]), offers) if offers else None
+        return (offers[0].qualified, offers) if offers else None
+
+    def _is_ours(self, short: str) -> bool:
+        return short in self._local or self._is_built_in(short)
+
+    def _is_built_in(self, short: str) -> bool:
+        return short in self._builtins or short in self._renamed
 
     def _resolve(self, name: object) -> tuple[str, Offer | None]:
         """Return the canonical key, and the plugin's offer if it is a plugin's."""
@@ -306,7 +318,7 @@ class Registry(Generic[T]):
             raise self._unknown(name)
         key, offers = match
         if len(offers) > 1:
-            raise self._ambiguous(offers)
+            raise self._plugins.ambiguous(offers)
         if not offers and normalize(name) in self._renamed:
             text = f"{self.kind} {quote(name)} is now called {key!r}"
             warnings.warn(text, FutureWarning, stacklevel=3)
@@ -324,78 +336,42 @@ class Registry(Generic[T]):
         thing: T = getattr(importlib.import_module(module), attribute)
         return thing
 
-    def _load_plugin(self, key: str, offer: Offer) -> T:
-        where = f"{self.kind} {key!r} from {_entry(offer, key)}"
-        try:
-            thing = offer.point.load()
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # a real Ctrl-C still stops the program
-            raise BrokenPlugin(
-                f"{type(error).__name__} on import: {error}",
-                where,
-                hint=f"The fault is in {offer.distribution}: update or uninstall it.",
-            ) from error
-        if not self._accepts(thing):
-            raise BrokenPlugin(
-                f"it leads to {quote(thing)}",
-                where,
-                self._expected,
-                f"The fault is in {offer.distribution}: tell its authors.",
-            )
-        loaded: T = thing
-        return loaded
-
-    def _scan(self) -> Discovery:
-        found = self._discovery
-        if found is None:
-            with self._lock:
-                found = self._discovery = self._discovery or discover()
-        return found
-
-    def _offers(self, *, switched_off: bool = False) -> list[Offer]:
-        """Return what plugins offer this registry: those in use, or those switched off."""
-        off = _disabled()
-        found = (offer for offer in self._scan().offers if offer.group == self.group)
-        return [offer for offer in found if _is_off(offer, off) == switched_off]
+    def _listed(self) -> Iterator[tuple[Offer, Entry]]:
+        """Yield the offers in use, with their entries under the shortest name that will do."""
+        offers = self._plugins.offers()
+        rivals = Counter(offer.name for offer in offers)
+        for offer in offers:
+            alone = rivals[offer.name] == 1 and not self._is_ours(offer.name)
+            yield offer, offer.entry(offer.name if alone else offer.qualified)
 
     def _unknown(self, name: object) -> RegistryError:
         found = f"unknown {self.kind} {quote(name)}"
         distribution, short = parse(name) or (None, "")
-        for offer in self._offers(switched_off=True):
+        for offer in self._plugins.offers(switched_off=True):
             if short == offer.name and distribution in (None, offer.distribution):
                 by = f"It is offered by {offer.distribution}"
                 return UnknownName(found, hint=f"{by}, which {DISABLE_VARIABLE} switches off.")
         sibling = self._sibling
         if sibling is not None and sibling._match(name):
             return UnknownName(found, hint=f"{quote(name)} is a {sibling.kind}, not a {self.kind}.")
+        lower = normalize(name.rpartition("/")[2].lower()) if isinstance(name, str) else None
         for problem in self.problems():
-            if distribution == problem.distribution:
-                return UnknownName(found, hint=f"{distribution} is installed, but {problem.text}.")
-        if distribution and distribution not in {offer.distribution for offer in self._offers()}:
+            its = problem.distribution == distribution and problem.name in ("", short)
+            if its or (distribution is None and problem.name and problem.name == lower):
+                hint = f"{problem.distribution} is installed, but {problem.text}."
+                return UnknownName(found, hint=hint)
+        names = self.names()
+        if distribution:
+            offers = self._plugins.offers()
+            names = sorted(each.qualified for each in offers if each.distribution == distribution)
+        if distribution and not names:
             hint = (
                 f"It comes from {distribution!r}, which is not installed or offers no such thing."
             )
             return UnknownName(found, hint=hint)
-        names = self.names()
         few = ", ".join(names[:12]) + (", and others" if len(names) > 12 else "")
-        return UnknownName(found, hint=did_you_mean(name, names) or f"Known: {few}.")
-
-    def _ambiguous(self, offers: list[Offer]) -> RegistryError:
-        # In order of name: a folder lists its distributions in any.
-        offers = sorted(offers, key=lambda offer: offer.distribution)
-        short, names = offers[0].name, list(dict.fromkeys(map(_qualified, offers)))
-        offered = " and ".join(str(_entry(offer, short)) for offer in offers)
-        if len(names) == 1:
-            return BrokenPlugin(
-                f"{self.kind} {names[0]!r} is offered more than once: {offered}",
-                hint=f"The fault is in {offers[0].distribution}: tell its authors.",
-            )
-        return AmbiguousName(
-            f"{self.kind} {short!r} is offered by {offered}",
-            hint=f"Write {' or '.join(map(repr, names))}.",
-        )
+        hint = did_you_mean(name, names) or _worker_hint() or f"Known: {few}."
+        return UnknownName(found, hint=hint)
 
 
 def target_of(thing: object) -> str:
@@ -406,14 +382,6 @@ def target_of(thing: object) -> str:
     """
     cls = thing if isinstance(thing, type) else type(thing)
     return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _qualified(offer: Offer) -> str:
-    return f"{offer.distribution}/{offer.name}"
-
-
-def _entry(offer: Offer, name: str) -> Entry:
-    return Entry(name, offer.distribution, offer.version, offer.point.value)
 
 
 def _split(target: str) -> tuple[str, str]:
@@ -432,16 +400,12 @@ def _peek(module: str, attribute: str) -> object:
     return thing
 
 
-def _disabled() -> frozenset[str]:
-    value = os.environ.get(DISABLE_VARIABLE, "")
-    return frozenset(map(_plain, value.split(","))) - {""}
-
-
-def _plain(name: str) -> str:
-    """Return a distribution's name, qualified or not, as the variable's readers compare it."""
-    return normalize_distribution(name.strip())
-
-
-def _is_off(offer: Offer, off: frozenset[str]) -> bool:
-    names = ("1", "true", "all", "__all__", offer.distribution, _qualified(offer))
-    return bool(off) and not off.isdisjoint(map(_plain, names))
+def _worker_hint() -> str:
+    """Say, in a worker process, where a registration may have been left behind."""
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return ""
+    return (
+        "This is a worker process: what is registered under if __name__ == '__main__' is not "
+        "known here. Register it in a module that the worker imports."
+    )

@@ -9,7 +9,7 @@ import pytest
 from plugins import Site
 
 from mobilevlm import BLOCKS, PROJECTORS
-from mobilevlm.registry import DISABLE_VARIABLE
+from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
 
 # The reference models are built here, small; nothing is to be looked for elsewhere.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -18,9 +18,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Forget afterwards what a test registers, and what it made the registries discover."""
-    monkeypatch.delenv(DISABLE_VARIABLE, raising=False)
+    for variable in (DISABLE_VARIABLE, STRICT_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
     before = {registry: registry.entries() for registry in (BLOCKS, PROJECTORS)}
     yield
+    monkeypatch.delenv(STRICT_VARIABLE, raising=False)
     for registry, entries in before.items():
         for entry in registry.entries():
             if entry.source == "local" and entry not in entries:

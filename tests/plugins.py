@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mobilevlm.registry import Problem, Registry
+import pytest
+
+from mobilevlm.registry import Problem, Registry, RegistryError
+
+MALLET = "[mobilevlm.gadgets]\nmallet = north_tools:Mallet\n"
+UPDATE = "The fault is in north-tools: update or uninstall it."
+TELL = "The fault is in north-tools: tell its authors."
+
+SWAY = """
+from mobilevlm import Block
+
+class Sway(Block):
+    bias: bool = True
+
+    def build(self, x):
+        raise NotImplementedError
+"""
 
 
 class Site:
@@ -80,3 +97,31 @@ def gadgets(builtins: Mapping[str, str] = BUILT_IN, **options: Any) -> Registry[
 def problems(registry: Registry[Any], *distributions: str) -> list[Problem]:
     """Return what is wrong with these distributions, whatever else is installed here."""
     return [each for each in registry.problems() if each.distribution in distributions]
+
+
+def message(error: type[RegistryError], call: Callable[..., object], *args: Any) -> str:
+    """Return the whole message of the error that the call raises."""
+    with pytest.raises(error) as caught:
+        call(*args)
+    assert type(caught.value) is error
+    return str(caught.value)
+
+
+def at_once(*jobs: Callable[[], object]) -> list[BaseException]:
+    """Run the jobs in threads, at once, and return what they raise."""
+    raised: list[BaseException] = []
+    start = threading.Barrier(len(jobs))
+
+    def work(job: Callable[[], object]) -> None:
+        start.wait()
+        try:
+            job()
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from plugins import BUILT_IN, gadgets
+from plugins import BUILT_IN, at_once, gadgets
 
 from mobilevlm import BLOCKS, PROJECTORS, Block, GridError, Preset, SpecError, Stack
 from mobilevlm.blocks.identity import Identity
@@ -488,26 +488,6 @@ def hasty() -> Any:
     sys.setswitchinterval(interval)
 
 
-def run(*jobs: Callable[[], object]) -> list[BaseException]:
-    """Run the jobs at once and return what they raise."""
-    raised: list[BaseException] = []
-    start = threading.Barrier(len(jobs))
-
-    def work(job: Callable[[], object]) -> None:
-        start.wait()
-        try:
-            job()
-        except BaseException as error:
-            raised.append(error)
-
-    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return raised
-
-
 def test_threads_register_and_look_up_at_once(hasty: None) -> None:
     registry = gadgets()
     classes = {f"g{n}-{i}": make(f"G{n}{i}") for n in range(4) for i in range(40)}
@@ -520,7 +500,7 @@ def test_threads_register_and_look_up_at_once(hasty: None) -> None:
             assert registry.get("hammer") is decimal.Decimal
             assert name in registry.names()
 
-    assert run(*(lambda n=n: register(n) for n in range(4))) == []  # type: ignore[misc]
+    assert at_once(*(lambda n=n: register(n) for n in range(4))) == []  # type: ignore[misc]
     assert registry.names() == sorted([*BUILT_IN, *classes])
 
 
@@ -541,7 +521,7 @@ def test_what_another_thread_unregisters_is_unknown(hasty: None) -> None:
                 with contextlib.suppress(UnknownName):
                     call("mallet")
 
-    assert run(flicker, look) == []
+    assert at_once(flicker, look) == []
 
 
 def test_a_refresh_may_happen_at_any_time() -> None:

@@ -1,0 +1,165 @@
+"""What may be wrong here: versions, extras, plugins and variables, each with its remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distributions, metadata, version
+from typing import Any, Literal
+
+from ..projectors import BLOCKS, PROJECTORS
+from ..registry import (
+    ALL,
+    DISABLE_VARIABLE,
+    STRICT_VARIABLE,
+    Plugin,
+    Registry,
+    did_you_mean,
+    disabled,
+    quote,
+)
+from .requirements import Requirement, fits, requirements
+
+__all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
+
+OWN = "mobilevlm"
+VARIABLES = (DISABLE_VARIABLE, STRICT_VARIABLE)
+SLOW = 1.0  # seconds of import worth a note
+
+REGISTRIES: tuple[Registry[Any], ...] = (PROJECTORS, BLOCKS)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth knowing, and what to do about it.
+
+    Attributes:
+        level: A ``problem`` is to be mended; a ``note`` may well be meant so.
+        about: The package, the plugin or the variable.
+        text: What was found.
+        hint: How to mend it.
+    """
+
+    level: Literal["problem", "note"]
+    about: str
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.about}: {self.text}" + (f". {self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was looked at, and what was found."""
+
+    version: str
+    python: str
+    requirements: list[Requirement]
+    plugins: list[Plugin]
+    findings: list[Finding]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is nothing to mend."""
+        return all(finding.level == "note" for finding in self.findings)
+
+
+def diagnose() -> Diagnosis:
+    """Look at everything. Imports torch and every plugin that is not switched off."""
+    findings: list[Finding] = []
+    needed: list[Requirement] = []
+    own = "?"
+    try:
+        own = version(OWN)
+        findings += _own()
+        needed = requirements(OWN)
+    except PackageNotFoundError:
+        hint = "Install it: pip install . in its folder."
+        findings.append(Finding("problem", OWN, "it is on the path but not installed", hint))
+    except Exception as error:  # metadata, or a finder of somebody else's
+        text = f"its metadata cannot be read: {error!r}"
+        findings.append(Finding("problem", OWN, text, "Install it again."))
+    findings += [finding for each in needed for finding in _requirement(each)]
+    base = list(_base())
+    plugins = [plugin for registry in REGISTRIES for plugin in registry.plugins(check=not base)]
+    names = list(_names())
+    findings += [*base, *names]
+    told = {finding.text for finding in names}
+    findings += [finding for each in plugins for finding in _plugin(each, told)]
+    findings += _variables(plugins)
+    python = platform.python_version()
+    return Diagnosis(own, python, needed, plugins, list(dict.fromkeys(findings)))
+
+
+def _own() -> Iterator[Finding]:
+    copies: dict[str, str] = {}
+    for copy in distributions(name=OWN):
+        copies.setdefault(copy.version, str(copy.locate_file("")))
+    if len(copies) > 1:
+        found = ", ".join(f"{which} in {quote(place, 200)}" for which, place in copies.items())
+        hint = f"Uninstall it until it is gone, then install it once: pip uninstall {OWN}"
+        yield Finding("problem", OWN, f"it is installed more than once: {found}", hint)
+    wanted = metadata(OWN).get("Requires-Python") or ""
+    running = platform.python_version()
+    if not fits(running, wanted):
+        hint = "Install it under a newer Python."
+        yield Finding("problem", "Python", f"{running} is running; expected {wanted}", hint)
+
+
+def _requirement(need: Requirement) -> Iterator[Finding]:
+    if need.state == "ok" or (need.extra and not need.found):
+        return
+    text = f"{need.found} is installed" if need.found else "it is not installed"
+    if need.wanted:
+        text += f"; expected {need.wanted}"
+    if need.extra:
+        text += f" for the extra {need.extra!r}"
+        yield Finding("note", need.name, text, f"Write: pip install '{OWN}[{need.extra}]'")
+    else:
+        yield Finding("problem", need.name, text, f"Write: pip install '{need.name}{need.wanted}'")
+
+
+def _base() -> Iterator[Finding]:
+    """Load what every plugin builds on, torch above all."""
+    try:
+        from ..blocks import block as _block  # noqa: F401
+        from ..blocks import probes as _probes  # noqa: F401
+    except Exception as error:
+        text = f"what plugins build on cannot be imported: {type(error).__name__}: {error}"
+        yield Finding("problem", OWN, text, "Mend that first: no plugin was imported.")
+
+
+def _names() -> Iterator[Finding]:
+    for registry in REGISTRIES:
+        for problem in (*registry.problems(), *registry.conflicts()):
+            yield Finding("problem", problem.distribution, problem.text, problem.hint)
+
+
+def _plugin(plugin: Plugin, told: set[str]) -> Iterator[Finding]:
+    entry = plugin.entry
+    about = f"{plugin.kind} {entry.name!r} of {entry.source} {entry.version}"
+    if plugin.state == "off":
+        yield Finding("note", about, f"{DISABLE_VARIABLE} switches it off")
+    elif plugin.text and plugin.text not in told:
+        yield Finding("problem", about, plugin.text, plugin.hint)
+    if plugin.seconds is not None and plugin.seconds >= SLOW:
+        hint = "Its authors can import what is heavy on first use."
+        yield Finding("note", about, f"its import takes {plugin.seconds:.1f} s", hint)
+
+
+def _variables(plugins: list[Plugin]) -> Iterator[Finding]:
+    for variable in sorted(os.environ):
+        if variable.startswith("MOBILEVLM_") and variable not in VARIABLES:
+            hint = did_you_mean(variable, VARIABLES) or f"Known: {', '.join(VARIABLES)}."
+            yield Finding("problem", variable, "there is no such environment variable", hint)
+    known = {plugin.entry.source for plugin in plugins}
+    known |= {f"{each.entry.source}/{each.entry.name.rpartition('/')[2]}" for each in plugins}
+    known |= {
+        each.distribution for off in (True, False) for each in BLOCKS.problems(switched_off=off)
+    }
+    for name in sorted(disabled() - ALL - known):
+        hint = did_you_mean(name, known) or "Unset it, or install what it names."
+        yield Finding("problem", DISABLE_VARIABLE, f"{quote(name)} is no plugin here", hint)

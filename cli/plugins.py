@@ -1,0 +1,116 @@
+"""The verbs that look at plugins and at what is installed: plugins, doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from ..projectors import BLOCKS, PROJECTORS
+from ..registry import Plugin
+from .options import Debug, Json
+from .output import FAILED, echo_json, echo_table, explain, reporting
+
+__all__ = ["doctor", "plugins"]
+
+
+def plugins(
+    check: Annotated[bool, typer.Option("--check", help="Import them, and time it.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the installed plugins: version, source and state. Imports them only to check them."""
+    with reporting(debug):
+        found = [*PROJECTORS.plugins(check=check), *BLOCKS.plugins(check=check)]
+        told = {plugin.text for plugin in found}
+        problems = [*PROJECTORS.problems(), *PROJECTORS.conflicts(), *BLOCKS.conflicts()]
+        problems = [problem for problem in problems if problem.text not in told]
+        if as_json:
+            faults = [*map(dataclasses.asdict, problems)]
+            echo_json({"plugins": [*map(_plugin, found)], "problems": faults})
+        else:
+            if found:
+                _echo_plugins(found)
+            else:
+                explain("no plugin is installed", "note")
+            for plugin in found:
+                if plugin.text:
+                    kind = "error" if plugin.state == "broken" else "note"
+                    explain(f"{plugin.entry.name}: {plugin.text}. {plugin.hint}", kind)
+            for problem in problems:
+                explain(str(problem), "note")
+        if check and any(plugin.text for plugin in found):
+            raise typer.Exit(FAILED)
+
+
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Look for what is wrong here, plugins first, and say how to mend it. Imports every plugin."""
+    with reporting(debug):
+        from .diagnosis import diagnose
+
+        diagnosis = diagnose()
+        if as_json:
+            echo_json(
+                {
+                    "ok": diagnosis.ok,
+                    "version": diagnosis.version,
+                    "python": diagnosis.python,
+                    "requirements": [
+                        {**dataclasses.asdict(each), "state": each.state}
+                        for each in diagnosis.requirements
+                    ],
+                    "plugins": [*map(_plugin, diagnosis.plugins)],
+                    "findings": [*map(dataclasses.asdict, diagnosis.findings)],
+                }
+            )
+        else:
+            typer.echo(f"mobilevlm {diagnosis.version}, Python {diagnosis.python}\n")
+            header = ["package", "for", "wanted", "found", "state"]
+            echo_table(
+                header,
+                [
+                    [
+                        each.name,
+                        each.extra or "-",
+                        each.wanted or "-",
+                        each.found or "-",
+                        each.state,
+                    ]
+                    for each in diagnosis.requirements
+                ],
+            )
+            if diagnosis.plugins:
+                typer.echo()
+                _echo_plugins(diagnosis.plugins)
+            typer.echo()
+            for finding in diagnosis.findings:
+                typer.echo(f"{finding.level}: {finding}")
+            bad = sum(finding.level == "problem" for finding in diagnosis.findings)
+            typer.echo("All is well." if not bad else f"{bad} problem{'s' * (bad > 1)}.")
+        if not diagnosis.ok:
+            raise typer.Exit(FAILED)
+
+
+def _echo_plugins(found: Sequence[Plugin]) -> None:
+    echo_table(
+        ["name", "kind", "from", "target", "state", "import"],
+        [
+            [
+                plugin.entry.name,
+                plugin.kind,
+                f"{plugin.entry.source} {plugin.entry.version}",
+                plugin.entry.target,
+                plugin.state,
+                "-" if plugin.seconds is None else f"{1000 * plugin.seconds:.0f} ms",
+            ]
+            for plugin in found
+        ],
+        right={5},
+    )
+
+
+def _plugin(plugin: Plugin) -> dict[str, Any]:
+    facts = dataclasses.asdict(plugin)
+    return {**facts.pop("entry"), **facts}

@@ -1,0 +1,99 @@
+"""What this package needs according to its metadata, and what of it is installed."""
+
+from __future__ import annotations
+
+import operator
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+
+__all__ = ["Requirement", "fits", "requirements"]
+
+_REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*\(?([^;)]*)\)?(?:;(.*))?", re.ASCII)
+_EXTRA = re.compile(r"""\bextra\s*==\s*["']([^"']+)""")
+_CLAUSE = re.compile(r"(~=|==|!=|<=|>=|<|>)\s*v?(\d+(?:\.\d+)*)(\.\*)?")
+_COMPARE = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One package that is needed, always or for an extra.
+
+    Attributes:
+        name: The package.
+        extra: The extra that needs it; empty if the library always does.
+        wanted: The versions that will do, such as ``>=2.6``; empty for any.
+        found: The version that is installed; empty if none is.
+    """
+
+    name: str
+    extra: str
+    wanted: str
+    found: str
+
+    @property
+    def state(self) -> str:
+        """One of ``ok``, ``not installed`` and ``does not fit``."""
+        if not self.found:
+            return "not installed"
+        return "ok" if fits(self.found, self.wanted) else "does not fit"
+
+
+def requirements(distribution: str = "mobilevlm") -> list[Requirement]:
+    """Return what a distribution needs: first what it always needs, then extra by extra.
+
+    Raises:
+        PackageNotFoundError: It is not installed.
+    """
+    found = []
+    for line in requires(distribution) or ():
+        match = _REQUIREMENT.match(line)
+        if match is None or match[1] == distribution:  # an extra made of other extras
+            continue
+        name, wanted, marker = match[1], match[2].strip(), match[3] or ""
+        extra = _EXTRA.search(marker)
+        found.append(Requirement(name, extra[1] if extra else "", wanted, _installed(name)))
+    return sorted(found, key=lambda each: (each.extra, each.name))
+
+
+def fits(found: str, wanted: str) -> bool:
+    """Return whether a version is among those wanted; pre-releases count as the release.
+
+    >>> fits("2.13.0+cpu", ">=2.6,<3"), fits("0.9", ">=0.10"), fits("1.4.2", "~=1.4.0")
+    (True, False, True)
+    """
+    return all(_fits(_release(found), clause) for clause in filter(None, wanted.split(",")))
+
+
+def _fits(release: tuple[int, ...], clause: str) -> bool:
+    match = _CLAUSE.match(clause.strip())
+    if match is None:  # of a form that is not read here
+        return True
+    relation, bound, star = match[1], _release(match[2]), match[3]
+    if relation == "~=":
+        return release >= bound and _cut(release, len(bound) - 1) == bound[:-1]
+    length = len(bound) if star else max(len(release), len(bound))
+    return bool(_COMPARE[relation](_cut(release, length), _cut(bound, length)))
+
+
+def _release(text: str) -> tuple[int, ...]:
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
+def _cut(release: tuple[int, ...], length: int) -> tuple[int, ...]:
+    return (*release, *[0] * length)[:length]
+
+
+def _installed(name: str) -> str:
+    try:
+        return version(name) or "?"
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,38 @@
+"""The environment variables that say which plugins are used, and how strictly."""
+
+from __future__ import annotations
+
+import os
+
+from .names import normalize_distribution
+
+__all__ = ["ALL", "DISABLE_VARIABLE", "STRICT_VARIABLE", "disabled", "is_off", "is_strict"]
+
+DISABLE_VARIABLE = "MOBILEVLM_DISABLE_PLUGINS"
+STRICT_VARIABLE = "MOBILEVLM_STRICT_PLUGINS"
+
+_NO = ("", "0", "false", "no", "off")
+
+
+def _plain(name: str) -> str:
+    """Return a distribution's name, qualified or not, as the variable's readers compare it."""
+    return normalize_distribution(name.strip())
+
+
+ALL = frozenset(map(_plain, ("1", "true", "all", "__all__")))
+"""The values that switch every plugin off."""
+
+
+def disabled() -> frozenset[str]:
+    """Return what the variable switches off: ``distribution``, ``distribution/name``, or all."""
+    return frozenset(map(_plain, os.environ.get(DISABLE_VARIABLE, "").split(","))) - {""}
+
+
+def is_off(off: frozenset[str], distribution: str, name: str = "") -> bool:
+    """Return whether a distribution, or one name of it, is among what is switched off."""
+    return bool(off) and not off.isdisjoint({*ALL, distribution, f"{distribution}/{name}"})
+
+
+def is_strict() -> bool:
+    """Return whether every fault of a plugin is to be an error."""
+    return os.environ.get(STRICT_VARIABLE, "").strip().lower() not in _NO
