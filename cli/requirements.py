@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 __all__ = ["Requirement", "fits", "requirements"]
 
-_REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*\(?([^;)]*)\)?(?:;(.*))?", re.ASCII)
+_REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?", re.ASCII)
 _EXTRA = re.compile(r"""\bextra\s*==\s*["']([^"']+)""")
 _CLAUSE = re.compile(r"(~=|==|!=|<=|>=|<|>)\s*v?(\d+(?:\.\d+)*)(\.\*)?")
 _COMPARE = {

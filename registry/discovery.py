@@ -148,6 +148,8 @@ def discover() -> Discovery:
         except Exception as error:  # metadata of strangers: anything may come out of it
             text = f"its entry points cannot be read: {error!r}"
             problems.append(Problem(name, text, update(name)))
+    # In order: a folder lists its distributions in any.
+    problems.sort(key=lambda problem: (problem.distribution, problem.text))
     return Discovery(tuple(dict.fromkeys(offers)), tuple(dict.fromkeys(problems)))
 
 

@@ -128,3 +128,127 @@ def test_without_it_the_document_says_what_to_install(site: Path, tmp_path: Path
 def test_its_own_tests_pass(source: Path, site: Path) -> None:
     out = run("-m", "pytest", "-q", "-p", "no:cacheprovider", site=site, cwd=source)
     assert " passed" in out
+
+
+def test_installed_as_editable_it_is_found_too(source: Path, tmp_path: Path) -> None:
+    """Its modules stay where they are; a .pth file leads there."""
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    copy = tmp_path / "acme-blocks"
+    shutil.copytree(source, copy)
+    prefix = tmp_path / "prefix"
+    run("-m", "pip", "install", *options, "--prefix", str(prefix), "-e", str(copy), cwd=tmp_path)
+    [site] = prefix.rglob("site-packages")
+    code = f"""
+        import site
+        site.addsitedir({str(site)!r})
+        from mobilevlm import BLOCKS, build_projector
+        print(BLOCKS.find("gate"))
+        print(build_projector("gated-mlp", 6, 10).spec.blocks[2])
+        print(BLOCKS.get("gate").__module__, __import__("acme_blocks").__file__)
+        assert [each for each in BLOCKS.problems() if each.distribution == "acme-blocks"] == []
+    """
+    assert script(code, cwd=tmp_path).splitlines() == [
+        "acme-blocks 1.0.0 (acme_blocks.gate:Gate)",
+        "bias=True",
+        f"acme_blocks.gate {copy}/src/acme_blocks/__init__.py",
+    ]
+
+
+def test_it_may_be_a_zip_file(site: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "acme"), "zip", site)
+    code = """
+        from mobilevlm import BLOCKS, build_projector
+        print(build_projector("gated-mlp", 6, 10).spec.blocks[2])
+        [plugin] = [each for each in BLOCKS.plugins(check=True) if each.entry.name == "gate"]
+        print(plugin.state, plugin.entry, plugin.location)
+    """
+    assert script(code, site=Path(archive), cwd=tmp_path).splitlines() == [
+        "bias=True",
+        f"works acme-blocks 1.0.0 (acme_blocks.gate:Gate) {archive}/",
+    ]
+
+
+OPEN = """
+    import pickle, sys, torch
+    from mobilevlm import RegistryError
+    for file in ("projector.pickle", "stack.pickle", "model.pt"):
+        try:
+            if file.endswith(".pt"):
+                found = torch.load(file, weights_only=False)
+            else:
+                with open(file, "rb") as opened:
+                    found = pickle.load(opened)
+            print(type(found).__name__)
+        except RegistryError as error:
+            print(type(error).__name__ + ":", error)
+"""
+
+
+def test_a_pickle_names_the_plugin_it_misses(site: Path, tmp_path: Path) -> None:
+    code = """
+        import copy, pickle, torch
+        from mobilevlm import build_projector
+        projector = build_projector("gated-mlp", 6, 10)
+        x = torch.randn(2, 5, 6)
+        for twin in (copy.copy(projector), copy.deepcopy(projector)):
+            assert torch.equal(twin(x), projector(x)) and twin.spec == projector.spec
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            twin = pickle.loads(pickle.dumps(projector, protocol))
+            assert torch.equal(twin(x), projector(x)) and twin.spec == projector.spec
+        with open("projector.pickle", "wb") as file:
+            pickle.dump(projector, file)
+        with open("stack.pickle", "wb") as file:
+            pickle.dump(projector.spec, file)
+        torch.save(torch.nn.Sequential(torch.nn.Identity(), projector), "model.pt")
+    """
+    script(code, site=site, cwd=tmp_path)
+    assert script(OPEN, site=site, cwd=tmp_path).split() == ["Projector", "Stack", "Sequential"]
+    missing = (
+        "UnknownName: unknown block 'acme-blocks/gate'. "
+        "It comes from 'acme-blocks', which is not installed or offers no such thing.\n"
+    )
+    assert script(OPEN, cwd=tmp_path) == 3 * missing
+    off = (
+        "UnknownName: unknown block 'acme-blocks/gate'. "
+        "It is offered by acme-blocks, which MOBILEVLM_DISABLE_PLUGINS switches off.\n"
+    )
+    code = "import os\nos.environ['MOBILEVLM_DISABLE_PLUGINS'] = 'acme-blocks'\n"
+    assert script(code + textwrap.dedent(OPEN), site=site, cwd=tmp_path) == 3 * off
+
+
+WORKERS = """
+import sys
+import torch
+from torch.utils.data import DataLoader, Dataset
+from mobilevlm import BLOCKS, build_projector
+
+class Features(Dataset):
+    def __init__(self, projector):
+        self.projector = projector
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        x = torch.randn(1, 5, 6)
+        assert BLOCKS.find("gate").source == "acme-blocks"
+        again = build_projector(self.projector.spec)
+        again.load_state_dict(self.projector.state_dict())
+        with torch.no_grad():
+            assert torch.equal(again(x), self.projector(x))
+            return self.projector(x)[0]
+
+if __name__ == "__main__":
+    features = Features(build_projector("gated-mlp", 6, 10))
+    loader = DataLoader(features, num_workers=2, multiprocessing_context=sys.argv[1])
+    for index, y in enumerate(loader):
+        assert torch.equal(y[0], features[index])
+    print("same")
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader_find_it(site: Path, tmp_path: Path, method: str) -> None:
+    (tmp_path / "workers.py").write_text(WORKERS)
+    assert run("workers.py", method, site=site, cwd=tmp_path) == "same\n"

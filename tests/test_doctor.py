@@ -1,0 +1,460 @@
+"""The verbs that look at plugins and at what is installed: plugins, doctor, and list by package."""
+
+import importlib.metadata
+import json
+import platform
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from plugins import SWAY, Site
+from typer.testing import CliRunner
+
+import mobilevlm
+from mobilevlm.cli import diagnosis
+from mobilevlm.cli.app import app
+from mobilevlm.cli.requirements import Requirement, fits, requirements
+from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
+
+SWAYING = """
+from mobilevlm import Preset, Stack
+
+class Swaying(Preset):
+    def expand(self, in_, out):
+        return Stack(in_=in_, out=out, blocks=("pointwise",))
+"""
+POINTS = (
+    "[mobilevlm.blocks]\nsway = north_blocks:Sway\n"
+    "[mobilevlm.projectors]\nswaying = north_blocks:Swaying\n"
+)
+TELL = "The fault is in north-blocks: tell its authors."
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, list(words))
+    return result.exit_code, result.stdout, result.stderr
+
+
+def install(site: Site, source: str = SWAY + SWAYING, points: str = POINTS) -> None:
+    site.install("north-blocks", "1.0", points, {"north_blocks.py": source})
+
+
+def timeless(out: str) -> str:
+    """Return a table without the times in its last column."""
+    return re.sub(r" +(\d+ ms|-|import|-{5,})$", "", out, flags=re.MULTILINE)
+
+
+def findings(out: str) -> list[str]:
+    """Return what doctor says after its tables."""
+    return [line for line in out.splitlines() if line.startswith(("problem:", "note:"))]
+
+
+# ---------------------------------------------------------------------- list
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["north", "north-blocks", "North_Blocks", "*-blocks", "north-blocks/*", "rth-blocks/sw"],
+)
+def test_list_finds_a_plugin_by_its_package(site: Site, pattern: str) -> None:
+    install(site)
+    assert run("list", pattern) == (
+        0,
+        "name     kind       from              target\n"
+        "-------  ---------  ----------------  --------------------\n"
+        "swaying  projector  north-blocks 1.0  north_blocks:Swaying\n"
+        "sway     block      north-blocks 1.0  north_blocks:Sway\n",
+        "",
+    )
+
+
+def test_list_does_not_take_built_in_for_a_package(site: Site) -> None:
+    assert run("list", "built-in") == (0, "", "note: nothing matches 'built-in'\n")
+
+
+def test_list_notes_an_upper_case_name(site: Site) -> None:
+    install(site, points="[mobilevlm.blocks]\nSway = north_blocks:Sway\n")
+    assert run("list", "identity")[2] == (
+        "note: north-blocks: entry point 'Sway = north_blocks:Sway' in [mobilevlm.blocks] has no "
+        f"usable name; expected 'sway', in lower case. {TELL}\n"
+    )
+
+
+# ---------------------------------------------------------------------- plugins
+
+
+def test_no_plugin(site: Site) -> None:
+    assert run("plugins") == (0, "", "note: no plugin is installed\n")
+    assert json.loads(run("plugins", "--json")[1]) == {"plugins": [], "problems": []}
+
+
+def test_plugins_lists_without_importing(site: Site) -> None:
+    install(site)
+    assert run("plugins") == (
+        0,
+        "name     kind       from              target                state  import\n"
+        "-------  ---------  ----------------  --------------------  -----  ------\n"
+        "swaying  projector  north-blocks 1.0  north_blocks:Swaying  ready       -\n"
+        "sway     block      north-blocks 1.0  north_blocks:Sway     ready       -\n",
+        "",
+    )
+    assert "north_blocks" not in sys.modules
+
+
+def test_plugins_imports_and_times_them_to_check(site: Site) -> None:
+    install(site, "import time\ntime.sleep(0.1)\n" + SWAY + SWAYING)
+    status, out, err = run("plugins", "--check")
+    assert (status, err) == (0, "")
+    assert timeless(out) == (
+        "name     kind       from              target                state\n"
+        "-------  ---------  ----------------  --------------------  -----\n"
+        "swaying  projector  north-blocks 1.0  north_blocks:Swaying  works\n"
+        "sway     block      north-blocks 1.0  north_blocks:Sway     works\n"
+    )
+    assert re.search(r"Swaying  works  [ 1-9]\d\d ms\n", out)
+    status, out, err = run("plugins", "--check", "--json")
+    found = json.loads(out)["plugins"]
+    assert (status, err) == (0, "")
+    assert found[0].pop("seconds") >= 0.1
+    assert found[0] == {
+        "name": "swaying",
+        "source": "north-blocks",
+        "version": "1.0",
+        "target": "north_blocks:Swaying",
+        "kind": "projector",
+        "location": str(site.folder),
+        "state": "works",
+        "text": "",
+        "hint": "",
+    }
+
+
+def test_plugins_says_what_is_broken_untidy_or_off(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site, "print('hello')\n" + SWAY)
+    points = "[mobilevlm.blocks]\nidentity = south_blocks:Sway\n"
+    site.install("south-blocks", "2.1", points, {"south_blocks.py": SWAY})
+    points = "[mobilevlm.blocks]\nlean = west_blocks:Lean\n"
+    site.install("west-blocks", "3", points, {"west_blocks.py": "1 / 0"})
+    monkeypatch.setenv(DISABLE_VARIABLE, "west-blocks")
+    hidden = (
+        "note: south-blocks: its block 'identity' has the name of a built-in, which keeps it. "
+        "Write 'south-blocks/identity', or set "
+        "MOBILEVLM_DISABLE_PLUGINS=south-blocks/identity\n"
+    )
+    assert run("plugins")[2] == hidden
+    status, out, err = run("plugins", "--check")
+    assert status == 1
+    assert timeless(out) == (
+        "name                   kind       from              target                state\n"
+        "---------------------  ---------  ----------------  --------------------  ------\n"
+        "swaying                projector  north-blocks 1.0  north_blocks:Swaying  broken\n"
+        "south-blocks/identity  block      south-blocks 2.1  south_blocks:Sway     works\n"
+        "sway                   block      north-blocks 1.0  north_blocks:Sway     works\n"
+        "west-blocks/lean       block      west-blocks 3     west_blocks:Lean      off\n"
+    )
+    assert err == (
+        "error: swaying: AttributeError on import: module 'north_blocks' has no attribute "
+        "'Swaying'; it printed 'hello\\n'. "
+        "The fault is in north-blocks: update or uninstall it.\n" + hidden
+    )
+    assert "west_blocks" not in sys.modules
+
+
+def test_plugins_in_strict_mode(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows what the look-ups refuse."""
+    install(site, points="[mobilevlm.blocks]\nSway = north_blocks:Sway\n")
+    monkeypatch.setenv(STRICT_VARIABLE, "1")
+    text = (
+        "north-blocks: entry point 'Sway = north_blocks:Sway' in [mobilevlm.blocks] has no usable "
+        f"name; expected 'sway', in lower case. {TELL}"
+    )
+    note = "note: no plugin is installed\n"
+    assert run("plugins") == (0, "", f"{note}note: {text}\n")
+    expected = f"MOBILEVLM_STRICT_PLUGINS: {text} 'mobilevlm doctor' shows every problem."
+    assert run("list") == (2, "", f"error: {expected}\n")
+    assert run("tokens", "ldp", "grid=2x2") == (2, "", f"error: {expected}\n")
+
+
+# ---------------------------------------------------------------------- doctor
+
+
+def test_all_is_well(site: Site) -> None:
+    status, out, err = run("doctor")
+    first, _, *table, last = out.splitlines()
+    assert (status, err) == (0, "")
+    assert first == f"mobilevlm {mobilevlm.__version__}, Python {platform.python_version()}"
+    assert table[0].split() == ["package", "for", "wanted", "found", "state"]
+    rows = {tuple(line.split()[:2]): line.split()[-1] for line in table[2:] if line}
+    assert rows["torch", "-"] == rows["pydantic", "-"] == "ok"
+    assert ("pillow", "demo") in rows
+    assert last == "All is well."
+    found = json.loads(run("doctor", "--json")[1])
+    assert found["ok"] is True
+    assert (found["version"], found["python"]) == (first.split()[1][:-1], first.split()[-1])
+    assert [each["name"] for each in found["requirements"] if each["extra"] == ""] == sorted(
+        re.split("[><]", need)[0] for need in core_requirements()
+    )
+    assert (found["plugins"], found["findings"]) == ([], [])
+
+
+def core_requirements() -> list[str]:
+    return [need for need in importlib.metadata.requires("mobilevlm") or [] if "extra" not in need]
+
+
+def test_doctor_finds_every_fault_of_plugins(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site, "import torch\ntorch.manual_seed(0)\n" + SWAY)
+    points = "[mobilevlm.blocks]\nsway = south_blocks:Sway\npool = south_blocks:Sway\n"
+    site.install("south-blocks", "2.1", points, {"south_blocks.py": SWAY})
+    points = "[mobilevlm.blocks]\nSway = a:B\nlean = a:B\nlean = a:C\n"
+    site.install("west-blocks", "3", points)
+    behind = Site(tmp_path / "behind")
+    behind.install("south-blocks", "2.0", points)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(behind.folder)])
+    monkeypatch.setattr(diagnosis, "SLOW", 1e9)
+    status, out, err = run("doctor")
+    assert (status, err) == (1, "")
+    assert findings(out) == [
+        f"problem: south-blocks: 2.1 in '{site.folder}' hides 2.0 in '{behind.folder}'. "
+        "Uninstall the one you do not want: pip uninstall south-blocks",
+        "problem: west-blocks: entry point 'Sway = a:B' in [mobilevlm.blocks] has no usable name; "
+        "expected 'sway', in lower case. The fault is in west-blocks: tell its authors.",
+        "problem: west-blocks: block 'west-blocks/lean' is offered more than once: "
+        "west-blocks 3 (a:B) and west-blocks 3 (a:C). "
+        "The fault is in west-blocks: tell its authors.",
+        "problem: south-blocks: its block 'pool' has the name of a built-in, which keeps it. "
+        "Write 'south-blocks/pool', or set MOBILEVLM_DISABLE_PLUGINS=south-blocks/pool",
+        "problem: north-blocks: block 'sway' is offered by north-blocks 1.0 (north_blocks:Sway) "
+        "and south-blocks 2.1 (south_blocks:Sway). Write 'north-blocks/sway' or "
+        "'south-blocks/sway', or switch one off by MOBILEVLM_DISABLE_PLUGINS.",
+        "problem: projector 'swaying' of north-blocks 1.0: AttributeError on import: module "
+        "'north_blocks' has no attribute 'Swaying'; it changed torch's random state (put back). "
+        "The fault is in north-blocks: update or uninstall it.",
+    ]
+    assert out.endswith("\n6 problems.\n")
+    found = json.loads(run("doctor", "--json")[1])
+    assert found["ok"] is False
+    assert [each["level"] for each in found["findings"]] == ["problem"] * 6
+    assert found["findings"][3] == {
+        "level": "problem",
+        "about": "south-blocks",
+        "text": "its block 'pool' has the name of a built-in, which keeps it",
+        "hint": "Write 'south-blocks/pool', or set MOBILEVLM_DISABLE_PLUGINS=south-blocks/pool",
+    }
+
+
+def test_doctor_finds_an_untidy_plugin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(site, "print('hello')\n" + SWAY + SWAYING)
+    monkeypatch.setattr(diagnosis, "SLOW", 1e9)
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert findings(out) == [
+        f"problem: projector 'swaying' of north-blocks 1.0: its import printed 'hello\\n'. {TELL}"
+    ]
+    assert out.endswith("\n1 problem.\n")
+
+
+def test_what_may_be_meant_so_is_a_note(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(site, "import time\ntime.sleep(0.2)\n" + SWAY + SWAYING)
+    points = "[mobilevlm.blocks]\nlean = west_blocks:Lean\n"
+    site.install("west-blocks", "3", points, {"west_blocks.py": "1 / 0"})
+    monkeypatch.setenv(DISABLE_VARIABLE, "west-blocks")
+    monkeypatch.setattr(diagnosis, "SLOW", 0.2)
+    status, out, _ = run("doctor")
+    assert status == 0
+    slow, off = findings(out)
+    assert re.fullmatch(
+        r"note: projector 'swaying' of north-blocks 1\.0: its import takes \d\.\d s\. "
+        r"Its authors can import what is heavy on first use\.",
+        slow,
+    )
+    assert off == (
+        "note: block 'west-blocks/lean' of west-blocks 3: MOBILEVLM_DISABLE_PLUGINS switches it off"
+    )
+    assert out.endswith("\nAll is well.\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "MOBILEVLM_STRICT_PLUGIN",
+            "1",
+            "there is no such environment variable. "
+            "Did you mean 'MOBILEVLM_STRICT_PLUGINS' or 'MOBILEVLM_DISABLE_PLUGINS'?",
+        ),
+        (
+            "MOBILEVLM_X",
+            "1",
+            "there is no such environment variable. "
+            "Known: MOBILEVLM_DISABLE_PLUGINS, MOBILEVLM_STRICT_PLUGINS.",
+        ),
+        (
+            DISABLE_VARIABLE,
+            "north-blocks/sway, nort-blocks",
+            "'nort-blocks' is no plugin here. Did you mean 'north-blocks' or 'north-blocks/sway'?",
+        ),
+        (
+            DISABLE_VARIABLE,
+            "zzz",
+            "'zzz' is no plugin here. Unset it, or install what it names.",
+        ),
+    ],
+)
+def test_doctor_reads_the_environment(
+    site: Site, monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    install(site)
+    monkeypatch.setenv(name, value)
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert [line for line in findings(out) if line.startswith("problem:")] == [
+        f"problem: {name}: {said}"
+    ]
+
+
+@pytest.mark.parametrize("value", ["", "1", "all", "north-blocks", "North_Blocks/sway", "bad"])
+def test_doctor_knows_what_can_be_switched_off(
+    site: Site, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    install(site)
+    site.install("bad", "1", "[mobilevlm.blocks]\nthis is no entry point\n")
+    monkeypatch.setenv(DISABLE_VARIABLE, value)
+    out = run("doctor")[1]
+    assert not [line for line in findings(out) if DISABLE_VARIABLE + ":" in line]
+
+
+def test_doctor_knows_every_variable_of_ours() -> None:
+    root = Path(__file__).parent.parent
+    rooms = (path for path in root.glob("[!.]*/*.py") if (path.parent / "__init__.py").exists())
+    used = {
+        name for path in rooms for name in re.findall(r"\"(MOBILEVLM_[A-Z_]+)\"", path.read_text())
+    }
+    assert used - {"MOBILEVLM_"} == set(diagnosis.VARIABLES)
+
+
+def test_doctor_survives_a_finder_that_fails(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        find_spec = find_distributions = lambda *_: 1 / 0
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert findings(out) == [
+        "problem: mobilevlm: its metadata cannot be read: ZeroDivisionError('division by zero'). "
+        "Install it again.",
+        "problem: unknown: a finder of distributions failed: "
+        "ZeroDivisionError('division by zero'). Some package put it on sys.meta_path.",
+    ]
+
+
+def test_doctor_says_when_plugins_have_nothing_to_build_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(site)
+    monkeypatch.delitem(sys.modules, "mobilevlm.blocks.probes", raising=False)
+    monkeypatch.delattr(mobilevlm.blocks, "probes", raising=False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", None)
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert findings(out) == [
+        "problem: mobilevlm: what plugins build on cannot be imported: ModuleNotFoundError: "
+        "import of torch halted; None in sys.modules. Mend that first: no plugin was imported."
+    ]
+    assert "ready" in out
+
+
+# ---------------------------------------------------------------------- versions
+
+
+OWN = """\
+Metadata-Version: 2.1
+Name: mobilevlm
+Version: 0.0.1
+Requires-Python: {python}
+Requires-Dist: torch{torch}
+Requires-Dist: no-such-thing<2,>=1
+Requires-Dist: pillow>={pillow}; extra == "demo"
+Requires-Dist: no-such-thing[x] (>=3) ; extra == 'rare'
+Requires-Dist: mobilevlm[demo]; extra == "all"
+"""
+
+
+def test_doctor_compares_versions(site: Site) -> None:
+    metadata = OWN.format(python=">=3.99", torch="<2", pillow="99")
+    site.install("mobilevlm", "0.0.1", metadata=metadata)
+    status, out, _ = run("doctor")
+    torch = importlib.metadata.version("torch")
+    pillow = importlib.metadata.version("pillow")
+    assert status == 1
+    own, *rest = findings(out)
+    assert own.startswith(
+        f"problem: mobilevlm: it is installed more than once: 0.0.1 in {str(site.folder)!r}, "
+        f"{mobilevlm.__version__} in "
+    )
+    assert own.endswith(
+        ". Uninstall it until it is gone, then install it once: pip uninstall mobilevlm"
+    )
+    assert rest == [
+        f"problem: Python: {platform.python_version()} is running; expected >=3.99. "
+        "Install it under a newer Python.",
+        "problem: no-such-thing: it is not installed; expected <2,>=1. "
+        "Write: pip install 'no-such-thing<2,>=1'",
+        f"problem: torch: {torch} is installed; expected <2. Write: pip install 'torch<2'",
+        f"note: pillow: {pillow} is installed; expected >=99 for the extra 'demo'. "
+        "Write: pip install 'mobilevlm[demo]'",
+    ]
+    assert requirements() == [
+        Requirement("no-such-thing", "", "<2,>=1", ""),
+        Requirement("torch", "", "<2", torch),
+        Requirement("pillow", "demo", ">=99", pillow),
+        Requirement("no-such-thing", "rare", ">=3", ""),
+    ]
+    states = [each.state for each in requirements()]
+    assert states == ["not installed", "does not fit", "does not fit", "not installed"]
+
+
+def test_doctor_without_an_installation(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "OWN", "no-such-thing")
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert out.startswith(f"mobilevlm ?, Python {platform.python_version()}\n")
+    assert findings(out) == [
+        "problem: no-such-thing: it is on the path but not installed. "
+        "Install it: pip install . in its folder."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "said"),
+    [
+        ("2.6", "", True),
+        ("2.6", ">=2.6", True),
+        ("2.6.0", ">=2.6", True),
+        ("2.6", ">=2.6.0", True),
+        ("2.5.9", ">=2.6", False),
+        ("2.10", ">=2.6", True),
+        ("2.13.0+cpu", ">=2.6,<3", True),
+        ("3.0", ">=2.6, <3", False),
+        ("0.30.0", "<0.30,>=0.15", False),
+        ("1.0", "==1", True),
+        ("1.0.1", "==1", False),
+        ("1.0.1", "==1.*", True),
+        ("1.1", "!=1.1", False),
+        ("1.2", ">1.1", True),
+        ("1.1", "<=1.1", True),
+        ("1.4.7", "~=1.4.2", True),
+        ("1.5", "~=1.4.2", False),
+        ("1.9", "~=1.4", True),
+        ("1.3", "~=1.4", False),
+        ("2.7.0rc1", ">=2.7", True),
+        ("1.0", "===1.0", True),  # of a form that is not read
+        ("?", ">=1", False),
+    ],
+)
+def test_versions_are_compared_as_numbers(found: str, wanted: str, said: bool) -> None:
+    assert fits(found, wanted) is said
