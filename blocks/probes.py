@@ -5,6 +5,7 @@ torch is loaded before a plugin is, so neither its state nor its loading time is
 
 from __future__ import annotations
 
+import pickle
 import random
 from typing import Any
 
@@ -16,19 +17,23 @@ from ..registry import Probe
 __all__ = ["PROBES"]
 
 
+def _uses_cuda() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
 def _read_torch() -> tuple[int, torch.Tensor]:
     return torch.initial_seed(), torch.get_rng_state()
 
 
 def _restore_torch(state: tuple[int, torch.Tensor]) -> None:
     seed, generator = state
-    if torch.initial_seed() != seed and not torch.cuda.is_initialized():
+    if torch.initial_seed() != seed and not _uses_cuda():
         torch.manual_seed(seed)  # it waits for CUDA too, until that is in use
     torch.set_rng_state(generator)
 
 
 def _read_cuda() -> list[torch.Tensor] | None:
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return torch.cuda.get_rng_state_all() if _uses_cuda() else None
 
 
 def _restore_device(device: torch.device) -> None:
@@ -40,13 +45,13 @@ def _bytes(state: torch.Tensor) -> bytes:
     return state.numpy().tobytes()
 
 
-def _numpy_key(state: Any) -> tuple[object, ...]:
-    return state[0], state[1].tobytes(), *state[2:]
+def _read_numpy() -> Any:
+    return np.random.get_state(legacy=False)
 
 
 PROBES = (
     Probe("Python's random state", random.getstate, random.setstate, key=tuple),
-    Probe("NumPy's random state", np.random.get_state, np.random.set_state, key=_numpy_key),
+    Probe("NumPy's random state", _read_numpy, np.random.set_state, key=pickle.dumps),
     Probe(
         "torch's random state",
         _read_torch,
@@ -56,10 +61,10 @@ PROBES = (
     Probe(
         "CUDA's random state",
         _read_cuda,
-        torch.cuda.set_rng_state_all,
+        lambda states: torch.cuda.set_rng_state_all(states),
         key=lambda states: [_bytes(state) for state in states],
     ),
-    Probe("whether CUDA is in use", torch.cuda.is_initialized),
+    Probe("whether CUDA is in use", _uses_cuda),
     Probe("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
     Probe("torch's default device", torch.get_default_device, _restore_device),
     Probe("torch's number of threads", torch.get_num_threads, torch.set_num_threads),

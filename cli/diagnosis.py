@@ -102,7 +102,7 @@ def _own() -> Iterator[Finding]:
         found = ", ".join(f"{which} in {quote(place, 200)}" for which, place in copies.items())
         hint = f"Uninstall it until it is gone, then install it once: pip uninstall {OWN}"
         yield Finding("problem", OWN, f"it is installed more than once: {found}", hint)
-    wanted = metadata(OWN).get("Requires-Python") or ""
+    wanted = ",".join(metadata(OWN).get_all("Requires-Python") or ())
     running = platform.python_version()
     if not fits(running, wanted):
         hint = "Install it under a newer Python."

@@ -72,7 +72,7 @@ class Registry(Generic[T]):
             sibling._sibling = self
             probes = probes or sibling._plugins.probes
         installed = Installed() if sibling is None else sibling._plugins.installed
-        self._plugins = Plugins(kind, group, accepts, expected, installed, probes or tuple)
+        self._plugins: Plugins = Plugins(kind, group, accepts, expected, installed, probes or tuple)
         # Both dicts are replaced, never changed, so that readers need no lock.
         self._local: dict[str, T] = {}
         self._loaded: dict[str, T] = {}

@@ -266,6 +266,31 @@ def test_random_states_and_torchs_defaults_are_watched(
     assert numbers() == expected
 
 
+def test_cudas_random_state_is_watched_once_cuda_is_in_use(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for CUDA: what is read, compared and put back, not CUDA itself."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: "cuda" in STATE)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [torch.tensor(STATE["cuda"])])
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state_all", lambda states: STATE.update(cuda=int(states[0]))
+    )
+    STATE.pop("cuda", None)
+    told = []
+    for name in ("north", "south"):
+        module = f"{name}_blocks"
+        source = "import test_plugin_imports as t\nt.STATE['cuda'] = t.STATE.get('cuda', 0) + 1\n"
+        points = f"[mobilevlm.blocks]\n{name} = {module}:Sway\n"
+        site.install(f"{name}-blocks", "1.0", points, {f"{module}.py": source + SWAY})
+        BLOCKS.refresh()
+        told.append(warned(BLOCKS.get, name).partition("its import ")[2].partition(". ")[0])
+        assert STATE["cuda"] == 1
+    assert told == [
+        "changed whether CUDA is in use (from False to True; it cannot be put back)",
+        "changed CUDA's random state (put back)",
+    ]
+
+
 def test_a_tidy_plugin_changes_nothing(site: Site) -> None:
     """Subclassing a block, building a layer on meta: nothing of that is an effect."""
     points = "[mobilevlm.blocks]\nsway = north_blocks:Sway\n"

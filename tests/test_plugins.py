@@ -22,6 +22,7 @@ from mobilevlm.registry import (
     Entry,
     Problem,
     UnknownName,
+    discovery,
 )
 
 BROKEN = "gadget 'north-tools/mallet' from north-tools 1.0 (north_tools:Mallet)"
@@ -167,6 +168,62 @@ def test_the_first_on_the_path_wins(
     registry.refresh()
     assert registry.find("mallet").version == "1.0"
     assert "hook" in registry
+
+
+def test_a_copy_that_is_hidden_is_a_problem_if_it_differs(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("north-tools", "1.0", MALLET)
+    behind = Site(tmp_path / "behind")
+    info = behind.install("North.Tools", "1.0", MALLET)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(behind.folder), str(site.folder)])
+    registry = gadgets()
+    assert problems(registry, "north-tools") == []  # a source tree on the path, say
+    (info / "entry_points.txt").write_bytes(b"\xff")
+    registry.refresh()
+    assert problems(registry, "north-tools") == []  # of the copy behind nothing is used
+    text = f"1.0 in {str(site.folder)!r} hides 1.0 in {str(behind.folder)!r}"
+    hint = "Uninstall the one you do not want: pip uninstall north-tools"
+    for other in (MALLET + "hook = north_tools:Hook\n", ""):
+        (info / "entry_points.txt").write_text(other)
+        registry.refresh()
+        assert problems(registry, "north-tools") == [Problem("north-tools", text, hint)]
+    assert message(UnknownName, registry.get, "north-tools/hook") == (
+        f"unknown gadget 'north-tools/hook'. north-tools is installed, but {text}."
+    )
+
+
+def test_two_copies_of_a_stranger_are_not_our_business(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("stranger", "1.0", "[console_scripts]\na = b:c\n")
+    behind = Site(tmp_path / "behind")
+    behind.install("stranger", "0.9", b"\xff")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(behind.folder)])
+    assert problems(gadgets(), "stranger") == []
+
+
+def test_two_registries_share_one_walk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[int] = []
+
+    def counted() -> discovery.Discovery:
+        walks.append(1)
+        return discover()
+
+    discover = discovery.discover
+    monkeypatch.setattr(discovery, "discover", counted)
+    site.mallet()
+    registry = gadgets()
+    other = gadgets(builtins={}, sibling=registry)
+    assert "mallet" in registry.names()
+    assert "mallet" in other.names()
+    assert len(walks) == 1
+    mallet = registry.get("mallet")
+    del sys.modules["north_tools"]
+    other.refresh()  # refreshes its sibling, too
+    assert registry.get("mallet") is not mallet
+    assert "mallet" in other
+    assert len(walks) == 2
 
 
 def test_our_own_entry_points_are_no_plugin(site: Site) -> None:
@@ -519,6 +576,15 @@ def test_a_distribution_without_a_usable_name_is_a_problem(site: Site, metadata:
     assert registry.names() == sorted(BUILT_IN)
     site.mallet()  # nobody's offer is no rival
     registry.refresh()
+    assert registry.get("mallet").__module__ == "north_tools"
+
+
+def test_metadata_that_is_not_utf8_has_no_usable_name(site: Site) -> None:
+    info = site.install("stranger", "1.0", MALLET)
+    (info / "METADATA").write_bytes(b"Name: stranger\nAuthor: J\xf6rg\n")
+    site.mallet()
+    registry = gadgets()
+    assert str(site.folder) in "".join(each.text for each in problems(registry, "?"))
     assert registry.get("mallet").__module__ == "north_tools"
 
 
