@@ -73,8 +73,10 @@ class Registry(Generic[T]):
             probes = probes or sibling._plugins.probes
         installed = Installed() if sibling is None else sibling._plugins.installed
         self._plugins: Plugins = Plugins(kind, group, accepts, expected, installed, probes or tuple)
-        # Both dicts are replaced, never changed, so that readers need no lock.
+        # Changed under the lock; who walks through them walks through a copy.
         self._local: dict[str, T] = {}
+        self._names: dict[int, str] = {}  # of what is registered here, by identity
+        # Replaced, never changed, so that readers need no lock.
         self._loaded: dict[str, T] = {}
 
     def __repr__(self) -> str:
@@ -102,7 +104,8 @@ class Registry(Generic[T]):
         self._plugins.insist(self._is_built_in)
         found = {name: Entry(name, BUILT_IN, "", to) for name, to in self._builtins.items()}
         found |= {
-            name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in self._local.items()
+            name: Entry(name, LOCAL, "", target_of(thing))
+            for name, thing in list(self._local.items())
         }
         found |= {entry.name: entry for _, entry in self._listed()}
         return [found[name] for name in sorted(found)]
@@ -199,9 +202,9 @@ class Registry(Generic[T]):
         for offer in offers:
             if _peek(offer.point.module, offer.point.attr) is thing:
                 return offer.qualified
-        for name, candidate in self._local.items():
-            if candidate is thing:
-                return name
+        own = self._names.get(id(thing))
+        if own is not None:
+            return own
         target = target_of(thing)
         for offer in offers:
             # A module that re-exports it may not be loaded yet, though its package is.
@@ -210,7 +213,7 @@ class Registry(Generic[T]):
                     if self.get(offer.qualified) is thing:
                         return offer.qualified
         hint = f"Register it with @{self.kind.upper()}S.register(...)."
-        stale = [name for name, other in self._local.items() if target_of(other) == target]
+        stale = [name for name, other in list(self._local.items()) if target_of(other) == target]
         if stale:
             hint = f"{stale[0]!r} now means a newer {target}: build it again from that one."
         raise UnknownName(f"{target} is not a registered {self.kind}", hint=hint)
@@ -256,12 +259,12 @@ class Registry(Generic[T]):
                 hint="Choose another name.",
             )
         with LOCK:
-            for other, holder in self._local.items():
-                if holder is thing and other != key:
-                    raise NameTaken(
-                        f"{target_of(thing)} is already registered as {other!r}",
-                        hint="A thing has one name, so that documents can be written back.",
-                    )
+            other = self._names.get(id(thing), key)
+            if other != key:
+                raise NameTaken(
+                    f"{target_of(thing)} is already registered as {other!r}",
+                    hint="A thing has one name, so that documents can be written back.",
+                )
             held = self._local.get(key)
             # A re-run cell makes a new class of the same name; an instance must be the same.
             rerun = target_of(held) == target_of(thing) and (
@@ -272,7 +275,10 @@ class Registry(Generic[T]):
                     f"{self.kind} {key!r} is already registered, by {target_of(held)}",
                     hint="Choose another name, or pass replace=True.",
                 )
-            self._local = {**self._local, key: thing}
+            self._local[key] = thing
+            if held is not None:
+                del self._names[id(held)]
+            self._names[id(thing)] = key
         return thing
 
     def unregister(self, name: str) -> None:
@@ -285,7 +291,7 @@ class Registry(Generic[T]):
         with LOCK:
             if key not in self._local:
                 raise UnknownName(f"{self.kind} {quote(name)} is not registered in this process")
-            self._local = {other: thing for other, thing in self._local.items() if other != key}
+            del self._names[id(self._local.pop(key))]
 
     # ------------------------------------------------------------------ inside
 
