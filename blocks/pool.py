@@ -117,13 +117,17 @@ class WindowPool(nn.Module):
     def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
         size = (self.stride, self.stride)
         index, inside = window_index(grids, size, ceil=self.ceil, device=x.device)
-        y = take(x, index)
         if self.mode == "max":
-            return y.amax(1)  # a token outside repeats one inside
+            return take(x, index).amax(1)  # a token outside repeats one inside
+        # A bag rounds its sum to the dtype before it divides, which is exact by powers of two only.
+        exact = inside is None and self.stride & (self.stride - 1) == 0
+        y = x.float() if x.dtype in (torch.float16, torch.bfloat16) and not exact else x
         if inside is None:
-            return y.mean(1)
-        share = inside / inside.sum(1, keepdim=True)
-        return torch.einsum("mkc,mk->mc", y, share.to(y.dtype))
+            y = F.embedding_bag(index, y, mode="mean")
+        else:
+            held = inside.sum(1)
+            y = F.embedding_bag(index[inside], y, held.cumsum(0) - held, mode="mean")
+        return y.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.mode}, stride={self.stride}, ceil={self.ceil}"

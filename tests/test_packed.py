@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mobilevlm import PROJECTORS, GridError, build_projector
+from mobilevlm import BLOCKS, PROJECTORS, Feature, GridError, build_projector
 
 # Sizes that every family takes: even sides, at least 12, some of them equal.
 GRIDS = [(12, 16), (16, 12), (12, 16), (20, 24), (16, 16)]
@@ -73,6 +73,45 @@ def test_gradients_flow_through_packed_images() -> None:
     projector(x, grid=[(4, 6), (2, 8)]).sum().backward()
     assert x.grad is not None
     assert x.grad.ne(0).any(1).all()
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_a_packed_pool_has_the_gradients_of_the_single_ones(
+    mode: str, stride: int, ceil: bool
+) -> None:
+    torch.manual_seed(0)
+    pool = BLOCKS.get("pool")(mode=mode, stride=stride, ceil=ceil)
+    module = pool.build(Feature(channels=6, ends=(6, 6)))
+    grids = [(5, 7), (4, 4), (12, 9)]
+    x = torch.randn(sum(h * w for h, w in grids), 6, dtype=torch.float64, requires_grad=True)
+    y = module.forward_packed(x, grids)
+    weights = torch.randn_like(y)
+    (packed,) = torch.autograd.grad((y * weights).sum(), x)
+    parts = x.split([h * w for h, w in grids])
+    pairs = zip(parts, grids, strict=True)
+    single = [module(part.view(1, *grid, 6)).flatten(0, 2) for part, grid in pairs]
+    torch.testing.assert_close(y, torch.cat(single), rtol=1e-12, atol=1e-12)
+    (expected,) = torch.autograd.grad((torch.cat(single) * weights).sum(), x)
+    torch.testing.assert_close(packed, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_a_packed_pool_in_half_precision_is_rounded_once(
+    stride: int, ceil: bool, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    module = BLOCKS.get("pool")(stride=stride, ceil=ceil).build(Feature(channels=64, ends=(64, 64)))
+    grids = [(13, 7), (12, 12), (5, 11)]
+    x = torch.randn(sum(h * w for h, w in grids), 64).to(dtype)
+    truth = module.forward_packed(x.double(), grids)
+    y = module.forward_packed(x, grids)
+    assert y.dtype == dtype
+    close = torch.finfo(dtype).eps / 2 * truth.abs() + 1e-6
+    assert (y.double() - truth).abs().le(close).all()
 
 
 def test_blocked_tokens_give_what_rows_give() -> None:
