@@ -36,7 +36,9 @@ BLOCKS: Registry[type[Block]] = Registry(
     "block",
     group="mobilevlm.blocks",
     builtins={
+        "attention-pool": "mobilevlm.blocks.attention_pool:AttentionPool",
         "conv": "mobilevlm.blocks.conv:Conv",
+        "cross-attention": "mobilevlm.blocks.cross_attention:CrossAttention",
         "depthwise": "mobilevlm.blocks.depthwise:Depthwise",
         "depthwise-residual": "mobilevlm.blocks.depthwise_residual:DepthwiseResidual",
         "extra-tokens": "mobilevlm.blocks.extra_tokens:ExtraTokens",

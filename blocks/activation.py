@@ -11,7 +11,7 @@ from torch import Tensor, nn
 __all__ = ["Act", "Gate", "QuickGELU", "ReLU2", "activate_", "activation"]
 
 Act: TypeAlias = Literal[
-    "gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "hardswish", "none"
+    "gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "hardswish", "softmax", "none"
 ]
 Gate: TypeAlias = Literal["sigmoid", "hardsigmoid"]
 
@@ -41,6 +41,7 @@ _MODULES: dict[str, Callable[[], nn.Module]] = {
     "relu2": ReLU2,
     "sigmoid": nn.Sigmoid,
     "silu": nn.SiLU,
+    "softmax": lambda: nn.Softmax(-1),
 }
 
 

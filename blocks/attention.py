@@ -86,7 +86,7 @@ class Attention(nn.Module):
     ``k_norm``.
 
     Args:
-        channels: The queries' width c, which is the output's.
+        channels: The queries' width c, which is the output's unless `out` is given.
         context: The keys' and values' width d.
         heads: The number of heads.
         head_dim: The width of a head.
@@ -94,6 +94,7 @@ class Attention(nn.Module):
             attention); None is as many.
         bias: Whether the four linear layers have biases.
         qk_norm: Whether each head's queries and keys pass a LayerNorm.
+        out: The output's width.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Attention(nn.Module):
         kv_heads: int | None = None,
         bias: bool = True,
         qk_norm: bool = False,
+        out: int | None = None,
     ) -> None:
         super().__init__()
         kv_heads = kv_heads or heads
@@ -116,13 +118,14 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(context, kv_heads * head_dim, bias=bias)
         self.k_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
         self.v_proj = nn.Linear(context, kv_heads * head_dim, bias=bias)
-        self.out_proj = nn.Linear(heads * head_dim, channels, bias=bias)
+        self.out_proj = nn.Linear(heads * head_dim, out or channels, bias=bias)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend; `mask` (b, 1, n, m) is true for the keys that a query sees, None for all."""
         q = self.q_norm(self._split(run([self.q_proj], q)))
         k = self.k_norm(self._split(run([self.k_proj], k)))
         v = self._split(run([self.v_proj], v))
-        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.grouped)
+        y = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=self.grouped)
         return run([self.out_proj], y.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class NormAct(Block):
             ``none``.
         cast: When ``rms``, computed in fp32, returns to the input's dtype: ``before`` the weight
             (T5, Llama, Qwen, Mistral) or ``after`` it (Gemma, Nemotron).
-        act: The activation; ``gelu`` is the exact form.
+        act: The activation; ``gelu`` is the exact form, ``softmax`` is over the channels.
     """
 
     needs_grid: ClassVar[bool] = False

@@ -17,7 +17,7 @@ from .feature import MAX_SIDE, Feature, Grid
 from .spec import shown
 from .window import take, window_index
 
-__all__ = ["AdaptiveAvgPool", "BilinearPool", "Pool", "WindowPool"]
+__all__ = ["AdaptiveAvgPool", "BilinearPool", "Pool", "Size", "WindowPool", "pooled"]
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
@@ -69,15 +69,7 @@ class Pool(Block):
         if self.size is not None:
             _check_pooling(x.grid, self.size)
             return x.replace(grid=self.size)
-        stride = self.stride or 1
-        if self.ceil or self.mode == "bilinear":
-            return x.resize(lambda side: -(-side // stride))
-        if any(side and side < stride for side in x.grid):
-            raise GridError(
-                f"a grid of {x.grid[0]}x{x.grid[1]} holds no window of {stride}x{stride}",
-                hint="Set ceil=True to keep windows cut off by the border.",
-            )
-        return x.resize(lambda side: side // stride)
+        return pooled(x, self.stride or 1, ceil=self.ceil or self.mode == "bilinear")
 
     def build(self, x: Feature) -> nn.Module:
         if self.mode == "adaptive":
@@ -85,6 +77,23 @@ class Pool(Block):
         if self.mode == "bilinear":
             return BilinearPool(self.stride or 1)
         return WindowPool(self.mode, self.stride or 1, self.ceil)
+
+
+def pooled(x: Feature, stride: int, *, ceil: bool) -> Feature:
+    """Return the feature with sides of s tokens made one, rounded down or up.
+
+    Raises:
+        SpecError: It is a sequence.
+        GridError: Its grid holds no whole window, and `ceil` is off.
+    """
+    if ceil:
+        return x.raster().resize(lambda side: -(-side // stride))
+    if any(side and side < stride for side in x.raster().grid):
+        raise GridError(
+            f"a grid of {x.grid[0]}x{x.grid[1]} holds no window of {stride}x{stride}",
+            hint="Set ceil=True to keep windows cut off by the border.",
+        )
+    return x.resize(lambda side: side // stride)
 
 
 def _check_pooling(grid: tuple[int | None, int | None], size: Grid) -> None:

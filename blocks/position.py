@@ -5,30 +5,52 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from .block import Block
 from .errors import GridError, SpecError
-from .feature import Feature
+from .feature import Feature, Grid
+from .pool import Size
 
-__all__ = ["LearnedPosition", "Position", "SincosPosition", "check_sincos", "sincos"]
+__all__ = [
+    "AxesPosition",
+    "LearnedPosition",
+    "Position",
+    "SincosPosition",
+    "check_sincos",
+    "sincos",
+]
 
 
 class Position(Block):
     """Add a vector to each place of the grid; ``(b, h, w, c) -> (b, h, w, c)``.
 
-    A learned table is made for the grid given at build, and takes that grid only. Sines and
-    cosines are computed for any grid, and have no parameters. Keys: ``table`` (h * w, c), if
-    learned.
+    Sines and cosines have no parameters. New vectors come from a normal distribution of spread
+    0.02. Keys: ``table`` (h * w, c) for ``learned``; ``rows`` (h, c) and ``columns`` (w, c) for
+    ``axes``.
 
     Attributes:
-        kind: ``learned``: a table without structure, from a normal distribution of spread 0.02;
-            ``sincos``: sines and cosines of column and row, as `sincos` has them.
+        kind: ``learned``: a vector for each place, made for the grid given at build, and for that
+            grid only; ``axes``: one for each row plus one for each column, of which smaller grids
+            use the first, as in Florence-2 and encoder-free Gemma 4; ``sincos``: sines and cosines
+            of column and row, as `sincos` has them, for any grid.
+        size: For ``axes``: the largest grid (h, w).
     """
 
-    kind: Literal["learned", "sincos"] = "learned"
+    kind: Literal["learned", "axes", "sincos"] = "learned"
+    size: Size | None = None
+
+    @model_validator(mode="after")
+    def _sized(self) -> Position:
+        if (self.kind == "axes") == (self.size is None):
+            needs = "needs" if self.kind == "axes" else "takes no"
+            raise SpecError(f"kind {self.kind!r} {needs} 'size'")
+        return self
 
     def flow(self, x: Feature) -> Feature:
+        if self.size is not None:
+            _check_within(x.raster().grid, self.size)
         if self.kind == "sincos":
             check_sincos(x.raster().channels)
         return x
@@ -36,6 +58,8 @@ class Position(Block):
     def build(self, x: Feature) -> nn.Module:
         if self.kind == "sincos":
             return SincosPosition()
+        if self.size is not None:
+            return AxesPosition(*self.size, x.channels)
         h, w = x.grid
         if h is None or w is None:
             raise SpecError(
@@ -107,3 +131,35 @@ def sincos(h: int, w: int, channels: int, device: torch.device | None = None) ->
         for angle in [torch.arange(side, dtype=torch.float32, device=device)[:, None] * frequencies]
     )
     return torch.cat([column.expand(h, w, -1), row[:, None].expand(h, w, -1)], -1)
+
+
+class AxesPosition(nn.Module):
+    """``x + rows + columns``; ``(b, h, w, c) -> (b, h, w, c)`` for grids up to its own.
+
+    Raises:
+        GridError: The grid is larger.
+    """
+
+    def __init__(self, h: int, w: int, channels: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.empty(h, channels))
+        self.columns = nn.Parameter(torch.empty(w, channels))
+        for table in (self.rows, self.columns):
+            nn.init.trunc_normal_(table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[1:3]
+        _check_within((h, w), (len(self.rows), len(self.columns)))
+        places = self.rows[:h, None] + self.columns[:w]
+        return x + places.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        return f"up to {len(self.rows)}x{len(self.columns)}, {self.rows.shape[1]}"
+
+
+def _check_within(grid: tuple[int | None, int | None], size: Grid) -> None:
+    if any(side is not None and side > most for side, most in zip(grid, size, strict=True)):
+        raise GridError(
+            f"a grid of {grid[0]}x{grid[1]}, but its tables are for {size[0]}x{size[1]}",
+            expected="a grid no larger",
+        )

@@ -104,6 +104,7 @@ ACTS = {
     "silu": lambda x: x * torch.sigmoid(x),
     "relu": lambda x: x.clamp(min=0),
     "hardswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
+    "softmax": lambda x: x.exp() / x.exp().sum(-1, keepdim=True),
     "none": lambda x: x,
 }
 
@@ -197,7 +198,8 @@ def test_identity(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["depthwise", "depthwise-residual", "squeeze-excite", "pool", "residual"]
+    "name",
+    ["attention-pool", "depthwise", "depthwise-residual", "squeeze-excite", "pool", "residual"],
 )
 def test_spatial_blocks_refuse_a_sequence(name: str) -> None:
     fields: dict[str, object] = {"pool": {"stride": 2}, "residual": {"body": ["depthwise"]}}.get(
@@ -211,6 +213,7 @@ def test_spatial_blocks_refuse_a_sequence(name: str) -> None:
 def test_needs_grid_is_what_the_blocks_say() -> None:
     free = {name for name in BLOCKS.names() if not BLOCKS.get(name).needs_grid}
     assert free == {
+        "cross-attention",
         "extra-tokens",
         "glu",
         "identity",
@@ -224,7 +227,7 @@ def test_needs_grid_is_what_the_blocks_say() -> None:
         "scale",
     }
     mixing = {name for name in free if BLOCKS.get(name).mixes_tokens}
-    assert mixing == {"extra-tokens", "qformer", "resampler"}
+    assert mixing == {"cross-attention", "extra-tokens", "qformer", "resampler"}
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,12 @@ from mobilevlm.blocks.pointwise import Pointwise
 from mobilevlm.blocks.residual import Residual
 
 KNOWN = (
-    "Known: conv, depthwise, depthwise-residual, extra-tokens, glu, identity, newline, norm-act, "
-    "parallel, patch-merge, pointwise, pool, and others."
+    "Known: attention-pool, conv, cross-attention, depthwise, depthwise-residual, extra-tokens, "
+    "glu, identity, newline, norm-act, parallel, patch-merge, and others."
 )
-ACTS = "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'hardswish' or 'none'"
+ACTS = (
+    "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'hardswish', 'softmax' or 'none'"
+)
 WIDTH = "an integer, 'in', 'out' or 'same'"
 
 

@@ -205,6 +205,21 @@ def test_a_new_table_is_small_and_not_zero() -> None:
     assert 0.018 < table.std() < 0.022
 
 
+def test_axes_add_a_vector_for_the_row_and_one_for_the_column(x: Tensor) -> None:
+    fields = {"type": "position", "kind": "axes", "size": [6, 9]}
+    projector, y = block(fields, x, GRID)
+    state = projector.state_dict()
+    rows, columns = state["blocks.0.rows"], state["blocks.0.columns"]
+    assert (rows.shape, columns.shape) == ((6, 6), (9, 6))
+    places = torch.stack([rows[i] + columns[j] for i in range(5) for j in range(7)])
+    torch.testing.assert_close(y, x + places)
+    other = projector(x[:, :8], grid=(4, 2))  # smaller grids use the first of both
+    places = torch.stack([rows[i] + columns[j] for i in range(4) for j in range(2)])
+    torch.testing.assert_close(other, x[:, :8] + places)
+    fresh = build_projector(projector.spec).state_dict()["blocks.0.rows"]
+    assert 0.0 < fresh.std() < 0.04
+
+
 def test_position_may_stand_after_a_pool_to_a_known_size(x: Tensor) -> None:
     document = {
         "in": 6,
@@ -247,6 +262,66 @@ def test_extra_tokens_stand_around(x: Tensor, at: str) -> None:
     assert torch.equal(y, torch.cat([tokens, x] if at == "begin" else [x, tokens], 1))
 
 
+@pytest.mark.parametrize("at", ["begin", "end"])
+def test_the_mean_token_stands_around(x: Tensor, at: str) -> None:
+    projector, y = block({"type": "extra-tokens", "at": at, "kind": "mean"}, x, GRID)
+    assert projector.state_dict() == {}
+    mean = x.sum(1, keepdim=True) / 35
+    torch.testing.assert_close(y, torch.cat([mean, x] if at == "begin" else [x, mean], 1))
+
+
+def attend(x: Tensor, q: Tensor, state: Mapping[str, Tensor], heads: int) -> Tensor:
+    """Multi-head attention of one query to tokens, by its formula; ``(k, c), (c) -> (d)``."""
+
+    def project(name: str, y: Tensor) -> Tensor:
+        return y @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    q, k, v = project("q_proj", q), project("k_proj", x), project("v_proj", x)
+    done = []
+    for part in torch.arange(len(q)).chunk(heads):
+        scores = k[:, part] @ q[part] / len(part) ** 0.5
+        done.append((scores.exp() / scores.exp().sum()) @ v[:, part])
+    return project("out_proj", torch.cat(done))
+
+
+@pytest.mark.parametrize("self_keys", [False, True])
+def test_cross_attention_lets_queries_read_the_tokens(x: Tensor, self_keys: bool) -> None:
+    fields = {"type": "cross-attention", "queries": 4, "heads": 2, "self_keys": self_keys}
+    projector, y = block(fields, x, GRID)
+    state = {key.removeprefix("blocks.0."): v for key, v in projector.state_dict().items()}
+    queries = state.pop("queries")
+    state = {key.removeprefix("attention."): value for key, value in state.items()}
+    for image, given in zip(y, x, strict=True):
+        keys = torch.cat([given, queries]) if self_keys else given
+        expected = torch.stack([attend(keys, query, state, 2) for query in queries])
+        torch.testing.assert_close(image, expected, rtol=1e-5, atol=1e-5)
+    assert build_projector(projector.spec)(x[:, :11]).shape == (2, 4, 6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+@pytest.mark.parametrize("head_dim", [None, 5])
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_attention_pool_asks_with_the_mean_of_each_window(
+    x: Tensor, stride: int, ceil: bool, head_dim: int | None, scale: float
+) -> None:
+    x = x * scale
+    fields = {"type": "attention-pool", "out": 8, "stride": stride, "heads": 2, "ceil": ceil}
+    projector, y = block({**fields, "head_dim": head_dim}, x, GRID)
+    state = {
+        key.removeprefix("blocks.0.attention."): v for key, v in projector.state_dict().items()
+    }
+    assert state["q_proj.weight"].shape == (2 * (head_dim or 4), 6)
+    h, w = (-(-side // stride) if ceil else side // stride for side in GRID)
+    for image, given in zip(y, x.unflatten(1, GRID), strict=True):
+        for index, token in enumerate(image):
+            row, column = index // w * stride, index % w * stride
+            window = given[row : row + stride, column : column + stride].flatten(0, 1)
+            expected = attend(window, window.mean(0), state, 2)
+            torch.testing.assert_close(token, expected, rtol=1e-5, atol=1e-6)
+    assert y.shape[1] == h * w
+
+
 def test_extra_tokens_need_no_grid(x: Tensor) -> None:
     document = {"in": 6, "out": 6, "blocks": [{"type": "extra-tokens", "at": "end"}]}
     projector = build_projector(document)
@@ -280,6 +355,24 @@ COMPOSED = {
     ],
 }
 SINCOS = [{"type": "pointwise", "out": 8}, {"type": "position", "kind": "sincos"}, "pointwise"]
+POOLED = {
+    "in": 6,
+    "out": 10,
+    "blocks": [
+        {"type": "position", "kind": "axes", "size": [16, 20]},
+        {"type": "attention-pool", "stride": 5, "heads": 2, "ceil": True},
+        {"type": "extra-tokens", "at": "begin", "kind": "mean"},
+    ],
+}
+READ = {
+    "in": 6,
+    "out": 10,
+    "blocks": [
+        {"type": "cross-attention", "queries": 5, "heads": 3, "self_keys": True},
+        {"type": "norm-act", "act": "softmax"},
+        "pointwise",
+    ],
+}
 SPECS: dict[str, Any] = {
     "c-abstractor": ("c-abstractor", {**SMALL, "end": 1}),
     "c-abstractor-position": ("c-abstractor", {**SMALL, "position": True}),
@@ -287,6 +380,8 @@ SPECS: dict[str, Any] = {
     "mlp-res": ("mlp2x_res2x_gelu", {}),
     "sincos": ({"in": 6, "out": 10, "blocks": SINCOS}, {}),
     "composed": (COMPOSED, {}),
+    "attention-pool": (POOLED, {}),
+    "cross-attention": (READ, {}),
 }
 SIZE = (8, 12)
 
@@ -550,7 +645,40 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         document({"type": "position", "kind": "learnt"}),
-        "blocks[0].kind: \"learnt\"; expected 'learned' or 'sincos'. Did you mean 'learned'?",
+        'blocks[0].kind: "learnt"; expected one of learned, axes, sincos. Did you '
+        "mean 'learned'?",
+    ),
+    (
+        document({"type": "position", "kind": "axes"}),
+        "blocks[0]: kind 'axes' needs 'size'",
+    ),
+    (
+        document({"type": "position", "size": [2, 2]}),
+        "blocks[0]: kind 'learned' takes no 'size'",
+    ),
+    (
+        document(fixed(4, 4), {"type": "position", "kind": "axes", "size": [3, 4]}),
+        "blocks[1] (position): a grid of 4x4, but its tables are for 3x4; expected a grid no "
+        "larger. It is given 4x4 x 6 by blocks[0] (pool).",
+    ),
+    (
+        document({"type": "extra-tokens", "at": "end", "kind": "mean", "count": 2}),
+        "blocks[0]: kind 'mean' is one token, not 2. Leave out 'count'.",
+    ),
+    (
+        document({"type": "attention-pool", "heads": 4}),
+        "blocks[0] (attention-pool): 4 heads do not share 6 channels evenly; expected a number "
+        "of heads that divides them. It is given ?x? x 6 by the input.",
+    ),
+    (
+        document(fixed(2, 9), {"type": "attention-pool", "heads": 3, "stride": 3}),
+        "blocks[1] (attention-pool): a grid of 2x9 holds no window of 3x3. Set ceil=True to keep "
+        "windows cut off by the border. It is given 2x9 x 6 by blocks[0] (pool).",
+    ),
+    (
+        document({"type": "cross-attention", "heads": 4}),
+        "blocks[0] (cross-attention): 4 heads do not share 6 channels evenly; expected a number "
+        "of heads that divides them. It is given ?x? x 6 by the input.",
     ),
 ]
 
@@ -612,6 +740,15 @@ def test_a_position_takes_its_own_grid_only() -> None:
             projector(x, grid=grid)
         assert str(caught.value) == message
     assert projector(torch.zeros(48, 6), grid=[(4, 6), (4, 6)]).shape == (48, 6)
+
+
+def test_axes_take_grids_up_to_their_size() -> None:
+    axes = {"type": "position", "kind": "axes", "size": [4, 6]}
+    module = build_projector(document(axes)).blocks[0]
+    with pytest.raises(GridError) as caught:
+        module(torch.zeros(1, 5, 6, 6))
+    message = "a grid of 5x6, but its tables are for 4x6; expected a grid no larger"
+    assert str(caught.value) == message
 
 
 def test_a_table_counts_towards_the_parameters() -> None:

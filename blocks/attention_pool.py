@@ -1,0 +1,107 @@
+"""Pooling by attention: each window's mean asks its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import Attention, Heads, head_width
+from .block import Block
+from .depthwise import Stride
+from .feature import Feature, Grid, Width
+from .pool import pooled
+from .window import take, window_index
+
+__all__ = ["AttentionPool", "AttentionPoolModule"]
+
+
+class AttentionPool(Block):
+    """Pool windows by attention, whose query is their mean; ``(b, h, w, c) -> (b, h', w', out)``.
+
+    Multi-head attention with biases from each s x s window's mean to its tokens; its four layers
+    map c to heads * head_dim, and that to `out`. Sides become h // s. Source: Molmo's
+    `image_pooling_2d`; `Molmo2Adapter` of transformers. Keys: ``attention``.
+
+    Attributes:
+        out: The output width.
+        stride: The side s of the windows.
+        heads: The number of heads.
+        head_dim: The width of a head; None is `out` shared by the heads.
+        ceil: Keep windows cut off by the border, for what they hold, not drop them.
+    """
+
+    out: Width = "out"
+    stride: Stride = 2
+    heads: Heads = 16
+    head_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
+    ceil: bool = False
+
+    def flow(self, x: Feature) -> Feature:
+        out = x.width(self.out)
+        self._head_dim(out)
+        return pooled(x, self.stride, ceil=self.ceil).replace(channels=out)
+
+    def build(self, x: Feature) -> nn.Module:
+        out = x.width(self.out)
+        attention = Attention(x.channels, x.channels, self.heads, self._head_dim(out), out=out)
+        return AttentionPoolModule(attention, self.stride, ceil=self.ceil)
+
+    def _head_dim(self, out: int) -> int:
+        return self.head_dim or head_width(out, self.heads)
+
+
+class AttentionPoolModule(nn.Module):
+    """Windows pooled by attention; ``(b, h, w, c) -> (b, h', w', d)``.
+
+    Args:
+        attention: From queries (m, 1, c) to keys and values (m, s * s, c), of which a mask
+            (m, 1, 1, s * s) may hide some.
+        stride: The side s of the windows.
+        ceil: Whether to keep windows cut off by the border.
+    """
+
+    def __init__(self, attention: nn.Module, stride: int, *, ceil: bool) -> None:
+        super().__init__()
+        self.attention = attention
+        self.stride = stride
+        self.ceil = ceil
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        s = self.stride
+        inside: Tensor | None = None
+        if self.ceil and (h % s or w % s):
+            margin = (0, -w % s, 0, -h % s)
+            inside = F.pad(torch.ones(h, w, dtype=torch.bool, device=x.device), margin)
+            x = F.pad(x, (0, 0, *margin))
+        rows, columns = x.shape[1] // s, x.shape[2] // s
+        x = x[:, : rows * s, : columns * s].view(b, rows, s, columns, s, c)
+        windows = x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+        if inside is not None:
+            inside = inside.view(rows, s, columns, s).transpose(1, 2).flatten(2)
+            inside = inside.expand(b, -1, -1, -1).flatten(0, 2)
+        return self._attend(windows, inside).view(b, rows, columns, -1)
+
+    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
+        """Pool the windows of packed images of different sizes."""
+        size = (self.stride, self.stride)
+        index, inside = window_index(grids, size, ceil=self.ceil, device=x.device)
+        return self._attend(take(x, index), inside)
+
+    def _attend(self, x: Tensor, inside: Tensor | None) -> Tensor:
+        """Pool windows, of whose tokens `inside` says which count; ``(m, k, c) -> (m, d)``."""
+        if inside is None:
+            y: Tensor = self.attention(x.mean(1, keepdim=True), x, x)
+        else:
+            held = inside[..., None].to(x.dtype)
+            mean = (x * held).sum(1, keepdim=True) / held.sum(1, keepdim=True)
+            y = self.attention(mean, x, x, inside[:, None, None])
+        return y[:, 0]
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, ceil={self.ceil}"

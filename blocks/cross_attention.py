@@ -1,0 +1,70 @@
+"""Cross-attention from learned queries, with nothing around it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Attention, Heads, Queries, head_width, queries
+from .block import Block
+from .feature import Feature
+
+__all__ = ["CrossAttention", "CrossAttentionModule"]
+
+
+class CrossAttention(Block):
+    """Let learned queries read the tokens once; ``(b, h, w, c) -> (b, 1, n, c)``.
+
+    Multi-head attention with biases, and no norm, no skip and no places: those are blocks of their
+    own, or in `query-resampler` and `resampler`. Any number of tokens comes in, and their order
+    does not matter. Source: `Kosmos2ImageToTextProjection` of transformers. Keys: ``queries``
+    (n, c), ``attention``.
+
+    Attributes:
+        queries: The number n of queries.
+        heads: The number of heads, which divides the width.
+        self_keys: Whether the queries read each other too, after the tokens, as in Kosmos-2.
+    """
+
+    needs_grid: ClassVar[bool] = False
+    mixes_tokens: ClassVar[bool] = True
+
+    queries: Queries = 64
+    heads: Heads = 16
+    self_keys: bool = False
+
+    def flow(self, x: Feature) -> Feature:
+        head_width(x.channels, self.heads)
+        return x.replace(grid=(1, self.queries), layout="sequence")
+
+    def build(self, x: Feature) -> nn.Module:
+        return CrossAttentionModule(x.channels, self.queries, self.heads, self_keys=self.self_keys)
+
+
+class CrossAttentionModule(nn.Module):
+    """Queries read tokens; ``(b, h, w, c) -> (b, 1, n, c)``.
+
+    Args:
+        channels: The width c.
+        number: The number n of queries.
+        heads: The number of heads.
+        self_keys: Whether the queries are among the keys and values.
+    """
+
+    def __init__(self, channels: int, number: int, heads: int, *, self_keys: bool) -> None:
+        super().__init__()
+        self.queries = queries(number, channels, 1.0)
+        self.attention = Attention(channels, channels, heads, head_width(channels, heads))
+        self.self_keys = self_keys
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1, 2)
+        q = self.queries.repeat(x.shape[0], 1, 1)
+        keys = torch.cat([x, q], 1) if self.self_keys else x
+        y: Tensor = self.attention(q, keys, keys)
+        return y[:, None]
+
+    def extra_repr(self) -> str:
+        return f"{len(self.queries)}, self_keys={self.self_keys}"
