@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .blocks.adapt import adapt as adapt
     from .blocks.block import Block as Block
     from .blocks.block import Blocks as Blocks
     from .blocks.errors import GridError as GridError
@@ -52,6 +53,7 @@ _HOMES = {
     "SpecError": "blocks.errors",
     "Stack": "projectors.stack",
     "Width": "blocks.feature",
+    "adapt": "blocks.adapt",
     "build_projector": "projectors.build",
     "build_vision_projector": "checkpoints.llava",
     "dump_spec": "projectors.document",
