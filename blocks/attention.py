@@ -130,7 +130,8 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """``(b, n, heads * d) -> (b, heads, n, d)``."""
-        return x.reshape(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+        b, n, c = x.shape  # no -1: an empty batch leaves it undetermined
+        return x.reshape(b, n, c // self.head_dim, self.head_dim).transpose(1, 2)
 
 
 class FeedForward(nn.Module):

@@ -389,6 +389,13 @@ def test_the_plan_says_what_the_modules_do(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_an_empty_batch_gives_an_empty_tensor(name: str) -> None:
+    projector = make(name)
+    x = torch.empty(0, 16, CASES[name].in_)
+    assert projector(x).shape == (0, projector.tokens(4, 4), projector.spec.out)
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_gradients_reach_every_parameter_and_the_input(name: str) -> None:
     projector = make(name)
     x = torch.randn(2, 16, projector.spec.in_, requires_grad=True)
