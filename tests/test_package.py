@@ -23,6 +23,7 @@ ARROWS = {
     "blocks": {"registry"},
     "projectors": {"registry", "blocks"},
     "checkpoints": {"registry", "blocks", "projectors"},
+    "testing": {"registry", "blocks", "projectors"},
     "cli": {"registry", "blocks", "projectors", "checkpoints"},
 }
 

@@ -1,0 +1,14 @@
+"""The conformance kit: what every block and every projector must satisfy, checked in one call.
+
+from mobilevlm.testing import check_block, check_projector
+
+def test_gate():
+check_block(Gate)
+"""
+
+from __future__ import annotations
+
+from .kit import check_block, check_projector
+from .report import ConformanceError
+
+__all__ = ["ConformanceError", "check_block", "check_projector"]

@@ -1,0 +1,99 @@
+"""What using and importing a block leaves behind in the process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+
+import torch
+
+from .report import Finding
+from .subject import Subject
+from .world import DRAWS, changes, snapshot
+
+__all__ = ["globals_", "import_"]
+
+_SEED = 1234
+
+
+def globals_(subject: Subject) -> None:
+    """Building and running it leave dtype, device, threads and random numbers alone.
+
+    Building may draw torch's random numbers, to initialise.
+    """
+    for target in subject.targets:
+        torch.manual_seed(_SEED)
+        before = snapshot()
+        module = target.make()
+        changed = [name for name in changes(before) if name != DRAWS]
+        if torch.initial_seed() != _SEED:
+            changed.append("the seed")
+        _check(changed, "building it", target.where)
+        module.eval()
+        before = snapshot()
+        for case in target.cases:
+            case.run(module, case.input())
+            _check(changes(before), "running it in evaluation", case.where)
+
+
+def _check(changed: list[str], doing: str, where: str) -> None:
+    if changed:
+        raise Finding(
+            f"{doing} changes {', '.join(changed)}",
+            where,
+            "the process as it was",
+            "Pass dtype, device or generator to the calls that need them.",
+        )
+
+
+_IMPORT = """\
+import contextlib, importlib, io, json, sys
+sys.path[:] = json.loads(sys.argv[2])
+from mobilevlm.testing.world import changes, snapshot
+import torch
+before, out = snapshot(), io.StringIO()
+missing = False
+with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+    try:
+        importlib.import_module(sys.argv[1])
+    except ModuleNotFoundError as error:
+        if error.name != sys.argv[1].partition(".")[0]:
+            raise
+        missing = True
+found = changes(before)
+if torch.cuda.is_initialized():
+    found.append("whether CUDA is initialised")
+print(json.dumps([missing, found, out.getvalue()]))
+"""
+
+
+def import_(subject: Subject) -> None:
+    """Importing its module, in a fresh interpreter, prints nothing and changes nothing either."""
+    if subject.home is None:  # nothing to import it from
+        return
+    missing, changed, printed = _import(subject.home)
+    if missing:  # a test module that pytest alone can find
+        return
+    doing = f"importing {subject.home}"
+    _check(changed, doing, "")
+    if printed:
+        found = f"{doing} prints {printed.splitlines()[0]!r}"
+        raise Finding(found, expected="silence", hint="Use logging, and only when called.")
+
+
+@cache
+def _import(name: str) -> tuple[bool, list[str], str]:
+    path = json.dumps(list(sys.path))
+    result = subprocess.run(
+        [sys.executable, "-c", _IMPORT, name, path], capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        last = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise Finding(
+            f"importing {name} in a fresh interpreter fails: {last[0]}",
+            expected="an import that needs nothing else",
+        )
+    missing, changed, printed = json.loads(result.stdout.splitlines()[-1])
+    return missing, changed, printed

@@ -1,0 +1,545 @@
+"""The kit: every built-in's rules, and what it says of blocks that break them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wrong_blocks
+from torch import nn
+
+from mobilevlm import BLOCKS, Block, Feature, MobileVLMError, Preset, SpecError, Stack
+from mobilevlm.testing import ConformanceError, check_block, check_projector
+from mobilevlm.testing.kit import BLOCK_CHECKS
+
+STATIC = (
+    " Let shapes alone decide shapes and branches: no .item(), .tolist(), nonzero(), mask indexing "
+    "or `if` on values, and no Python side effects in forward."
+)
+COMPILE = "6x4 x 48: torch.compile(fullgraph=True) raises; expected one graph." + STATIC
+EXPORT = "6x4 x 48: torch.export with a dynamic batch raises; expected a program." + STATIC
+META = " Make tensors on x.device, and let no value decide a shape or a branch."
+AGAIN = (
+    "6x4 x 48: called again, it gives something else: off; expected the same. Keep no state "
+    "between calls; apply dropout and noise in training only."
+)
+LIE = (
+    "; expected the same. One of the two is wrong: flow is what plans, documents and the next "
+    "block believe."
+)
+USE = (
+    "; expected a gradient everywhere. Use it in forward, or do not make it; look for detach() "
+    "on its way."
+)
+INPUT = (
+    "6x4 x 48: its module changes its input; expected the input as it was: others read it too. "
+    "Write x = x + y for x += y, and take the input out of relu_(), inplace=True and x[...] = "
+    "y."
+)
+BUILD = (
+    "; expected the same names and shapes. Let build make every parameter, by the fields and "
+    "the feature alone."
+)
+DTYPE = " Make tensors of x.dtype, and cast back what is computed in fp32."
+ALONE = (
+    "; expected the process as it was. Pass dtype, device or generator to the calls that need them."
+)
+FAR = (
+    "6x4 x 48: in bf16 it is far away from fp32; expected at most 10%. Compute norms, softmax "
+    "and long sums in fp32."
+)
+EXPECTED: dict[str, dict[str, str]] = {
+    "LyingFlow": {
+        "flow": ("6x4 x 48: its flow says (2, 6, 4, 96), its module gives (2, 6, 4, 48)" + LIE),
+    },
+    "LiesAboutOddGrids": {
+        "flow": ("5x7 x 48: its flow says (1, 3, 4, 48), its module gives (1, 2, 3, 48)" + LIE),
+    },
+    "FlowDivides": {
+        "flow": (
+            "?x? x 48: its flow raises TypeError; expected a Feature, or a SpecError or "
+            "GridError. A side may be None; x.resize(lambda side: ...) leaves it so."
+        ),
+    },
+    "FlowGuesses": {
+        "flow": (
+            "?x? x 48: while the grid is unknown its flow says 24x24 x 48, with the grid 6x4 x "
+            "48; expected the same, or sides that are unknown. Give a side as a number only if "
+            "it never depends on the grid."
+        ),
+    },
+    "FlowRefusesUnknown": {
+        "flow": (
+            "?x? x 48: its flow refuses a grid that is not known yet: the grid must be known; "
+            "expected a Feature: with the grid, it says 6x4 x 48. A document is checked before "
+            "its grid is known; refuse what is known to be wrong."
+        ),
+    },
+    "FlowForgets": {
+        "flow": (
+            "6x4 x 48: its flow makes ?x? x 48 of 6x4 x 48; expected sides as numbers. Say of "
+            "every side what becomes of it; None is for what is not known."
+        ),
+    },
+    "FlowGivesNumbers": {
+        "flow": ("6x4 x 48: its flow returns 48; expected a Feature. Return x, or x.replace(...)."),
+    },
+    "FlowMovesTheEnds": {
+        "flow": (
+            "6x4 x 48: its flow changes the projector's ends to (1, 1); expected the ends as "
+            "they were. Leave ends out of x.replace(...)."
+        ),
+    },
+    "BuildFails": {
+        "run": (
+            "?x? x 48: its build raises TypeError. A projector is built before its grid is "
+            "known, with None for a side: raise a GridError or SpecError if that will not do."
+        ),
+    },
+    "BuildsAFunction": {
+        "run": (
+            "?x? x 48: its build returns <built-in method sigmoid of type object>; expected a "
+            "torch.nn.Module. Put a function into the forward of one."
+        ),
+    },
+    "TakesOnlySevens": {
+        "flow": (
+            "6x4 x 48, 5x7 x 48, 12x12 x 48, 1x1 x 48, 4x6 x 48, 10 x 48: it takes none of the "
+            "usual features: 48 channels; expected a multiple of 7; expected one at least. "
+            "Pass features=[Feature(channels=..., grid=(h, w), ends=(in, out)), ...]."
+        ),
+    },
+    "GivesATuple": {
+        "run": (
+            "6x4 x 48: its module gives a tuple; expected a Tensor. Return the feature, and "
+            "nothing else."
+        ),
+    },
+    "GivesNan": {
+        "run": (
+            "6x4 x 48: its module gives nan or inf; expected numbers. Guard divisions, "
+            "logarithms and roots against zero."
+        ),
+    },
+    "GivesIntegers": {
+        "run": (
+            "6x4 x 48: of torch.float32 its module makes torch.int64; expected the same. Make "
+            "tensors of x.dtype, and cast back what is computed in another."
+        ),
+    },
+    "InPlace": {
+        "input": INPUT,
+    },
+    "InPlaceInTraining": {
+        "input": INPUT,
+    },
+    "TrainsOnly": {
+        "run": (
+            "1x1 x 48: its module raises ValueError. Its flow takes this: run it too, or "
+            "refuse it there with a GridError or SpecError."
+        ),
+    },
+    "Counts": {
+        "determinism": AGAIN,
+    },
+    "Remembers": {
+        "determinism": AGAIN,
+    },
+    "Draws": {
+        "determinism": AGAIN,
+    },
+    "BranchesOnValues": {
+        "meta": ("6x4 x 48: its module, on meta, raises RuntimeError." + META),
+        "compile": COMPILE,
+        "export": (
+            "6x4 x 48: torch.export with a dynamic batch raises; expected a program." + STATIC
+        ),
+    },
+    "ShapeFromValues": {
+        "meta": ("6x4 x 48: its module, on meta, raises NotImplementedError." + META),
+        "export": (
+            "6x4 x 48: torch.export with a dynamic batch raises; expected a program." + STATIC
+        ),
+    },
+    "FrozenBatch": {
+        "export": (
+            "6x4 x 48: torch.export with a dynamic batch raises; expected a program." + STATIC
+        ),
+    },
+    "UnusedParameter": {
+        "gradients": ("?x? x 48: no gradient reaches parameter 'scale'" + USE),
+    },
+    "Detached": {
+        "gradients": ("6x4 x 48: no gradient reaches the input" + USE),
+    },
+    "NoGrad": {
+        "gradients": (
+            "6x4 x 48: no gradient comes back from its output; expected gradients. Look for "
+            "detach(), .data, torch.no_grad() and NumPy on the way."
+        ),
+    },
+    "RootOfZero": {
+        "gradients": (
+            "6x4 x 48: the gradient of the input is nan or inf; expected numbers. Guard "
+            "divisions, logarithms and roots against zero."
+        ),
+    },
+    "HoldsALambda": {
+        "pickle": (
+            "?x? x 48: pickling its module raises AttributeError. Put classes and functions at "
+            "the top of a file; keep no lambda, file or lock."
+        ),
+    },
+    "CopiesNothing": {
+        "deepcopy": (
+            "?x? x 48: a deep copy shares its parameters; expected its own. Leave __deepcopy__ out."
+        ),
+    },
+    "LosesItsTable": {
+        "state-dict": (
+            "?x? x 48: buffer 'table' is not in the state dict, and has no values; expected "
+            "every value from the state dict. Make what is computed once a parameter, a "
+            "persistent buffer, or compute it in forward: a projector is built on the meta "
+            "device before its weights arrive."
+        ),
+    },
+    "TiesWeights": {
+        "state-dict": (
+            "?x? x 48: writing its state dict as safetensors raises RuntimeError. Keep tensors "
+            "only, and a tied weight under one name."
+        ),
+    },
+    "GrowsLater": {
+        "meta": ("6x4 x 48: its module, on meta, raises RuntimeError." + META),
+        "parameters": ("?x? x 48: 'scale' differs after its first call" + BUILD),
+        "bf16": ("6x4 x 48: in bf16 it gives torch.float32; expected torch.bfloat16." + DTYPE),
+    },
+    "OnTheProcessor": {
+        "meta": ("6x4 x 48: its module, on meta, raises RuntimeError." + META),
+        "parameters": (
+            "?x? x 48: 'scale' is made on cpu; expected torch's default device. Leave device "
+            "out where tensors are made, or pass it on."
+        ),
+    },
+    "RandomWidth": {
+        "parameters": ("?x? x 48: 'down.weight' differs between two builds" + BUILD),
+        "state-dict": (
+            "?x? x 48: loading its own state dict raises RuntimeError. Let build and "
+            "nn.Module's own methods decide what is saved and loaded."
+        ),
+        "bf16": FAR,
+    },
+    "InFp32": {
+        "meta": ("6x4 x 48: its module, on meta, raises RuntimeError." + META),
+        "bf16": ("6x4 x 48: in bf16 it gives torch.float32; expected torch.bfloat16." + DTYPE),
+    },
+    "FailsInBf16": {
+        "bf16": ("6x4 x 48: its module, in bf16, raises RuntimeError." + DTYPE),
+    },
+    "Cancels": {
+        "bf16": FAR,
+    },
+    "Reseeds": {
+        "globals": ("?x? x 48: building it changes the seed" + ALONE),
+    },
+    "SetsTheDtype": {
+        "globals": ("?x? x 48: building it changes the default dtype" + ALONE),
+    },
+    "SetsThreads": {
+        "globals": ("6x4 x 48: running it in evaluation changes the number of threads" + ALONE),
+        "compile": COMPILE,
+    },
+    "AcrossTheBatch": {
+        "batch": (
+            "6x4 x 48: alone, an image gives something else than in a batch: off; expected the "
+            "same. Compute nothing across the first axis."
+        ),
+    },
+    "FailsOnNone": {
+        "batch": (
+            "6x4 x 48: its module, on an empty batch, raises RuntimeError. A rank may have no "
+            "image: give sizes for -1, and do not loop over the batch."
+        ),
+        "export": (
+            "6x4 x 48: torch.export with a dynamic batch raises; expected a program." + STATIC
+        ),
+    },
+    "Views": {
+        "strides": (
+            "6x4 x 48: its module, on an input in memory as channels first, raises "
+            "RuntimeError. Write reshape or flatten for view."
+        ),
+    },
+    "ReadsTheGrid": {
+        "tokens": (
+            "6x4 x 48: needs_grid is False, but in one row the same tokens differ: off; "
+            "expected the same on any grid. Leave needs_grid at True."
+        ),
+    },
+    "MixesTokens": {
+        "tokens": (
+            "6x4 x 48: mixes_tokens is False, but alone, half of the tokens differ: off; "
+            "expected each token by itself: packed images would leak into each other. Say "
+            "mixes_tokens: ClassVar[bool] = True."
+        ),
+    },
+    "PacksWrongly": {
+        "tokens": (
+            "6x4 x 48, 5x7 x 48, 12x12 x 48, 1x1 x 48: its forward_packed gives something else "
+            "than forward: off; expected the same. Give each image what it gets alone, one "
+            "after the other."
+        ),
+    },
+    "NoJson": {
+        "document": (
+            "6x4 x 48: reading and writing it raises SpecError; expected a document. Fields "
+            "are plain data; a tuple needs Field(strict=False), for JSON has lists only."
+        ),
+    },
+}
+
+
+def told(name: str, finding: MobileVLMError) -> str:
+    """Return a finding without what depends on the machine and on torch's version."""
+    found = re.sub(r" at 0x\w+", "", finding.found)
+    found = re.sub(r"off by up to \S+ where the values reach \S+", "off", found)
+    found = re.sub(r"\d+% away", "far away", found)
+    found = re.sub(r"(raises \w+): .*", r"\1", found)
+    if name in ("compile", "export"):
+        found = re.sub(r"raises \w+", "raises", found)
+    return str(MobileVLMError(found, finding.where, finding.expected, finding.hint))
+
+
+def wrong(name: str) -> Block:
+    """Return the block of that name, or one with the module of that name."""
+    cls = getattr(wrong_blocks, name)
+    block: Block = cls() if issubclass(cls, Block) else wrong_blocks.Wrong(module=name)
+    return block
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_wrong_block_is_told_what_is_wrong(name: str) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_block(wrong(name), skip=("import",))
+    found = {name: told(name, finding) for name, finding in caught.value.findings.items()}
+    assert found == EXPECTED[name]
+    assert isinstance(caught.value, AssertionError)
+
+
+def test_every_property_is_broken_by_some_block() -> None:
+    assert {name for found in EXPECTED.values() for name in found} == set(BLOCK_CHECKS) - {"import"}
+
+
+def test_the_report_reads_like_a_review() -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_block(wrong("SetsThreads"), skip=("compile", "export", "import"))
+    assert str(caught.value) == (
+        "Wrong(module='SetsThreads'): 1 of 16 properties does not hold\n\n"
+        "globals, on 6x4 x 48\n"
+        "  happened: running it in evaluation changes the number of threads\n"
+        "  expected: the process as it was\n"
+        "  to mend: Pass dtype, device or generator to the calls that need them."
+    )
+    with pytest.raises(ConformanceError) as caught:
+        check_block(wrong("InPlace"))
+    assert str(caught.value).splitlines()[0] == (
+        "Wrong(module='InPlace'): 1 of 19 properties does not hold; 17 are checked once it does"
+    )
+    with pytest.raises(ConformanceError) as caught:
+        check_block(wrong("OnTheProcessor"), skip=("compile", "export", "import"))
+    report = str(caught.value)
+    assert report.startswith("Wrong(module='OnTheProcessor'): 2 of 16 properties do not hold\n\n")
+    assert re.search(r"is not on the expected device meta! \(wrong_blocks.py:\d+\)\n", report)
+
+
+def test_the_error_behind_a_finding_is_kept() -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_block(wrong("FlowDivides"))
+    assert isinstance(caught.value.findings["flow"].__cause__, TypeError)
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+@pytest.mark.parametrize("name", ["Reseeds", "SetsTheDtype", "SetsThreads", "Draws", "FlowDivides"])
+def test_the_kit_leaves_the_process_as_it_was(name: str) -> None:
+    torch.manual_seed(7)
+    before = (torch.get_rng_state(), torch.get_num_threads(), BLOCKS.entries())
+    with pytest.raises(ConformanceError):
+        check_block(wrong(name), skip=("import",))
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (torch.get_num_threads(), BLOCKS.entries()) == before[1:]
+
+
+IMPORTS = {
+    "prints": ("print('hello')", "importing {} prints 'hello'; expected silence. "
+               "Use logging, and only when called."),
+    "sets": ("torch.set_default_dtype(torch.bfloat16)", "importing {} changes the default dtype"),
+    "draws": ("torch.rand(1)", "importing {} changes torch's random numbers"),
+    "seeds": ("import random; random.seed(0)", "importing {} changes Python's random numbers"),
+    "fails": ("import no_such_module", "importing {} in a fresh interpreter fails: "
+              "ModuleNotFoundError: No module named 'no_such_module'; "
+              "expected an import that needs nothing else"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMPORTS)
+def test_what_an_import_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, message = IMPORTS[name]
+    module = f"block_that_{name}"
+    source = (
+        "import torch\nfrom torch import nn\nfrom mobilevlm import Block\n"
+        "class Quiet(Block):\n    def build(self, x):\n        return nn.GELU()\n"
+    )
+    file = tmp_path / f"{module}.py"
+    file.write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    block = __import__(module).Quiet
+    file.write_text(source + line)  # what a fresh interpreter gets to see
+    others = set(BLOCK_CHECKS) - {"import"}
+    with pytest.raises(ConformanceError) as caught:
+        check_block(block, skip=others)
+    [finding] = caught.value.findings.values()
+    if "expected" not in message:
+        message += (
+            "; expected the process as it was. "
+            "Pass dtype, device or generator to the calls that need them."
+        )
+    assert str(finding) == message.format(module)
+
+
+def test_a_class_without_a_file_needs_none() -> None:
+    class Here(Block):
+        needs_grid = False
+
+        def build(self, x: Feature) -> nn.Module:
+            return nn.Linear(x.channels, x.channels)
+
+    check_block(Here)
+    namespace: dict[str, type[Block]] = {"__name__": "__main__"}
+    exec(
+        "from mobilevlm import Block\nfrom torch import nn\n"
+        "class There(Block):\n    def build(self, x):\n        return nn.GELU()\n",
+        namespace,
+    )
+    check_block(namespace["There"])
+
+
+def test_features_of_ones_own() -> None:
+    block = wrong("TakesOnlySevens")
+    check_block(block, features=[Feature(channels=14, grid=(3, 5), ends=(7, 28))], skip=("import",))
+    with pytest.raises(ConformanceError) as caught:
+        check_block(block, features=[Feature(channels=9, grid=(3, 5), ends=(7, 28))])
+    assert told("flow", caught.value.findings["flow"]) == (
+        "3x5 x 9: it refuses the feature: 9 channels; expected a multiple of 7; "
+        "expected features that it takes"
+    )
+    with pytest.raises(ConformanceError) as caught:
+        check_block(block, features=[Feature(channels=7, ends=(7, 28))])
+    assert told("flow", caught.value.findings["flow"]) == (
+        "?x? x 7: its grid is not known; expected features with a grid to try"
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: check_block(wrong_blocks.Named),
+            "Named: name must be given; expected an instance. Write check_block(Named(name=...)).",
+        ),
+        (
+            lambda: check_block(nn.Linear),  # type: ignore[arg-type]
+            "check_block: <class 'torch.nn.modules.linear.Linear'>; expected a block, or its class",
+        ),
+        (
+            lambda: check_block(wrong("InPlace"), skip=("complie",)),
+            "check_block(skip=...): no property is called 'complie'; expected some of "
+            f"{', '.join(BLOCK_CHECKS)}. Did you mean 'compile'?",
+        ),
+        (
+            lambda: check_projector("ldp", skip="compiled"),
+            "check_projector(skip=...): no property is called 'compiled'; expected some of "
+            f"{', '.join(BLOCK_CHECKS)}. Did you mean 'compile'?",
+        ),
+        (
+            lambda: check_projector(Fixed(), colour="red"),
+            "check_projector: unknown option 'colour'. "
+            "Options belong to a registered name or to a preset's class.",
+        ),
+    ],
+)
+def test_a_wrong_call(call: Any, message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+class Fixed(Preset):
+    """A preset with a block that no package offers."""
+
+    block: str = "Linear"
+
+    def expand(self, in_: int, out: int) -> Stack:
+        blocks = (wrong(self.block), {"type": "pointwise", "out": "out"})
+        return Stack.parse({"in": in_, "out": out, "blocks": blocks})
+
+
+class Fickle(Preset):
+    def expand(self, in_: int, out: int) -> Stack:
+        inner = 8 + next(wrong_blocks.CALLS)
+        blocks = [{"type": "pointwise", "out": inner}, "pointwise"]
+        return Stack.parse({"in": in_, "out": out, "blocks": blocks})
+
+
+class Stubborn(Preset):
+    def expand(self, in_: int, out: int) -> Stack:
+        blocks = [{"type": "pool", "mode": "avg", "stride": 50}, "pointwise"]
+        return Stack.parse({"in": in_, "out": out, "blocks": blocks})
+
+
+def test_presets_documents_and_stacks() -> None:
+    check_projector(Fixed)
+    check_projector(Fixed, 6, 10, grids=[(3, 5)], skip=("compile", "export"), block="Linear")
+    document = {"in": 6, "out": 10, "blocks": ["pointwise", "newline"]}
+    check_projector(document, skip=("compile", "export"))
+    check_projector(Stack.parse(document), skip=("compile", "export"))
+    check_projector({**document, "token_order": "blocked"}, skip=("compile", "export"))
+    check_projector("linear", prefix_tokens=1, skip=("compile", "export"))
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "message"),
+    [
+        (Fickle(), "document", "expanded twice, it gives two stacks; expected the same"),
+        (
+            Stubborn(),
+            "flow",
+            "6x4, 12x16, 12x12, 5x7: it takes none of the usual grids: blocks[0] (pool): a grid of "
+            "6x4 holds no window of 50x50. Set ceil=True to keep windows cut off by the border. It "
+            "is given 6x4 x 48 by the input; expected one at least. Pass grids=[(h, w), ...].",
+        ),
+        (
+            Fixed(block="BranchesOnValues"),
+            "meta",
+            "6x4 x 48: its module, on meta, raises RuntimeError." + META,
+        ),
+        (
+            Fixed(block="MixesTokens"),
+            "tokens",
+            "6x4 x 48, 12x16 x 48, 12x12 x 48, 5x7 x 48: packed images give something else: off; "
+            "expected the images' outputs one after the other. "
+            "Run check_block on its blocks: one says too little of what it reads.",
+        ),
+        (
+            Fixed(block="LiesAboutOddGrids"),
+            "flow",
+            "5x7 x 48: the flow of blocks[0] (under-test-0) says (2, 3, 4, 48), its module gives "
+            "(2, 2, 3, 48); expected the same. Run check_block on it.",
+        ),
+    ],
+)
+def test_a_wrong_projector(preset: Preset, name: str, message: str) -> None:
+    with pytest.raises(ConformanceError) as caught:
+        check_projector(preset, skip=("import", "compile", "export"))
+    assert told(name, caught.value.findings[name]) == message
