@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from . import bench, checkpoint, plugins, zoo
+from .new import new
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="mobilevlm",
-    help="Vision-language projectors: list them, look at them, check your own.",
+    help="Vision-language projectors: list them, look at them, check and start your own.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -48,3 +49,4 @@ app.command()(checkpoint.inspect)
 app.command()(bench.bench)
 app.command()(plugins.plugins)
 app.command()(plugins.doctor)
+app.command()(new)

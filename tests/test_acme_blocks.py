@@ -74,7 +74,7 @@ def test_the_wheel_has_what_it_should(site: Path) -> None:
         "acme_blocks/gated_mlp.py",
         "acme_blocks/py.typed",
     }
-    assert "acme_blocks-1.0.0.dist-info/licenses/LICENSE" in files
+    assert "acme_blocks-0.1.0.dist-info/licenses/LICENSE" in files
 
 
 def test_installed_it_is_found_used_and_written_in_full(site: Path, tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_installed_it_is_found_used_and_written_in_full(site: Path, tmp_path: Pa
         assert torch.equal(again(x), projector(x))
     """
     assert script(code, site=site, cwd=tmp_path).splitlines() == [
-        "gate - acme-blocks 1.0.0 (acme_blocks.gate:Gate)",
-        "gated-mlp - acme-blocks 1.0.0 (acme_blocks.gated_mlp:GatedMlp)",
+        "gate - acme-blocks 0.1.0 (acme_blocks.gate:Gate)",
+        "gated-mlp - acme-blocks 0.1.0 (acme_blocks.gated_mlp:GatedMlp)",
         "[]",
         "(2, 5, 10)",
     ]

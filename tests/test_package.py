@@ -159,6 +159,12 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
         "/".join(["mobilevlm", *room.split("."), path.name]) if room else f"mobilevlm/{path.name}"
         for room, path in modules()
     } | {"mobilevlm/py.typed"}
+    template = ROOT / "cli" / "template"
+    expected |= {
+        f"mobilevlm/cli/template/{path.relative_to(template).as_posix()}"
+        for path in template.rglob("*")
+        if path.is_file()
+    }
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         metadata = archive.read(f"mobilevlm-{version}.dist-info/METADATA").decode()
