@@ -645,8 +645,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         document({"type": "position", "kind": "learnt"}),
-        'blocks[0].kind: "learnt"; expected one of learned, axes, sincos. Did you '
-        "mean 'learned'?",
+        "blocks[0].kind: \"learnt\"; expected 'learned', 'axes' or 'sincos'. "
+        "Did you mean 'learned'?",
     ),
     (
         document({"type": "position", "kind": "axes"}),
