@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .checkpoints.load import inspect_checkpoint as inspect_checkpoint
     from .checkpoints.load import load_projector as load_projector
     from .checkpoints.save import save_projector as save_projector
+    from .export.errors import ExportError as ExportError
+    from .export.export import export_projector as export_projector
     from .projectors import BLOCKS as BLOCKS
     from .projectors import PROJECTORS as PROJECTORS
     from .projectors.build import build_projector as build_projector
@@ -43,6 +45,7 @@ _HOMES = {
     "Block": "blocks.block",
     "Blocks": "blocks.block",
     "CheckpointError": "checkpoints.errors",
+    "ExportError": "export.errors",
     "Feature": "blocks.feature",
     "GridError": "blocks.errors",
     "MobileVLMError": "registry.errors",
@@ -57,6 +60,7 @@ _HOMES = {
     "build_projector": "projectors.build",
     "build_vision_projector": "checkpoints.llava",
     "dump_spec": "projectors.document",
+    "export_projector": "export.export",
     "fast_paths": "blocks.fast",
     "inspect_checkpoint": "checkpoints.load",
     "load_projector": "checkpoints.load",

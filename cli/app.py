@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, checkpoint, plugins, zoo
+from . import bench, checkpoint, export, plugins, zoo
 from .new import new
 
 __all__ = ["app"]
@@ -50,3 +50,4 @@ app.command()(bench.bench)
 app.command()(plugins.plugins)
 app.command()(plugins.doctor)
 app.command()(new)
+app.command()(export.export)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replace_file"]
+__all__ = ["replace_file", "replacing"]
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -18,18 +20,31 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: It cannot be written; a file that was there before is untouched.
     """
-    target = Path(os.path.realpath(path))
-    mode = target.stat().st_mode if target.exists() else None
-    if mode is not None and not stat.S_ISREG(mode):
-        target.write_bytes(data)
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
         return
-    beside = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+    with replacing(path) as beside:
+        beside.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, beside the file and with its suffix; then sync and rename over it.
+
+    A link goes on leading to its target, and a file keeps its mode. If the body raises, what was
+    there before is untouched and nothing else is left.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    beside = target.with_name(f".{os.getpid()}.{threading.get_ident()}.{target.name}")
+    open(beside, "xb").close()
     try:
-        with open(beside, "xb") as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), stat.S_IMODE(mode))
-            file.write(data)
-            file.flush()
+        yield beside
+        with open(beside, "rb+") as file:
+            if target.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             os.fsync(file.fileno())
         os.replace(beside, target)
     except BaseException:

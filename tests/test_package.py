@@ -23,8 +23,9 @@ ARROWS = {
     "blocks": {"registry"},
     "projectors": {"registry", "blocks"},
     "checkpoints": {"registry", "blocks", "projectors"},
+    "export": {"registry", "blocks", "projectors", "checkpoints"},
     "testing": {"registry", "blocks", "projectors"},
-    "cli": {"registry", "blocks", "projectors", "checkpoints"},
+    "cli": {"registry", "blocks", "projectors", "checkpoints", "export", "testing"},
 }
 
 

@@ -1,0 +1,107 @@
+"""The verb that writes deployment formats: export."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .arguments import UsageError, call, settings
+from .options import Debug, Json, Words
+from .output import FAILED, echo_json, explain, reporting
+
+if TYPE_CHECKING:
+    from ..projectors.projector import Projector
+
+__all__ = ["export"]
+
+
+def export(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="NAME-or-FOLDER", help="A checkpoint, a projector or a document."),
+    ],
+    out: Annotated[Path, typer.Argument(help="A .pt2, .onnx, .gguf or .pte file.")],
+    words: Words = None,
+    dynamic_grid: Annotated[
+        bool, typer.Option("--dynamic-grid", help="Leave the grid free.")
+    ] = False,
+    weights: Annotated[
+        str | None, typer.Option(help="f32, f16, bf16, int8 or q8_0, as the format has them.")
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX: the opset.")] = None,
+    tower: Annotated[
+        Path | None, typer.Option(help="GGUF: the folder of the CLIP or SigLIP vision tower.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Export a projector, run the file in its own runtime and compare it with PyTorch.
+
+    Example: mobilevlm export ./llava-v1.5-7b projector.onnx grid=24x24
+    """
+    with reporting(debug):
+        from ..export.errors import Mismatch
+        from ..export.export import export_projector
+        from ..export.target import find_target
+
+        find_target(out)  # before anything is built
+        projector = _projector(target, words or [])
+        try:
+            with _progress() as tell:
+                report = export_projector(
+                    projector,
+                    out,
+                    dynamic_grid=dynamic_grid,
+                    weights=weights,
+                    opset=opset,
+                    tower=tower,
+                    progress=tell,
+                )
+        except Mismatch as error:
+            if debug:
+                raise
+            explain(str(error))
+            raise typer.Exit(FAILED) from None
+        if as_json:
+            echo_json(report.to_dict())
+        else:
+            typer.echo(report)
+
+
+def _projector(target: str, words: list[str]) -> Projector:
+    """Load a checkpoint; or build what is a name or a document, with random weights."""
+    if Path(target).is_dir() or target.endswith(".safetensors"):
+        from ..checkpoints.load import load_projector
+
+        keywords = settings(words)
+        grid = keywords.pop("grid", None)
+        if keywords:
+            raise UsageError(f"{next(iter(keywords))!r} is the checkpoint's to say", target)
+        return load_projector(target, grid=grid)
+    from ..projectors.build import build_projector
+
+    projector = build_projector(**call(target, words, "export"))
+    explain(f"{target} is no checkpoint: its weights are random", "note")
+    return projector
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None] | None]:
+    """Show what is being done, if standard error is a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+
+    # Exporters are silenced by turning the process's outputs away; a copy stays where it was.
+    with (
+        open(os.dup(2), "w", encoding="utf-8") as terminal,
+        Console(file=terminal).status("") as status,
+    ):
+        yield lambda stage: status.update(f"{stage} ...")

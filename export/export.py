@@ -1,0 +1,176 @@
+"""One verb for every format: choose it by suffix, write, run again, compare, and only then keep."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..blocks.feature import check_grid
+from ..projectors.document import dump_spec
+from ..projectors.files import replacing
+from ..projectors.projector import Projector
+from ..registry import MobileVLMError, RegistryError, quote
+from .check import UNWRITTEN, compare, expect, time_ratio
+from .door import Dims, first_line, open_door
+from .errors import ExportError, Mismatch
+from .noise import quiet
+from .report import Report
+from .target import Job, Tell, find_target
+
+__all__ = ["export_projector"]
+
+
+def export_projector(
+    projector: Projector,
+    path: str | os.PathLike[str],
+    *,
+    grid: Sequence[int] | None = None,
+    dynamic_grid: bool = False,
+    weights: str | None = None,
+    opset: int | None = None,
+    tower: str | os.PathLike[str] | None = None,
+    progress: Tell | None = None,
+) -> Report:
+    """Export a projector in the format of the path's suffix, and prove that the file works.
+
+    | suffix | format | weights, the default first | extra |
+    |---|---|---|---|
+    | ``.pt2`` | torch.export | those of the projector; or ``f32``, ``f16``, ``bf16`` | - |
+    | ``.onnx`` | ONNX, one file | ``f32``, ``int8`` | ``onnx`` |
+    | ``.gguf`` | llama.cpp's mmproj | ``f16``, ``f32``, ``q8_0`` | ``gguf`` |
+    | ``.pte`` | ExecuTorch, XNNPACK | ``f32``, ``int8`` | ``executorch`` |
+
+    The input is called ``x`` and the output ``y``, tokens ``(b, m, d)``; the batch is free. With a
+    grid, ``x`` is tokens ``(b, n, c)``, as the projector takes them. With `dynamic_grid` it is
+    ``(b, h, w, c)`` in raster order, which shows its own grid; where no block reads the grid, it is
+    ``(b, n, c)`` with any n.
+
+    The file is run in its own runtime with a batch it was not traced with, and with another grid
+    if that is free, and compared with the projector; it gets its name only if it agrees. What was
+    there before is untouched until then. The projector is not changed.
+
+    Args:
+        projector: The projector.
+        path: The file to write.
+        grid: The token grid (h, w); default: the one given at build. Blocks that do not read the
+            grid need none.
+        dynamic_grid: Leave the grid free.
+        weights: How to keep the weights.
+        opset: ONNX only: the opset, 18 to 23; default 20.
+        tower: GGUF only: the folder of the CLIP or SigLIP vision tower, to make the file whole.
+        progress: Is told what is being done.
+
+    Raises:
+        ExportError: The format cannot express it, its packages are not installed, or the file does
+            not do what the projector does.
+        GridError: A block does not take the grid.
+        OSError: The file cannot be written.
+    """
+    if not isinstance(projector, Projector):
+        raise ExportError(quote(projector), "projector", "a Projector")
+    path = Path(path)
+    target = find_target(path)
+    tell = progress or _nobody
+    given = {"opset": opset, "tower": tower}
+    options = {name: value for name, value in given.items() if value is not None}
+    for name in options:
+        if name not in target.options:
+            raise ExportError(f"{path.suffix} does not take it", name, "nothing")
+    weights = target.weights(projector) if weights is None else weights
+    if weights not in target.tolerance:
+        raise ExportError(quote(weights), "weights", f"one of {', '.join(target.tolerance)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        what = "a folder" if path.is_dir() else "its folder is not there"
+        raise ExportError(what, str(path), "a file to write")
+
+    sides = check_grid(grid) if grid is not None else projector.grid
+    frozen = _freeze(projector, target.dtype(weights))
+    door = open_door(frozen, sides, dynamic_grid=dynamic_grid)
+    try:
+        document = dump_spec(projector.spec)
+    except RegistryError:  # a block without a name: the file works, but cannot say what it is
+        document = ""
+    job = Job(frozen, door, sides, dynamic_grid, weights, document, options)
+    target.refuse(job)
+    pairs = expect(door)
+
+    with replacing(path) as beside:
+        with quiet(), torch.no_grad():
+            try:
+                target.write(job, beside, tell)
+                tell("Running it again")
+                loaded = target.load(job, beside)
+            except (MobileVLMError, OSError):
+                raise
+            except Exception as error:
+                raise ExportError(
+                    f"the exporter failed: {type(error).__name__}: {first_line(error)}",
+                    str(path),
+                    hint="What it printed stands before this message.",
+                ) from error
+            _keep_free(door.dims, loaded.inputs, path)
+            checks = compare(loaded, pairs, target.tolerance[weights], path)
+            tell("Timing it")
+            ratio = time_ratio(loaded, door, pairs[0][0]) if loaded.timed else None
+        size = beside.stat().st_size
+    return Report(
+        path=str(path),
+        format=path.suffix.removeprefix("."),
+        weights=weights,
+        bytes=size,
+        inputs=loaded.inputs,
+        outputs=loaded.outputs,
+        versions=loaded.versions,
+        checks=checks,
+        time_ratio=ratio,
+    )
+
+
+def _keep_free(asked: Dims, found: Dims, path: Path) -> None:
+    """Refuse a file that froze an axis without a word."""
+    if len(asked) == len(found):
+        frozen = [
+            f"{axis} ({name}) at {size}"
+            for axis, (name, size) in enumerate(zip(asked, found, strict=True))
+            if isinstance(name, str) and not isinstance(size, str)
+        ]
+        if not frozen:
+            return
+        what = f"the file has frozen axis {', '.join(frozen)}"
+    else:
+        what = f"the file takes {found}"
+    raise Mismatch(what, str(path), f"an input {asked}", UNWRITTEN)
+
+
+def _nobody(stage: str) -> None:
+    pass
+
+
+def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
+    """Copy a projector for inference, on the CPU. Weights that fit as they are, are shared.
+
+    Raises:
+        ExportError: A weight is no plain tensor of floats.
+    """
+    memo: dict[int, object] = {}
+    for name, parameter in projector.named_parameters():
+        tensor = parameter.detach()
+        if type(tensor) is not Tensor or tensor.is_meta or not tensor.is_floating_point():
+            what = "on the meta device" if tensor.is_meta else type(tensor).__name__
+            raise ExportError(
+                f"weights that are {what}, {tensor.dtype}",
+                name,
+                "plain tensors of floats",
+                "Load the weights, without quantisation and sharding.",
+            )
+        plain = tensor.to("cpu", dtype)
+        memo[id(parameter)] = nn.Parameter(plain, requires_grad=False)
+    for buffer in projector.buffers():
+        kind = dtype if buffer.is_floating_point() else None
+        memo[id(buffer)] = buffer.detach().to("cpu", kind)
+    return copy.deepcopy(projector, memo).eval()

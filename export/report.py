@@ -1,0 +1,93 @@
+"""What an export made, and what running it again has shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .door import Dims
+
+__all__ = ["Check", "Report"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One run of the file in its own runtime, beside eager PyTorch.
+
+    Attributes:
+        shape: The input's shape.
+        max_abs: The largest difference.
+        relative: That difference over the largest magnitude of eager's output.
+    """
+
+    shape: tuple[int, ...]
+    max_abs: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """An exported file.
+
+    Attributes:
+        path: The file.
+        format: Its format, such as ``onnx``.
+        weights: How it keeps the weights: ``f32``, ``f16``, ``bf16``, ``int8`` or ``q8_0``.
+        bytes: Its size.
+        inputs: The axes of its input ``x``, read from the file; a free one has a name or a
+            formula.
+        outputs: Those of its output ``y``.
+        versions: Of the format and of what wrote it.
+        checks: One run per input it was not traced with.
+        time_ratio: The runtime's time over eager's for one image, both with as many threads;
+            None where the check does not run the real runtime.
+    """
+
+    path: str
+    format: str
+    weights: str
+    bytes: int
+    inputs: Dims
+    outputs: Dims
+    versions: Mapping[str, str | int]
+    checks: tuple[Check, ...]
+    time_ratio: float | None
+
+    @property
+    def max_abs(self) -> float:
+        """The largest difference from eager of any check."""
+        return max(check.max_abs for check in self.checks)
+
+    @property
+    def relative(self) -> float:
+        """The largest relative difference from eager of any check."""
+        return max(check.relative for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            **asdict(self),
+            "max_abs": self.max_abs,
+            "relative": self.relative,
+            "dynamic": [name for name in self.inputs if isinstance(name, str)],
+        }
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
+        lines = [
+            f"{self.path}: {self.weights}, {self.bytes / 1e6:.1f} MB, {versions}",
+            f"{_written(self.inputs)} -> {_written(self.outputs)}",
+        ]
+        lines += [
+            f"at {_written(check.shape)}: differs from eager by {check.max_abs:.1e}, "
+            f"{check.relative:.1e} relative"
+            for check in self.checks
+        ]
+        if self.time_ratio is not None:
+            lines.append(f"takes {self.time_ratio:.2f} of eager's time")
+        return "\n".join(lines)
+
+
+def _written(dims: Dims) -> str:
+    return f"({', '.join(map(str, dims))})"

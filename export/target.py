@@ -1,0 +1,130 @@
+"""What a format must be able to do, and the table of formats."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from ..blocks.feature import Grid
+from ..projectors.projector import Projector
+from .door import Dims, Door
+from .errors import ExportError
+
+__all__ = ["FORMATS", "Job", "Loaded", "Target", "Tell", "find_target"]
+
+# Where the format of each suffix lives.
+FORMATS = {".pt2": "pt2"}
+
+Tell: TypeAlias = Callable[[str], None]
+"""Is told what is being done."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be exported.
+
+    Attributes:
+        projector: A copy in evaluation mode, on the CPU.
+        door: How it is called.
+        grid: The grid that was asked for.
+        dynamic_grid: Whether it is to stay free.
+        weights: How to keep the weights.
+        document: The specification, as JSON; empty if a block has no name.
+        options: The options that only this format has.
+    """
+
+    projector: Projector
+    door: Door
+    grid: Grid | None
+    dynamic_grid: bool
+    weights: str
+    document: str
+    options: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file, opened in its own runtime.
+
+    Attributes:
+        run: ``(b, ...) -> (b, m, d)``.
+        inputs: The axes of the input, as the file tells them.
+        outputs: The axes of the output.
+        versions: Of the format and of what wrote it.
+        timed: Whether `run` is the runtime people would use.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    inputs: Dims
+    outputs: Dims
+    versions: Mapping[str, str | int]
+    timed: bool = True
+
+
+class Target(ABC):
+    """One format.
+
+    Attributes:
+        extra: The extra that brings its packages; empty if there is none.
+        packages: The packages it imports.
+        tolerance: How it can keep weights, the default first, each with the largest relative
+            difference from eager that a file may show.
+        options: The options that it alone takes.
+    """
+
+    extra: ClassVar[str] = ""
+    packages: ClassVar[tuple[str, ...]] = ()
+    tolerance: ClassVar[Mapping[str, float]]
+    options: ClassVar[tuple[str, ...]] = ()
+
+    def weights(self, projector: Projector) -> str:
+        """Return how the weights are kept where nobody says."""
+        return next(iter(self.tolerance))
+
+    def dtype(self, weights: str) -> torch.dtype:
+        """Return the dtype that the projector is exported and compared in."""
+        return torch.float32
+
+    def refuse(self, job: Job) -> None:  # noqa: B027
+        """Refuse what the format cannot express, before any work is done.
+
+        Raises:
+            ExportError: It says what and why.
+        """
+
+    @abstractmethod
+    def write(self, job: Job, path: Path, tell: Tell) -> None:
+        """Write the file."""
+
+    @abstractmethod
+    def load(self, job: Job, path: Path) -> Loaded:
+        """Open the file in its own runtime."""
+
+
+def find_target(path: Path) -> Target:
+    """Return the format of a path's suffix.
+
+    Raises:
+        ExportError: There is none, or its packages are not installed.
+    """
+    module = FORMATS.get(path.suffix)
+    if module is None:
+        known = ", ".join(FORMATS)
+        found = f"no format has the suffix {path.suffix!r}" if path.suffix else "it has no suffix"
+        raise ExportError(found, str(path), f"one of {known}")
+    target = cast("Target", importlib.import_module(f".{module}", __package__).TARGET)
+    missing = [name for name in target.packages if find_spec(name) is None]
+    if missing:
+        raise ExportError(
+            f"{path.suffix} needs {', '.join(missing)}",
+            hint=f'Run: pip install "mobilevlm[{target.extra}]"',
+        )
+    return target

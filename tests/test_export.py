@@ -1,0 +1,420 @@
+"""Export: what every format shares, and `.pt2`, which needs no extra."""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from typer.testing import CliRunner
+
+from mobilevlm import (
+    BLOCKS,
+    LDP,
+    Block,
+    Feature,
+    GridError,
+    MobileVLMError,
+    build_projector,
+    build_vision_projector,
+    export_projector,
+    load_projector,
+    load_spec,
+    save_projector,
+)
+from mobilevlm.cli.app import app
+from mobilevlm.export.errors import Mismatch
+from mobilevlm.export.target import FORMATS
+
+COMPOSED = {
+    "in": 6,
+    "out": 10,
+    "blocks": [
+        {"type": "pointwise", "out": 8},
+        {"type": "pool", "mode": "avg", "stride": 2, "ceil": True},
+        {"type": "patch-merge", "odd": "pad"},
+        "pointwise",
+    ],
+}
+
+
+KNOWN = ", ".join(FORMATS)
+
+
+def refusal(projector: Any, path: Path | str, **keywords: Any) -> str:
+    with pytest.raises(MobileVLMError) as caught:
+        export_projector(projector, path, **keywords)
+    return str(caught.value)
+
+
+def program(path: Path) -> Any:
+    return torch.export.load(path).module()
+
+
+# ---------------------------------------------------------------------- what comes out
+
+
+def test_a_fixed_grid_takes_tokens_and_any_batch(tmp_path: Path) -> None:
+    path = tmp_path / "ldp.pt2"
+    projector = build_projector("ldp", 6, 10)
+    report = export_projector(projector, path, grid=(5, 7))
+    assert report.format == "pt2"
+    assert report.weights == "f32"
+    assert report.bytes == path.stat().st_size
+    assert report.inputs == ("batch", 35, 6)
+    assert report.outputs == ("batch", 12, 10)
+    assert report.versions == {"torch": torch.__version__}
+    assert [check.shape for check in report.checks] == [(1, 35, 6), (3, 35, 6)]
+    assert report.relative < 1e-6
+    assert report.time_ratio is not None
+    x = torch.randn(4, 35, 6)
+    torch.testing.assert_close(program(path)(x), projector(x, grid=(5, 7)))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_dynamic_grid_is_shown_by_the_input(tmp_path: Path) -> None:
+    path = tmp_path / "ldpnetv2.pt2"
+    projector = build_projector("ldpnetv2", 6, 10)
+    report = export_projector(projector, path, grid=(24, 18), dynamic_grid=True)
+    assert report.inputs == ("batch", "height", "width", 6)
+    assert report.outputs == ("batch", 144, 10)
+    first, second = (check.shape for check in report.checks)
+    assert first == (1, 24, 18, 6)
+    assert (second[0], second[3]) == (3, 6)
+    assert 24 != second[1] != second[2] != 18
+    module = program(path)
+    for h, w in [(12, 12), (13, 29), (24, 24)]:
+        x = torch.randn(2, h, w, 6)
+        torch.testing.assert_close(module(x), projector(x.flatten(1, 2), grid=(h, w)))
+
+
+def test_formulas_name_the_axes_they_are_made_of(tmp_path: Path) -> None:
+    projector = build_projector("qwen2-vl", 8, 10)
+    report = export_projector(projector, tmp_path / "q.pt2", dynamic_grid=True)
+    assert report.outputs == ("batch", "((height//2))*((width//2))", 10)
+
+
+def test_blocks_that_read_no_grid_take_any_number_of_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "mlp.pt2"
+    projector = build_projector("mlp", 6, 10, prefix_tokens=1)
+    report = export_projector(projector, path)
+    assert report.inputs == ("batch", "tokens", 6)
+    assert report.checks[0].shape == (1, 577, 6)
+    x = torch.randn(3, 8, 6)
+    torch.testing.assert_close(program(path)(x), projector(x))
+    assert program(path)(x).shape == (3, 7, 10)
+    assert export_projector(projector, path, grid=(3, 3)).inputs == ("batch", 10, 6)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_sequence_of_frames_stays_one(dynamic: bool, tmp_path: Path) -> None:
+    projector = build_projector("voxtral", 6, 10)
+    path = tmp_path / "v.pt2"
+    report = export_projector(projector, path, grid=(1, 64), dynamic_grid=dynamic)
+    assert report.inputs == (("batch", 1, "width", 6) if dynamic else ("batch", 64, 6))
+
+
+def test_the_grid_of_the_build_is_the_default(tmp_path: Path) -> None:
+    projector = build_projector("ldp", 6, 10, grid=(4, 6))
+    assert export_projector(projector, tmp_path / "p.pt2").inputs == ("batch", 24, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_reload_equals_eager_in_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+    projector = build_projector("mlp2x_gelu", 32, 48, dtype=dtype)
+    report = export_projector(projector, path, grid=(4, 6))
+    assert report.weights == {torch.float32: "f32", torch.float16: "f16"}.get(dtype, "bf16")
+    assert report.max_abs == 0
+    x = torch.randn(2, 24, 32).to(dtype)
+    assert torch.equal(program(path)(x), projector(x))
+    other = export_projector(projector, path, grid=(4, 6), weights="f32")
+    assert other.weights == "f32"
+    assert program(path)(x.float()).dtype == torch.float32
+
+
+def test_the_document_lies_inside(tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+    projector = build_projector(COMPOSED)
+    export_projector(projector, path, grid=(5, 7))
+    extra = {"mobilevlm.json": ""}
+    torch.export.load(path, extra_files=extra)
+    assert load_spec(extra["mobilevlm.json"]) == projector.spec
+
+
+def test_the_projector_is_left_as_it_was(tmp_path: Path) -> None:
+    projector = build_projector("ldp", 6, 10, dtype=torch.float64).train()
+    before = {name: p.clone() for name, p in projector.named_parameters()}
+    refused = refusal(projector, tmp_path / "p.pt2", grid=(4, 4))
+    assert refused == "projector: parameters of torch.float64; expected f32, f16, bf16"
+    export_projector(projector, tmp_path / "p.pt2", grid=(4, 4), weights="f32")
+    assert projector.training
+    for name, parameter in projector.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.requires_grad
+
+
+def test_every_kind_of_projector_can_be_exported(tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+    export_projector(LDP(6, 10), path, grid=(4, 6))
+    config = {"mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 6, "hidden_size": 10}
+    export_projector(build_vision_projector(config), path)
+    export_projector(build_projector("identity", 6, 6), path)
+
+
+def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stages: list[str] = []
+    projector = build_projector("ldp", 6, 10)
+    export_projector(projector, tmp_path / "p.pt2", grid=(4, 6), progress=stages.append)
+    assert stages == ["Tracing", "Writing", "Running it again", "Timing it"]
+    assert capfd.readouterr() == ("", "")
+
+
+# ---------------------------------------------------------------------- traps
+
+
+class Rooted(nn.Module):
+    """Takes the grid from the number of tokens, as upstream's code does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        side = int(math.sqrt(h * w))
+        return x.view(b, side, h * w // side, c).flip(1).view(b, h, w, c)
+
+
+class Lying(nn.Module):
+    """Does something else once it is exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            print("a line of an exporter")
+            return x * 1.01
+        return x
+
+
+class Local(Block):
+    kind: str = "rooted"
+    made: ClassVar[dict[str, type[nn.Module]]] = {"rooted": Rooted, "lying": Lying}
+
+    def build(self, x: Feature) -> nn.Module:
+        return self.made[self.kind]()
+
+
+def local(kind: str) -> Any:
+    if "local-export" not in BLOCKS:
+        BLOCKS.register("local-export")(Local)
+    document = {"in": 6, "out": 6, "blocks": [{"type": "local-export", "kind": kind}]}
+    return build_projector(document)
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_square_root_never_freezes_the_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "p.pt2"
+    export_projector(local("rooted"), path, grid=(4, 4))  # fixed: nothing wrong with it
+    path.unlink()
+    message = refusal(local("rooted"), path, grid=(4, 4), dynamic_grid=True)
+    assert message.startswith("torch.export failed: ")
+    assert message.endswith(
+        "; expected blocks that can be traced with batch, height, width free. A Python number "
+        "made of a tensor or of a size is the usual cause."
+    )
+    # Dim.AUTO would have frozen it without a word; the file itself is looked at too.
+    monkeypatch.setattr(Dim, "DYNAMIC", lambda max=None: Dim.AUTO)
+    message = refusal(local("rooted"), path, grid=(4, 4), dynamic_grid=True)
+    assert message == (
+        f"{path}: the file has frozen axis 1 (height) at 5; expected an input "
+        "('batch', 'height', 'width', 6). Nothing was written under that name."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_file_that_differs_is_not_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "p.pt2"
+    path.write_text("as before")
+    with pytest.raises(Mismatch) as caught:
+        export_projector(local("lying"), path, grid=(4, 4))
+    assert str(caught.value) == (
+        f"{path}: an input of (1, 16, 6) gives an output that is 1.0e-02 from eager's; expected "
+        "at most 1e-05, relative to the largest number. Nothing was written under that name."
+    )
+    assert path.read_text() == "as before"
+    assert list(tmp_path.iterdir()) == [path]
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "a line of an exporter" in err  # it failed, so what was printed is shown
+
+
+def test_a_projector_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 6, 10)
+    with torch.no_grad():
+        next(projector.parameters())[0, 0] = math.nan
+    assert refusal(projector, tmp_path / "p.pt2") == (
+        "the projector itself gives NaN or infinities for features of unit scale; expected finite "
+        "numbers. Look at the weights: load_projector(..., check_values=True)."
+    )
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.pt2"
+    path.write_text("as before")
+    path.chmod(0o640)
+    link = tmp_path / "link.pt2"
+    link.symlink_to(path)
+
+    def full(*args: Any, **keywords: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.export, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_projector(build_projector("mlp", 6, 10), link)
+    assert path.read_text() == "as before"
+    monkeypatch.undo()
+    export_projector(build_projector("mlp", 6, 10), link)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert program(path)(torch.ones(1, 2, 6)).shape == (1, 2, 10)
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+def test_refusals_say_what_was_found_and_expected(tmp_path: Path) -> None:
+    ldp = build_projector("ldp", 6, 10)
+    path = tmp_path / "p.pt2"
+    assert refusal(ldp, path) == (
+        "grid: the grid is not known; expected (height, width). "
+        "Give grid=(24, 24), or dynamic_grid=True."
+    )
+    assert refusal(ldp, "p.onx") == (
+        f"p.onx: no format has the suffix '.onx'; expected one of {KNOWN}"
+    )
+    assert refusal(ldp, "ldp") == (f"ldp: it has no suffix; expected one of {KNOWN}")
+    assert refusal(nn.Linear(6, 10), path) == (
+        "projector: Linear(in_features=6, out_features=10, bias=True); expected a Projector"
+    )
+    assert refusal(ldp, path, weights="int8") == ("weights: 'int8'; expected one of f32, f16, bf16")
+    assert refusal(ldp, path, opset=20) == "opset: .pt2 does not take it; expected nothing"
+    assert refusal(ldp, path, grid=(0, 3)) == (
+        "grid: (0, 3) is not a grid; expected (height, width), two integers from 1 to 65536"
+    )
+    missing = tmp_path / "none" / "p.pt2"
+    assert refusal(ldp, missing, grid=(4, 4)) == (
+        f"{missing}: its folder is not there; expected a file to write"
+    )
+    (tmp_path / "folder.pt2").mkdir()
+    assert refusal(ldp, tmp_path / "folder.pt2", grid=(4, 4)) == (
+        f"{tmp_path / 'folder.pt2'}: a folder; expected a file to write"
+    )
+    meta = build_projector("ldp", 6, 10, device="meta")
+    assert refusal(meta, path, grid=(4, 4)) == (
+        "blocks.0.weight: weights that are on the meta device, torch.float32; expected plain "
+        "tensors of floats. Load the weights, without quantisation and sharding."
+    )
+    cls = build_projector("ldp", 6, 10, prefix_tokens=1)
+    assert refusal(cls, path, dynamic_grid=True) == (
+        "dynamic_grid: 1 prefix tokens have no place in (b, h, w, c); expected prefix_tokens=0, or "
+        "a fixed grid. Drop them before, with prefix_tokens=0 here."
+    )
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder.pt2"]
+
+
+def test_grids_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+    projector = build_projector("ldpnetv2", 6, 10)
+    with pytest.raises(GridError):
+        export_projector(projector, path, grid=(4, 4))
+    learned = build_projector("c-abstractor", 6, 10, hidden=8, position=True, grid=(12, 12))
+    with pytest.raises(GridError) as caught:
+        export_projector(learned, path, dynamic_grid=True)
+    assert str(caught.value) == (
+        "position: a grid of 14x13, but its table is for 12x12; expected the grid given at build"
+    )
+    assert export_projector(learned, path).inputs == ("batch", 144, 6)
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["export", *arguments])
+
+
+def test_the_command_line_exports_a_folder(tmp_path: Path) -> None:
+    projector = build_projector("ldpnetv2", 6, 10)
+    save_projector(projector, tmp_path / "saved")
+    path = tmp_path / "p.pt2"
+    result = run(str(tmp_path / "saved"), str(path), "grid=16x12", "--dynamic-grid", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    assert report["dynamic"] == ["batch", "height", "width"]
+    assert report["checks"][0]["shape"] == [1, 16, 12, 6]
+    x = torch.randn(1, 13, 14, 6)
+    want = load_projector(tmp_path / "saved")(x.flatten(1, 2), grid=(13, 14))
+    torch.testing.assert_close(program(path)(x), want)
+    result = run(str(tmp_path / "saved"), str(path), "in=6")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {tmp_path / 'saved'}: 'in' is the checkpoint's to say\n"
+
+
+def test_the_command_line_exports_a_name_and_says_that_its_weights_are_random(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "p.pt2"
+    result = run("mlp", str(path), "in=6", "out=10", "--weights", "bf16")
+    assert result.exit_code == 0
+    assert result.stderr == "note: mlp is no checkpoint: its weights are random\n"
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"{path}: bf16, 0.0 MB, torch ")
+    assert lines[1:4] == [
+        "(batch, tokens, 6) -> (batch, tokens, 10)",
+        "at (1, 576, 6): differs from eager by 0.0e+00, 0.0e+00 relative",
+        "at (3, 650, 6): differs from eager by 0.0e+00, 0.0e+00 relative",
+    ]
+    assert lines[4].startswith("takes ")
+    result = run("ldp", "p.onx", "in=6", "out=10")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: p.onx: no format has the suffix '.onx'")
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_check_that_fails_has_status_1(tmp_path: Path) -> None:
+    local("lying")
+    document = tmp_path / "mine.json"
+    document.write_text(
+        '{"in": 6, "out": 6, "blocks": [{"type": "local-export", "kind": "lying"}]}'
+    )
+    result = run(str(document), str(tmp_path / "p.pt2"), "grid=4x4")
+    assert result.exit_code == 1
+    assert "an output that is 1.0e-02 from eager's" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
+def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
+    import subprocess
+
+    parent, child = os.openpty()
+    command = [sys.executable, "-m", "mobilevlm.cli", "export", "mlp", "p.pt2", "in=6", "out=10"]
+    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=child, check=True)
+    os.close(child)
+    shown = b""
+    while chunk := _read(parent):
+        shown += chunk
+    assert b"Tracing ..." in shown
+    assert b"Tracing" not in done.stdout
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
