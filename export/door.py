@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,10 @@ from ..blocks.feature import Grid
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError
+from .axes import Dims
 from .errors import ExportError
 
-__all__ = ["BATCH", "Dims", "Door", "open_door"]
-
-Dims: TypeAlias = tuple[int | str, ...]
-"""The axes of a tensor; one that is free has a name or a formula."""
+__all__ = ["BATCH", "Door", "first_line", "open_door"]
 
 BATCH = "batch"
 USUAL = (24, 24)

@@ -15,8 +15,9 @@ from ..projectors.document import dump_spec
 from ..projectors.files import replacing
 from ..projectors.projector import Projector
 from ..registry import MobileVLMError, RegistryError, quote
+from .axes import Dims
 from .check import UNWRITTEN, compare, expect, time_ratio
-from .door import Dims, first_line, open_door
+from .door import first_line, open_door
 from .errors import ExportError, Mismatch
 from .noise import quiet
 from .report import Report

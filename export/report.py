@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .door import Dims
+from .axes import Dims
 
 __all__ = ["Check", "Report"]
 
@@ -40,8 +40,8 @@ class Report:
         outputs: Those of its output ``y``.
         versions: Of the format and of what wrote it.
         checks: One run per input it was not traced with.
-        time_ratio: The runtime's time over eager's for one image, both with as many threads;
-            None where the check does not run the real runtime.
+        time_ratio: The runtime's best time over eager's for one image, each on one thread; None
+            where the check does not run the real runtime.
     """
 
     path: str

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ..blocks.feature import Grid
 from ..projectors.projector import Projector
-from .door import Dims, Door
+from .axes import Dims
+from .door import Door
 from .errors import ExportError
 
 __all__ = ["FORMATS", "Job", "Loaded", "Target", "Tell", "find_target"]
 
 # Where the format of each suffix lives.
-FORMATS = {".pt2": "pt2"}
+FORMATS = {".pt2": "pt2", ".onnx": "onnx"}
 
 Tell: TypeAlias = Callable[[str], None]
 """Is told what is being done."""

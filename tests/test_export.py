@@ -27,9 +27,11 @@ from mobilevlm import (
     load_spec,
     save_projector,
 )
+from mobilevlm.blocks.pool import AdaptiveAvgPool
 from mobilevlm.cli.app import app
+from mobilevlm.export import target
 from mobilevlm.export.errors import Mismatch
-from mobilevlm.export.target import FORMATS
+from mobilevlm.export.pooling import IntervalPool, with_exact_pools
 
 COMPOSED = {
     "in": 6,
@@ -43,7 +45,7 @@ COMPOSED = {
 }
 
 
-KNOWN = ", ".join(FORMATS)
+KNOWN = ", ".join(target.FORMATS)
 
 
 def refusal(projector: Any, path: Path | str, **keywords: Any) -> str:
@@ -285,6 +287,16 @@ def test_a_failed_write_leaves_the_old_file(
     assert program(path)(torch.ones(1, 2, 6)).shape == (1, 2, 10)
 
 
+@pytest.mark.parametrize("grid", [(5, 4), (12, 12), (13, 17), (24, 36), (30, 5)])
+def test_exact_pools_are_adaptive_pools(grid: tuple[int, int]) -> None:
+    x = torch.randn(2, *grid, 3)
+    for size, stride in [((5, 4), None), ((1, 1), None), (None, 2), (None, 3)]:
+        adaptive = AdaptiveAvgPool(size, stride)
+        exact = with_exact_pools(nn.Sequential(adaptive))
+        assert isinstance(exact[0], IntervalPool)
+        torch.testing.assert_close(exact(x), adaptive(x))
+
+
 # ---------------------------------------------------------------------- refusals
 
 
@@ -340,6 +352,20 @@ def test_grids_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         "position: a grid of 14x13, but its table is for 12x12; expected the grid given at build"
     )
     assert export_projector(learned, path).inputs == ("batch", 144, 6)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "packages", "extra"),
+    [(".onnx", "onnx, onnxruntime, onnxscript", "onnx")],
+)
+def test_a_missing_extra_is_one_line(
+    suffix: str, packages: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target, "find_spec", lambda name: None)
+    ldp = build_projector("ldp", 6, 10)
+    assert refusal(ldp, tmp_path / f"p{suffix}", grid=(4, 4)) == (
+        f'{suffix} needs {packages}. Run: pip install "mobilevlm[{extra}]"'
+    )
 
 
 # ---------------------------------------------------------------------- the command line

@@ -1,0 +1,129 @@
+"""ONNX: one file, for onnxruntime and for the many tools that start from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..registry import quote
+from .axes import renamed, symbols_of
+from .errors import ExportError
+from .pooling import with_exact_pools
+from .target import Job, Loaded, Target, Tell
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["TARGET"]
+
+OPSETS = range(18, 24)
+OPSET = 20
+DOCUMENT = "mobilevlm"
+_LIMIT = 2_000_000_000  # bytes; a protobuf message holds 2^31, the graph among them
+
+
+class Onnx(Target):
+    """``.onnx``. The document lies in its metadata as ``mobilevlm``."""
+
+    extra = "onnx"
+    packages = ("onnx", "onnxruntime", "onnxscript")
+    tolerance: ClassVar = {"f32": 1e-5, "int8": 0.1}
+    options = ("opset",)
+
+    def refuse(self, job: Job) -> None:
+        opset = job.options.get("opset", OPSET)
+        if opset not in OPSETS:
+            raise ExportError(
+                quote(opset),
+                "opset",
+                f"{OPSETS[0]} to {OPSETS[-1]}",
+                "Asked for a lower one, PyTorch's exporter may write 18 without a word.",
+            )
+        size = sum(4 * parameter.numel() for parameter in job.projector.parameters())
+        if size > _LIMIT:
+            raise ExportError(
+                f"weights of {size / 1e9:.1f} GB", "projector", "at most 2 GB, in one ONNX file"
+            )
+
+    def write(self, job: Job, path: Path, tell: Tell) -> None:
+        import onnx
+
+        door = job.door
+        if job.dynamic_grid:
+            door = dataclasses.replace(door, module=with_exact_pools(door.module))
+        tell("Tracing")
+        program = door.trace()
+        tell("Converting to ONNX")
+        opset: Any = job.options.get("opset", OPSET)
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=["x"],
+            output_names=["y"],
+            verbose=False,
+        )
+        model = converted.model_proto  # type: ignore[union-attr]
+        _tidy(model, symbols_of(program, door.dims))
+        if job.document:
+            onnx.helper.set_model_props(model, {DOCUMENT: job.document})
+        tell("Writing")
+        onnx.save_model(model, path)
+        if job.weights == "int8":
+            tell("Quantising")
+            _quantise(path)
+
+    def load(self, job: Job, path: Path) -> Loaded:
+        import onnx
+        import onnxruntime
+
+        model = onnx.load_model(path, load_external_data=False)
+        onnx.checker.check_model(model)
+        [opset] = [entry.version for entry in model.opset_import if not entry.domain]
+        if opset != job.options.get("opset", OPSET):
+            raise ExportError(f"the exporter wrote opset {opset}", "opset", "the one asked for")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # as eager, when it is timed
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+        def run(x: Tensor) -> Tensor:
+            [y] = session.run(["y"], {"x": x.numpy()})
+            return torch.from_numpy(y)
+
+        return Loaded(
+            run,
+            inputs=tuple(session.get_inputs()[0].shape),
+            outputs=tuple(session.get_outputs()[0].shape),
+            versions={"opset": opset, "ir": model.ir_version, "torch": torch.__version__},
+        )
+
+
+def _tidy(model: ModelProto, symbols: Mapping[str, str]) -> None:
+    """Name the free axes, and drop the exporter's notes, which hold paths of this machine."""
+    graph = model.graph
+    for value in chain(graph.input, graph.output, graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = renamed(dim.dim_param, symbols)
+    for noted in chain(
+        [model, graph], graph.node, graph.input, graph.output, graph.value_info, graph.initializer
+    ):
+        del noted.metadata_props[:]
+
+
+def _quantise(path: Path) -> None:
+    """Keep the weights of linear layers as int8, per output channel, and quantise what enters."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        path, path, op_types_to_quantize=["MatMul"], per_channel=True, weight_type=QuantType.QInt8
+    )
+
+
+TARGET = Onnx()

@@ -1,0 +1,200 @@
+"""ONNX: one file that says what it is, and computes in onnxruntime what eager computes."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch.export import Dim
+
+from mobilevlm import MobileVLMError, Projector, build_projector, export_projector, load_spec
+from mobilevlm.export import Mismatch
+from mobilevlm.export import onnx as target
+from mobilevlm.export.door import AnyGrid
+
+
+def session(path: Path) -> Any:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def same(path: Path, projector: Projector, *shapes: tuple[int, ...]) -> None:
+    """Compare a file with a free grid with eager, at inputs (b, h, w, c)."""
+    runtime = session(path)
+    for shape in shapes:
+        x = torch.randn(shape)
+        [y] = runtime.run(None, {"x": x.numpy()})
+        want = projector(x.flatten(1, 2), grid=shape[1:3])
+        torch.testing.assert_close(torch.from_numpy(y), want, rtol=1e-4, atol=1e-6)
+
+
+def refusal(projector: Projector, path: Path, **keywords: Any) -> str:
+    with pytest.raises(MobileVLMError) as caught:
+        export_projector(projector, path, **keywords)
+    assert not path.exists()
+    return str(caught.value)
+
+
+def test_it_is_one_file_that_says_what_it_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ldp.onnx"
+    projector = build_projector("ldp", 8, 12)
+    stages: list[str] = []
+    report = export_projector(projector, path, grid=(5, 7), progress=stages.append)
+    assert stages == ["Tracing", "Converting to ONNX", "Writing", "Running it again", "Timing it"]
+    assert list(tmp_path.iterdir()) == [path]
+    assert report.inputs == ("batch", 35, 8)
+    assert report.outputs == ("batch", 12, 12)
+    assert report.versions == {"opset": 20, "ir": 10, "torch": torch.__version__}
+    assert report.relative < 1e-5
+    model = onnx.load(path, load_external_data=False)
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    [entry] = model.metadata_props
+    assert entry.key == "mobilevlm"
+    assert load_spec(entry.value) == projector.spec
+    assert capfd.readouterr() == ("", "")
+
+
+def test_it_holds_no_path_of_this_machine_and_has_the_same_bytes_again(tmp_path: Path) -> None:
+    projector = build_projector("ldpnetv2", 8, 12)
+    a, b = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    export_projector(projector, a, grid=(12, 13))
+    export_projector(projector, b, grid=(12, 13))
+    assert a.read_bytes() == b.read_bytes()
+    for folder in (Path(__file__).parents[2], Path(torch.__file__).parent, Path.home()):
+        assert os.fsencode(folder) not in a.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["ldp", "ldpnet", "ldpnetv2", "mlp", "c-abstractor"])
+def test_a_free_grid_is_right_at_every_grid(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.onnx"
+    options = {"hidden": 16, "queries": 16} if name == "c-abstractor" else {}
+    projector = build_projector(name, 8, 12, **options).eval()
+    report = export_projector(projector, path, dynamic_grid=True)
+    if name == "mlp":
+        assert report.inputs == ("batch", "tokens", 8)
+        return
+    assert report.inputs == ("batch", "height", "width", 8)
+    # Odd sides: the averaged skip of `ldp` has windows that the border cuts off (ceil mode).
+    same(path, projector, (1, 24, 24, 8), (2, 13, 17, 8), (1, 36, 36, 8), (3, 16, 21, 8))
+
+
+@pytest.mark.parametrize(
+    "pool", [{"size": [5, 4]}, {"stride": 2}, {"stride": 3}], ids=["size", "half", "third"]
+)
+def test_adaptive_pools_stay_adaptive(
+    pool: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.onnx"
+    blocks = ["pointwise", {"type": "pool", "mode": "adaptive", **pool}]
+    projector = build_projector({"in": 8, "out": 12, "blocks": blocks}).eval()
+    export_projector(projector, path, dynamic_grid=True, grid=(12, 12))
+    same(path, projector, *((1, h, w, 8) for h, w in [(5, 4), (12, 13), (25, 25), (7, 30)]))
+    path.unlink()
+    # Left to the exporter they become a fixed window, and the check sees it.
+    monkeypatch.setattr(target, "with_exact_pools", lambda module: module)
+    with pytest.raises(Mismatch):
+        export_projector(projector, path, dynamic_grid=True, grid=(12, 12))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opset", target.OPSETS)
+def test_the_opset_is_the_one_asked_for(opset: int, tmp_path: Path) -> None:
+    path = tmp_path / "p.onnx"
+    report = export_projector(build_projector("ldpnet", 8, 12), path, grid=(4, 6), opset=opset)
+    assert report.versions["opset"] == opset
+    [written] = [entry.version for entry in onnx.load(path).opset_import if not entry.domain]
+    assert written == opset
+
+
+def test_an_opset_it_cannot_write_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ldp, path = build_projector("ldp", 8, 12), tmp_path / "p.onnx"
+    assert refusal(ldp, path, grid=(4, 4), opset=17) == (
+        "opset: 17; expected 18 to 23. "
+        "Asked for a lower one, PyTorch's exporter may write 18 without a word."
+    )
+    monkeypatch.setattr(target, "OPSETS", range(17, 24))  # so that it is asked
+    assert refusal(build_projector("ldpnet", 8, 12), path, grid=(4, 4), opset=17) == (
+        "opset: the exporter wrote opset 18; expected the one asked for"
+    )
+
+
+def test_what_freezes_the_grid_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "p.onnx"
+
+    def rooted(self: AnyGrid, x: torch.Tensor) -> torch.Tensor:
+        side = int(math.sqrt(x.shape[1] * x.shape[1]))
+        y: torch.Tensor = self.projector.blocks(x.view(x.shape[0], side, -1, x.shape[3]))
+        return y.flatten(1, 2)
+
+    monkeypatch.setattr(AnyGrid, "forward", rooted)
+    projector = build_projector("ldp", 8, 12)
+    assert "torch.export failed" in refusal(projector, path, grid=(4, 4), dynamic_grid=True)
+    # With Dim.AUTO the file declares the grid free, and reshapes to 5 rows inside.
+    monkeypatch.setattr(Dim, "DYNAMIC", lambda max=None: Dim.AUTO)
+    message = refusal(projector, path, grid=(4, 4), dynamic_grid=True)
+    assert "an input of (1, 4, 4, 8) fails" in message
+
+
+# ---------------------------------------------------------------------- int8
+
+
+def test_int8_reaches_every_pointwise_layer(tmp_path: Path) -> None:
+    path = tmp_path / "p.onnx"
+    projector = build_projector("ldpnet", 64, 128)
+    report = export_projector(projector, path, grid=(8, 6), weights="int8")
+    assert report.weights == "int8"
+    assert 1e-4 < report.relative < 0.05
+    assert report.inputs == ("batch", 48, 64)
+    assert list(tmp_path.iterdir()) == [path]
+    graph = onnx.load(path).graph
+    linear = sum(isinstance(module, torch.nn.Linear) for module in projector.modules())
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("MatMulInteger") == linear
+    assert "MatMul" not in kinds
+    wide = [t for t in graph.initializer if len(t.dims) == 2]
+    assert {tensor.data_type for tensor in wide} == {onnx.TensorProto.INT8}
+    # A quarter, plus what stays f32: norms, biases, depthwise kernels.
+    small = sum(p.numel() for p in projector.parameters() if p.ndim != 2)
+    quantised = sum(p.numel() for p in projector.parameters()) - small
+    assert report.bytes < quantised + 8 * small + 60_000
+
+
+def test_int8_keeps_the_free_axes_and_the_document(tmp_path: Path) -> None:
+    path = tmp_path / "p.onnx"
+    projector = build_projector("ldpnetv2", 64, 128)
+    report = export_projector(projector, path, dynamic_grid=True, weights="int8")
+    assert report.inputs == ("batch", "height", "width", 64)
+    assert {entry.key for entry in onnx.load(path).metadata_props} >= {"mobilevlm"}
+
+
+# ---------------------------------------------------------------------- refusals
+
+
+def test_weights_that_no_file_holds_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.onnx"
+    assert refusal(build_projector("ldp", 8, 12), path, grid=(4, 4), weights="f16") == (
+        "weights: 'f16'; expected one of f32, int8"
+    )
+    monkeypatch.setattr(target, "_LIMIT", 1000)
+    assert refusal(build_projector("ldp", 8, 12), path, grid=(4, 4)) == (
+        "projector: weights of 0.0 GB; expected at most 2 GB, in one ONNX file"
+    )
+
+
+def test_half_precision_is_widened(tmp_path: Path) -> None:
+    path = tmp_path / "p.onnx"
+    projector = build_projector("mlp", 8, 12, dtype=torch.bfloat16)
+    report = export_projector(projector, path)
+    assert report.weights == "f32"
+    x = torch.randn(1, 5, 8)
+    [y] = session(path).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(y), projector.float()(x))
