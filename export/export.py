@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,9 +90,14 @@ def export_projector(
         what = "a folder" if path.is_dir() else "its folder is not there"
         raise ExportError(what, str(path), "a file to write")
 
-    sides = check_grid(grid) if grid is not None else projector.grid
+    if dynamic_grid and not target.free:
+        raise ExportError(f"{path.suffix} holds one grid", "dynamic_grid", "a fixed grid")
+    asked = check_grid(grid) if grid is not None else projector.grid
+    sides = target.grid(asked, options)
     frozen = _freeze(projector, target.dtype(weights))
     door = open_door(frozen, sides, dynamic_grid=dynamic_grid)
+    if not target.free:
+        door = dataclasses.replace(door, dims=(1, *door.dims[1:]))
     try:
         document = dump_spec(projector.spec)
     except RegistryError:  # a block without a name: the file works, but cannot say what it is
@@ -129,6 +135,7 @@ def export_projector(
         versions=loaded.versions,
         checks=checks,
         time_ratio=ratio,
+        notes=loaded.notes,
     )
 
 

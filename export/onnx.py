@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,11 +60,10 @@ class Onnx(Target):
         tell("Tracing")
         program = door.trace()
         tell("Converting to ONNX")
-        opset: Any = job.options.get("opset", OPSET)
         converted = torch.onnx.export(
             program,
             dynamo=True,
-            opset_version=opset,
+            opset_version=job.options.get("opset", OPSET),
             input_names=["x"],
             output_names=["y"],
             verbose=False,

@@ -42,6 +42,7 @@ class Report:
         checks: One run per input it was not traced with.
         time_ratio: The runtime's best time over eager's for one image, each on one thread; None
             where the check does not run the real runtime.
+        notes: What a user should know of it.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Report:
     versions: Mapping[str, str | int]
     checks: tuple[Check, ...]
     time_ratio: float | None
+    notes: tuple[str, ...] = ()
 
     @property
     def max_abs(self) -> float:
@@ -86,7 +88,7 @@ class Report:
         ]
         if self.time_ratio is not None:
             lines.append(f"takes {self.time_ratio:.2f} of eager's time")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def _written(dims: Dims) -> str:

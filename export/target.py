@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from .errors import ExportError
 __all__ = ["FORMATS", "Job", "Loaded", "Target", "Tell", "find_target"]
 
 # Where the format of each suffix lives.
-FORMATS = {".pt2": "pt2", ".onnx": "onnx"}
+FORMATS = {".pt2": "pt2", ".onnx": "onnx", ".gguf": "gguf"}
 
 Tell: TypeAlias = Callable[[str], None]
 """Is told what is being done."""
@@ -35,7 +35,7 @@ class Job:
     Attributes:
         projector: A copy in evaluation mode, on the CPU.
         door: How it is called.
-        grid: The grid that was asked for.
+        grid: The grid, if one is known.
         dynamic_grid: Whether it is to stay free.
         weights: How to keep the weights.
         document: The specification, as JSON; empty if a block has no name.
@@ -48,7 +48,7 @@ class Job:
     dynamic_grid: bool
     weights: str
     document: str
-    options: Mapping[str, object]
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Loaded:
         inputs: The axes of the input, as the file tells them.
         outputs: The axes of the output.
         versions: Of the format and of what wrote it.
+        notes: What a user should know of it.
         timed: Whether `run` is the runtime people would use.
     """
 
@@ -67,6 +68,7 @@ class Loaded:
     inputs: Dims
     outputs: Dims
     versions: Mapping[str, str | int]
+    notes: tuple[str, ...] = ()
     timed: bool = True
 
 
@@ -79,12 +81,14 @@ class Target(ABC):
         tolerance: How it can keep weights, the default first, each with the largest relative
             difference from eager that a file may show.
         options: The options that it alone takes.
+        free: Whether axes can be left free; otherwise it takes one image and one grid.
     """
 
     extra: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ()
     tolerance: ClassVar[Mapping[str, float]]
     options: ClassVar[tuple[str, ...]] = ()
+    free: ClassVar[bool] = True
 
     def weights(self, projector: Projector) -> str:
         """Return how the weights are kept where nobody says."""
@@ -93,6 +97,10 @@ class Target(ABC):
     def dtype(self, weights: str) -> torch.dtype:
         """Return the dtype that the projector is exported and compared in."""
         return torch.float32
+
+    def grid(self, grid: Grid | None, options: Mapping[str, Any]) -> Grid | None:
+        """Return the grid to export for, given the one that was asked for."""
+        return grid
 
     def refuse(self, job: Job) -> None:  # noqa: B027
         """Refuse what the format cannot express, before any work is done.

@@ -356,7 +356,7 @@ def test_grids_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "packages", "extra"),
-    [(".onnx", "onnx, onnxruntime, onnxscript", "onnx")],
+    [(".onnx", "onnx, onnxruntime, onnxscript", "onnx"), (".gguf", "gguf", "gguf")],
 )
 def test_a_missing_extra_is_one_line(
     suffix: str, packages: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

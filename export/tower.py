@@ -1,0 +1,206 @@
+"""A CLIP or SigLIP vision tower, read from its folder under llama.cpp's names."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..checkpoints.weights import Weights
+from ..registry import quote
+from .errors import ExportError
+
+__all__ = ["Tower", "read_tower"]
+
+_PATCH = "embeddings.patch_embedding.weight"
+_NAMES = {
+    "embeddings.class_embedding": "v.class_embd",
+    "embeddings.patch_embedding": "v.patch_embd",
+    "embeddings.position_embedding": "v.position_embd",
+    "pre_layrnorm": "v.pre_ln",  # transformers' spelling
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.out_proj": "attn_out",
+    "layer_norm1": "ln1",
+    "layer_norm2": "ln2",
+    "mlp.fc1": "ffn_up",
+    "mlp.fc2": "ffn_down",
+}
+_KEY = re.compile(r"(?:encoder\.layers\.(\d+)\.)?(.+?)(\.weight|\.bias)?")
+_ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu", "quick_gelu": "quick-gelu"}
+# transformers' defaults, which a config may leave out; and the normalisation of the images.
+_CLIP = {
+    "num_attention_heads": 12,
+    "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+_SIGLIP = {
+    "num_attention_heads": 12,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision tower.
+
+    Attributes:
+        weights: Where its tensors are.
+        names: The tensors' names in GGUF, each with its key.
+        width: The channels of what it gives.
+        hidden: The width inside its feed-forward layers.
+        heads: The number of attention heads.
+        layers: The number of layers to keep: one more than are needed, if there is one, for older
+            versions of llama.cpp leave the last one out.
+        feature_layer: How many layers the features have passed.
+        image: The image's side in pixels.
+        patch: A patch's side.
+        eps: Of its LayerNorms.
+        gelu: Whether its activation is GELU; otherwise quick GELU.
+        mean: What is taken from the pixels' channels.
+        std: What they are divided by.
+    """
+
+    weights: Weights
+    names: Mapping[str, str]
+    width: int
+    hidden: int
+    heads: int
+    layers: int
+    feature_layer: int
+    image: int
+    patch: int
+    eps: float
+    gelu: bool
+    mean: list[float]
+    std: list[float]
+
+    @property
+    def side(self) -> int:
+        """The side of its token grid."""
+        return self.image // self.patch
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Read the tensors, one after the other."""
+        for name, key in self.names.items():
+            yield name, self.weights.read([key])[key]
+
+
+def read_tower(folder: str | os.PathLike[str]) -> Tower:
+    """Find the vision tower in a folder: its own, or a whole LLaVA-like model's.
+
+    The features are those the config names (``vision_feature_layer``, ``mm_vision_select_layer``),
+    else the last layer's but one, as LLaVA and MobileVLM take them.
+
+    Raises:
+        CheckpointError: The weights cannot be read.
+        ExportError: There is no tower in it, or one that llama.cpp does not compute.
+    """
+    weights = Weights(folder)
+    roots = [key.removesuffix(_PATCH) for key in weights.keys if key.endswith(_PATCH)]
+    where = str(weights.path)
+    if len(roots) != 1:
+        found = f"{len(roots)} tensors called {_PATCH}"
+        raise ExportError(found, where, "the folder of a CLIP or SigLIP vision tower")
+    [root] = roots
+    keys = [key.removeprefix(root) for key in weights.keys if key.startswith(root)]
+
+    def shape(key: str) -> tuple[int, ...]:
+        if key not in keys:
+            raise ExportError("missing", f"{where}[{quote(root + key)}]", "a CLIP or SigLIP tower")
+        return weights.stored(root + key).shape
+
+    width, _, patch, _ = shape(_PATCH)
+    hidden = shape("encoder.layers.0.mlp.fc1.weight")[0]
+    tokens = shape("embeddings.position_embedding.weight")[0]
+    clip = "embeddings.class_embedding" in keys
+    side = math.isqrt(tokens - clip)
+    if side * side != tokens - clip:
+        raise ExportError(f"{tokens} positions", where, "a square grid, as llama.cpp has it")
+    if hidden == width:
+        # llama.cpp would take the two layers for each other: it tells them by these widths.
+        raise ExportError(f"feed-forward layers of width {hidden}", where, "wider than the rest")
+    count = 1 + max(int(match[1]) for key in keys if (match := _KEY.fullmatch(key)) and match[1])
+    model = weights.config
+    config = {
+        **(_CLIP if clip else _SIGLIP),
+        **_preprocessor(weights),
+        **(model.get("vision_config") or model),
+    }
+    act = config["hidden_act"]
+    if act not in _ACTS:
+        raise ExportError(quote(act), f"{where}: hidden_act", f"one of {', '.join(_ACTS)}")
+    if model.get("vision_feature_select_strategy", "default") != "default":
+        raise ExportError(
+            quote(model["vision_feature_select_strategy"]),
+            f"{where}: vision_feature_select_strategy",
+            "'default'",
+            "llama.cpp always drops the CLS token.",
+        )
+    layer = _feature_layer(model, count, where)
+    layers = min(layer + 1, count)
+    return Tower(
+        weights=weights,
+        names={name: root + key for key in keys if (name := _named(key, layers)) is not None},
+        width=width,
+        hidden=hidden,
+        heads=config["num_attention_heads"],
+        layers=layers,
+        feature_layer=layer,
+        image=side * patch,
+        patch=patch,
+        eps=config["layer_norm_eps"],
+        gelu=_ACTS[act] == "gelu",
+        mean=list(config["image_mean"]),
+        std=list(config["image_std"]),
+    )
+
+
+def _named(key: str, layers: int) -> str | None:
+    """Return a tensor's name in GGUF; None if llama.cpp does not need it, as the last norm."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    number, module, leaf = match.groups()
+    name = _NAMES.get(module)
+    if name is None or (number is None) != name.startswith("v.") or int(number or 0) >= layers:
+        return None
+    return f"{name if number is None else f'v.blk.{number}.{name}'}{leaf or ''}"
+
+
+def _feature_layer(config: Mapping[str, Any], count: int, where: str) -> int:
+    """Return how many layers the features have passed."""
+    for field in ("vision_feature_layer", "mm_vision_select_layer"):
+        layer = config.get(field, -2)
+        passed = layer if type(layer) is not int or layer >= 0 else count + 1 + layer
+        if type(passed) is not int or not 1 <= passed <= count:
+            raise ExportError(
+                quote(layer), f"{where}: {field}", f"one of the tower's {count} layers"
+            )
+        if field in config:
+            return passed
+    return passed
+
+
+def _preprocessor(weights: Weights) -> dict[str, Any]:
+    """Read how images are normalised, where a file says so."""
+    path = weights.path / "preprocessor_config.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        return {field: found[field] for field in ("image_mean", "image_std") if field in found}
+    except OSError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise ExportError("not a JSON object", str(path)) from error
