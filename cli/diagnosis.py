@@ -25,7 +25,7 @@ from .requirements import Requirement, fits, requirements
 __all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
 
 OWN = "mobilevlm"
-VARIABLES = (DISABLE_VARIABLE, STRICT_VARIABLE)
+VARIABLES = (DISABLE_VARIABLE, "MOBILEVLM_FAST_PATHS", STRICT_VARIABLE)
 SLOW = 1.0  # seconds of import worth a note
 
 REGISTRIES: tuple[Registry[Any], ...] = (PROJECTORS, BLOCKS)
