@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from ..registry import quote
 from .errors import CheckpointError
 
-__all__ = ["RECIPES", "Config", "Found", "Recipe", "Shapes", "recognise"]
+__all__ = ["RECIPES", "Config", "Found", "Recipe", "Shapes", "inner_config", "recognise"]
 
 Config: TypeAlias = Mapping[str, Any]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -41,7 +41,8 @@ class Recipe:
 
     Attributes:
         layout: The layout's name, which pairs upstream's tensors with ours.
-        root: What the module is called in the models, as a pattern for the end of its path.
+        root: What the module is called in the models, as a pattern for the end of its path; empty
+            where its parts stand at the top.
         signature: Tensors that must stand under the root.
         read: Makes out the preset from the config and the shapes of the tensors under the root.
         model_types: The configs' model types that this recipe is for; none: a naming that says
@@ -93,6 +94,18 @@ def _part(config: Config, part: str, field: str, default: Any) -> Any:
     return (config.get(part) or {}).get(field, default)
 
 
+def inner_config(config: Config) -> Config:
+    """Return the config of the vision-language model inside one that is built around it.
+
+    Retrievers, robots and models that also speak keep it whole, model type and all.
+    """
+    for part in ("vlm_config", "thinker_config"):
+        inner = config.get(part)
+        if isinstance(inner, Mapping):
+            return inner
+    return config
+
+
 def _vision(config: Config, field: str, default: Any) -> Any:
     return _part(config, "vision_config", field, default)
 
@@ -133,6 +146,11 @@ def _only(field: str, value: Any, expected: Any) -> None:
             quote(expected),
             "Write the projector as a document and load its weights yourself.",
         )
+
+
+def _in_blocks(config: Config, field: str = "spatial_merge_size", expected: Any = 2) -> None:
+    """Refuse other blocks than 2x2: ``token_order="blocked"`` knows no others."""
+    _only(f"vision_config.{field}", _vision(config, field, expected), expected)
 
 
 def _matrix(shapes: Shapes, key: str) -> tuple[int, int]:
@@ -194,6 +212,18 @@ def _idefics3(config: Config, shapes: Shapes) -> Found:
     return Found("idefics3", wide // merge**2, out, {"merge": merge})
 
 
+def _modernvbert(config: Config, shapes: Shapes) -> Found:
+    out, wide = _matrix(shapes, "modality_projection.weight")
+    merge = config.get("pixel_shuffle_factor", 4)
+    return Found("idefics3", wide // merge**2, out, {"merge": merge})
+
+
+def _ultravbert(config: Config, shapes: Shapes) -> Found:
+    found = _modernvbert(config, shapes)
+    norm = {"norm": "rms", "eps": _text(config, "rms_norm_eps", 1e-6)}
+    return replace(found, options={**found.options, **norm})
+
+
 def _internvl(config: Config, shapes: Shapes) -> Found:
     hidden, wide = _matrix(shapes, "linear_1.weight")
     merge = config.get("downsample_factor") or round(1 / config.get("downsample_ratio", 0.5))
@@ -209,6 +239,23 @@ def _internvl_chat(config: Config, shapes: Shapes) -> Found:
     first = config.get("ps_version", "v1") == "v1"
     options = {"merge": merge, "hidden": hidden, "transpose": first}
     return Found("internvl", wide // merge**2, _matrix(shapes, "3.weight")[0], options)
+
+
+def _qianfan(config: Config, shapes: Shapes) -> Found:
+    hidden, wide = _matrix(shapes, "1.weight")
+    merge = round(1 / config.get("downsample_ratio", 0.5))
+    options = {"merge": merge, "hidden": hidden, "act": _act(config)}
+    return Found("internvl", wide // merge**2, _matrix(shapes, "3.weight")[0], options)
+
+
+def _nemotron_omni(config: Config, shapes: Shapes) -> Found:
+    # With these there is one more norm, which the preset has not.
+    field = "num_nextn_predict_layers"
+    _only(f"text_config.{field}", _text(config, field, 0), 0)
+    hidden, wide = _matrix(shapes, "1.weight")
+    merge = round(1 / config.get("downsample_ratio", 0.5))
+    options = {"merge": merge, "hidden": hidden}
+    return Found("nemotron-omni", wide // merge**2, _matrix(shapes, "3.weight")[0], options)
 
 
 def _llama4(config: Config, shapes: Shapes) -> Found:
@@ -227,29 +274,125 @@ def _gemma3(config: Config, shapes: Shapes) -> Found:
     return Found("gemma3", in_, out, {"pool": side // tokens, "eps": eps})
 
 
+def _t5gemma2(config: Config, shapes: Shapes) -> Found:
+    return _gemma3(config.get("encoder") or {}, shapes)
+
+
+def _gemma3n(config: Config, shapes: Shapes) -> Found:
+    out, in_ = _matrix(shapes, "embedding_projection.weight")
+    return Found("gemma3n", in_, out, {"eps": _vision(config, "rms_norm_eps", 1e-6)})
+
+
+def _gemma4(config: Config, shapes: Shapes) -> Found:
+    out, in_ = _matrix(shapes, "embed_vision.embedding_projection.weight")
+    options = {
+        "pool": _vision(config, "pooling_kernel_size", 3),
+        "eps": _vision(config, "rms_norm_eps", 1e-6),
+        "standardize": "vision_tower.std_bias" in shapes,
+    }
+    return Found("gemma4", in_, out, options)
+
+
 def _qwen2(config: Config, shapes: Shapes) -> Found:
+    _in_blocks(config)
     in_, (out, _) = shapes["ln_q.weight"][0], _matrix(shapes, "mlp.2.weight")
     norm = "layer" if "ln_q.bias" in shapes else "rms"
-    merge = _vision(config, "spatial_merge_size", 2)
-    return Found("qwen2-vl", in_, out, {"norm": norm, "merge": merge})
+    return Found("qwen2-vl", in_, out, {"norm": norm})
 
 
 def _qwen3(config: Config, shapes: Shapes) -> Found:
-    _, wide = _matrix(shapes, "linear_fc1.weight")
+    _in_blocks(config)
+    hidden, wide = _matrix(shapes, "linear_fc1.weight")
     out, _ = _matrix(shapes, "linear_fc2.weight")
+    return Found("qwen2-vl", wide // 4, out, {"hidden": None if hidden == wide else hidden})
+
+
+def _kimi_k25(last: str) -> Callable[[Config, Shapes], Found]:
+    def read(config: Config, shapes: Shapes) -> Found:
+        _in_blocks(config, "merge_kernel_size", [2, 2])
+        out, wide = _matrix(shapes, f"{last}.weight")
+        # The second name is that of the model's own code.
+        eps = config.get("projection_layer_norm_eps", _vision(config, "projector_ln_eps", 1e-5))
+        return Found("qwen2-vl", wide // 4, out, {"eps": eps})
+
+    return read
+
+
+def _paddleocr_vl(config: Config, shapes: Shapes) -> Found:
+    out, wide = _matrix(shapes, "linear_2.weight")
     merge = _vision(config, "spatial_merge_size", 2)
-    return Found("qwen2-vl", wide // merge**2, out, {"merge": merge})
+    return Found("paddleocr-vl", wide // merge**2, out, {"merge": merge})
 
 
-def _mistral3(config: Config, shapes: Shapes) -> Found:
-    _only("projector_hidden_act", _act(config), "gelu")
-    in_, (out, _) = shapes["norm.weight"][0], _matrix(shapes, "linear_2.weight")
+def _lfm3_vl(config: Config, shapes: Shapes) -> Found:
+    _in_blocks(config)
+    hidden, wide = _matrix(shapes, "linear_1.weight")
+    options = {"hidden": hidden, "act": _act(config), "bias": "linear_1.bias" in shapes}
+    return Found("lfm3-vl", wide // 4, _matrix(shapes, "linear_2.weight")[0], options)
+
+
+def _inkling2(config: Config, shapes: Shapes) -> Found:
+    _in_blocks(config)
+    hidden, wide = _matrix(shapes, "proj_in.weight")
+    act = _named_act(_vision(config, "hidden_act", "gelu"), "vision_config.hidden_act")
+    options = {"norm": "none", "hidden": hidden, "act": act, "bias": "proj_in.bias" in shapes}
+    return Found("qwen2-vl", wide // 4, _matrix(shapes, "proj_out.weight")[0], options)
+
+
+# Language models whose norms' eps is 1e-5 if their config does not say; it is 1e-6 in others.
+_EPS_1E5 = ("ministral3", "mistral_large4_text")
+
+
+def _mistral(norm: str, first: str, last: str) -> Callable[[Config, Shapes], Found]:
+    def read(config: Config, shapes: Shapes) -> Found:
+        _only("projector_hidden_act", _act(config), "gelu")
+        kind = _text(config, "model_type", "")
+        options = {
+            "merge": config.get("spatial_merge_size", 2),
+            "eps": _text(config, "rms_norm_eps", 1e-5 if kind in _EPS_1E5 else 1e-6),
+            "bias": f"{first}.bias" in shapes,
+        }
+        out, _ = _matrix(shapes, f"{last}.weight")
+        return Found("mistral3", shapes[f"{norm}.weight"][0], out, options)
+
+    return read
+
+
+def _glm4v(config: Config, shapes: Shapes) -> Found:
+    _in_blocks(config)
+    _only("vision_config.hidden_act", _vision(config, "hidden_act", "silu"), "silu")
+    in_ = shapes["post_layernorm.weight"][0]
+    hidden, out = _matrix(shapes, "merger.gate_proj.weight")
+    options = {"eps": _vision(config, "rms_norm_eps", 1e-5), "hidden": hidden}
+    return Found("glm4v", in_, out, options)
+
+
+def _glm5_next(config: Config, shapes: Shapes) -> Found:
+    found = _glm4v(config, shapes)
+    limit = {"limit": _vision(config, "swiglu_limit", 10.0)}
+    return replace(found, options={**found.options, **limit})
+
+
+def _hunyuan_vl(config: Config, shapes: Shapes) -> Found:
+    _only("vision_config.hidden_act", _vision(config, "hidden_act", "gelu"), "gelu")
     options = {
-        "merge": config.get("spatial_merge_size", 2),
-        "eps": _text(config, "rms_norm_eps", 1e-6),
+        "merge": _vision(config, "spatial_merge_size", 2),
+        "eps": _vision(config, "rms_norm_eps", 1e-5),
+    }
+    out, _ = _matrix(shapes, "mlp.weight")
+    return Found("hunyuan-vl", shapes["before_rms.weight"][0], out, options)
+
+
+def _voxtral(config: Config, shapes: Shapes) -> Found:
+    hidden, wide = _matrix(shapes, "linear_1.weight")
+    in_ = (config.get("audio_config") or {}).get("hidden_size", 1280)
+    options = {
+        "frames": wide // in_,
+        "hidden": hidden,
+        "act": _act(config),
         "bias": "linear_1.bias" in shapes,
     }
-    return Found("mistral3", in_, out, options)
+    return Found("voxtral", in_, _matrix(shapes, "linear_2.weight")[0], options)
 
 
 def _aya(config: Config, shapes: Shapes) -> Found:
@@ -482,10 +625,29 @@ RECIPES: tuple[Recipe, ...] = (
         _HF,
         _TWO,
         _llava,
-        ("llava", "llava_next", "llava_next_video", "llava_onevision", "video_llava"),
+        (
+            *("llava", "llava_next", "llava_next_video", "llava_onevision", "video_llava"),
+            *("fast_vlm", "audioflamingo3", "musicflamingo"),
+        ),
+    ),
+    Recipe(
+        "mlp",
+        r"projector\.readout",
+        ("0.weight", "2.weight"),
+        _original_mlp,
+        ("video_llama_3",),
+        alone=False,
     ),
     Recipe("vipllava", _HF, ("projector_layernorm.weight", *_TWO), _vipllava, ("vipllava",)),
-    Recipe("paligemma", _HF, ("linear.weight",), _paligemma, ("paligemma",)),
+    Recipe("paligemma", _HF, ("linear.weight",), _paligemma, ("paligemma", "qwen2_audio")),
+    Recipe(
+        "linear",
+        rf"{_HF}|vit_large_projector|projector\.layers",
+        ("weight",),
+        _original_linear,
+        ("mllama", "step3p7", "deepseek_ocr2", "unlimited_ocr"),
+        alone=False,
+    ),
     Recipe("janus", "aligner", ("fc1.weight",), _janus, ("janus",)),
     Recipe(
         "idefics3",
@@ -493,6 +655,22 @@ RECIPES: tuple[Recipe, ...] = (
         ("modality_projection.proj.weight",),
         _idefics3,
         ("idefics3", "smolvlm"),
+        alone=False,
+    ),
+    Recipe(
+        "modernvbert",
+        "connector",
+        ("modality_projection.weight",),
+        _modernvbert,
+        ("modernvbert",),
+        alone=False,
+    ),
+    Recipe(
+        "ultravbert",
+        "connector",
+        ("modality_projection.weight", "norm.weight"),
+        _ultravbert,
+        ("ultravbert",),
         alone=False,
     ),
     Recipe("internvl", _HF, _TWO, _internvl, ("internvl", "lfm2_vl"), alone=False),
@@ -503,6 +681,17 @@ RECIPES: tuple[Recipe, ...] = (
         _internvl_chat,
         ("internvl_chat",),
         alone=False,
+    ),
+    *(
+        Recipe(
+            "internvl-chat",
+            "mlp1",
+            ("0.weight", "1.weight", "3.weight"),
+            read,
+            (model_type,),
+            alone=False,
+        )
+        for read, model_type in ((_qianfan, "qianfan_ocr"), (_nemotron_omni, "nemotron_h_omni"))
     ),
     Recipe(
         "llama4-model",
@@ -516,27 +705,140 @@ RECIPES: tuple[Recipe, ...] = (
         ("vision_model.vision_adapter.", "multi_modal_projector."),
         alone=False,
     ),
-    Recipe("gemma3", _HF, ("mm_input_projection_weight",), _gemma3, ("gemma3",), alone=False),
     Recipe(
-        "qwen2-vl", "merger", ("ln_q.weight", "mlp.0.weight"), _qwen2, ("qwen2_vl", "qwen2_5_vl")
+        "gemma3",
+        _HF,
+        ("mm_input_projection_weight",),
+        _gemma3,
+        ("gemma3", "shieldgemma2"),
+        alone=False,
+    ),
+    Recipe("gemma3", _HF, ("mm_input_projection_weight",), _t5gemma2, ("t5gemma2",), alone=False),
+    Recipe(
+        "gemma3n",
+        "embed_vision",
+        ("embedding_projection.weight", "soft_embedding_norm.weight"),
+        _gemma3n,
+        ("gemma3n",),
+        ("embedding_projection.", "soft_embedding_norm."),
+        alone=False,
+    ),
+    Recipe(
+        "gemma4-model",
+        "model|encoder",
+        ("embed_vision.embedding_projection.weight",),
+        _gemma4,
+        ("gemma4", "diffusion_gemma", "embedding_gemma2"),
+        ("embed_vision.embedding_projection.", "vision_tower.std_"),
+        alone=False,
+    ),
+    Recipe(
+        "qwen2-vl",
+        r"merger|vision_encoder\.adapter",
+        ("ln_q.weight", "mlp.0.weight"),
+        _qwen2,
+        (
+            *("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
+            *("exaone4_5", "dots3_note"),
+        ),
     ),
     Recipe(
         "qwen3-vl",
-        "merger",
+        "merger|projector",
         ("norm.weight", "linear_fc1.weight", "linear_fc2.weight"),
         _qwen3,
-        ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+        (
+            *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"),
+            *("cohere_compass", "cosmos3_edge", "cosmos3_omni"),
+        ),
+    ),
+    Recipe(
+        "kimi-k25-original",
+        "mm_projector",
+        ("pre_norm.weight", "proj.0.weight", "proj.2.weight"),
+        _kimi_k25("proj.2"),
+        ("kimi_k25",),
+        alone=False,
+    ),
+    # Transformers 5.23 saves the norm under another root than the rest.
+    Recipe(
+        "kimi-k25-saved",
+        "",
+        ("mm_projector.proj.2.weight", "model.mm_projector.pre_norm.weight"),
+        _kimi_k25("mm_projector.proj.2"),
+        ("kimi_k25",),
+        ("mm_projector.proj.", "model.mm_projector.pre_norm."),
+        alone=False,
+    ),
+    Recipe(
+        "paddleocr-vl",
+        "projector|mlp_AR",
+        ("pre_norm.weight", *_TWO),
+        _paddleocr_vl,
+        ("paddleocr_vl",),
+    ),
+    Recipe("lfm3-vl", _HF, ("layer_norm.weight", *_TWO), _lfm3_vl, ("lfm3_vl",), alone=False),
+    Recipe(
+        "inkling2",
+        "visual",
+        ("proj_in.weight", "proj_out.weight"),
+        _inkling2,
+        ("inkling2",),
+        ("proj_in.", "proj_out."),
+        alone=False,
     ),
     Recipe(
         "mistral3",
-        _HF,
+        f"{_HF}|vision_projection",
         ("patch_merger.merging_layer.weight", "norm.weight", *_TWO),
-        _mistral3,
-        ("mistral3",),
+        _mistral("norm", "linear_1", "linear_2"),
+        ("mistral3", "lighton_ocr"),
         alone=False,
     ),
+    Recipe(
+        "mistral-large4",
+        "",
+        ("patch_merger.merging_layer.weight", "pre_mm_projector_norm.weight"),
+        _mistral(
+            "pre_mm_projector_norm", "vision_language_adapter.w_in", "vision_language_adapter.w_out"
+        ),
+        ("mistral_large4",),
+        ("patch_merger.", "pre_mm_projector_norm.", "vision_language_adapter."),
+        alone=False,
+    ),
+    *(
+        Recipe(
+            "glm4v",
+            "visual",
+            ("merger.proj.weight", "post_layernorm.weight", "downsample.weight"),
+            read,
+            model_types,
+            ("merger.", "post_layernorm.", "downsample."),
+            alone=False,
+        )
+        for read, model_types in (
+            (_glm4v, ("glm4v", "glm4v_moe", "glm46v", "glmga", "glm_ocr")),
+            (_glm5_next, ("glm5_next",)),
+        )
+    ),
+    *(
+        Recipe(
+            layout,
+            "patch_merger|perceive",
+            (f"{conv}.weight", "before_rms.weight", "image_newline"),
+            _hunyuan_vl,
+            ("hunyuan_vl",),
+            # All but its image_sep, which is of no use.
+            (
+                *("before_rms.", "proj", "image_newline", "mlp."),
+                *("image_begin", "image_end", "after_rms."),
+            ),
+            alone=False,
+        )
+        for layout, conv in (("hunyuan-vl", "proj_conv"), ("hunyuan-vl-original", "proj.0"))
+    ),
     Recipe("aya-vision", _HF, _TWO, _aya, ("aya_vision", "cohere2_vision"), alone=False),
-    Recipe("got-ocr2", _HF, ("conv_upsampler1.weight",), _got, ("got_ocr2",)),
+    Recipe("got-ocr2", _HF, ("conv_upsampler1.weight",), _got, ("got_ocr2", "pp_chart2table")),
     Recipe("llava", _HF, _TWO, _perception, ("perception_lm",), alone=False),
     Recipe(
         "qwen3-vl",
@@ -677,6 +979,7 @@ RECIPES: tuple[Recipe, ...] = (
         ("latents", "layers.0.0.to_kv.weight"),
         _open_flamingo,
     ),
+    Recipe("llava", _HF, _TWO, _voxtral, ("voxtral", "voxtral_realtime", "glmasr"), alone=False),
     # LLaVA's and MobileVLM's own files.
     Recipe("ldpnet", f"{_MM}|model", ("mlp.1.weight", "mb_block.1.block.0.0.weight"), _ldpnet),
     Recipe("ldpnetv2", _MM, ("mlp.mlp.0.weight", "peg.peg.0.weight"), _ldpnetv2),

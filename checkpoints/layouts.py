@@ -33,12 +33,14 @@ class Name:
             convolution there.
         kernel: The convolution's sides.
         skip: How many rows stand before ours in a ``batch``, whose numbers have no use.
+        join: What stands between the path and the parameter's name.
     """
 
     path: str
     form: Literal["plain", "bare", "batch", "vector", "matrix", "conv"] = "plain"
     kernel: tuple[int, int] = (1, 1)
     skip: int = 0
+    join: str = "."
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
             if parameter is None:
                 continue
             shape = stored = parameter.shape
-            theirs = f"{name.path}.{leaf}".removeprefix(".")
+            theirs = f"{name.path}{name.join}{leaf}".removeprefix(".")
             if name.form not in ("plain", "conv"):
                 theirs = name.path
             if name.form == "matrix":
@@ -404,20 +406,33 @@ def _reg_block(path: str, *, shortcut: bool) -> list[str | Name]:
     return names
 
 
-def _hunyuan_vl(projector: Projector) -> list[str | Name]:
-    from ..blocks.patch_merge import PatchMerge
+def _hunyuan_vl(conv: str, out: str) -> Layout:
+    """Transformers' naming, and the checkpoints' own, differ in the two convolutions."""
 
-    [merge] = [block for block in projector.spec.blocks if isinstance(block, PatchMerge)]
-    return [
-        "before_rms",
-        Name("proj_conv", "conv", merge.size),
-        Name("proj_out", "conv"),
-        Name("image_newline", "bare"),
-        "mlp",
-        Name("image_begin", "vector"),
-        Name("image_end", "vector"),
-        "after_rms",
-    ]
+    def layout(projector: Projector) -> Sequence[str | Name]:
+        from ..blocks.patch_merge import PatchMerge
+
+        [merge] = [block for block in projector.spec.blocks if isinstance(block, PatchMerge)]
+        return [
+            "before_rms",
+            Name(conv, "conv", merge.size),
+            Name(out, "conv"),
+            Name("image_newline", "bare"),
+            "mlp",
+            Name("image_begin", "vector"),
+            Name("image_end", "vector"),
+            "after_rms",
+        ]
+
+    return layout
+
+
+def _gemma4_model(projector: Projector) -> list[str | Name]:
+    from ..blocks.scale import Scale
+
+    scales = [block for block in projector.spec.blocks if isinstance(block, Scale)]
+    first = [Name("vision_tower.std", join="_")] if scales[0].standardize else []
+    return [*first, "embed_vision.embedding_projection"]
 
 
 def _inverted_residual(path: str) -> list[str | Name]:
@@ -440,6 +455,7 @@ LAYOUTS: dict[str, Layout] = {
     "gemma3": _names("mm_soft_emb_norm", Name("mm_input_projection_weight", "matrix")),
     "gemma3n": _names("soft_embedding_norm", "embedding_projection"),
     "gemma4": _names("embedding_projection"),
+    "gemma4-model": _gemma4_model,
     "glm4v": _names(
         "post_layernorm",
         Name("downsample", "conv", (2, 2)),
@@ -451,14 +467,20 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "got-ocr2": _names("conv_upsampler1", "conv_upsampler2", "multimodal_projector"),
     "granite-docling": _names("ln_in", "coarse.projection", "ln_mid", "mlp_fc2", "ln_out"),
-    "hunyuan-vl": _hunyuan_vl,
+    "hunyuan-vl": _hunyuan_vl("proj_conv", "proj_out"),
+    "hunyuan-vl-original": _hunyuan_vl("proj.0", "proj.2"),
     "idefics": _idefics,
     "idefics2": _idefics2,
     "idefics3": _names("modality_projection.proj"),
+    "inkling2": _names("proj_in", "proj_out"),
     "internvl-chat": _names("0", "1", "3"),
     "internvl": _normed("layer_norm", "linear_1", "linear_2"),
     "janus": _janus,
     "kimi-k25": _names("pre_norm", "in_proj", "out_proj"),
+    "kimi-k25-original": _names("pre_norm", "proj.0", "proj.2"),
+    "kimi-k25-saved": _names(
+        "model.mm_projector.pre_norm", "mm_projector.proj.0", "mm_projector.proj.2"
+    ),
     "ldpnet": _names(
         "mlp.1", "mlp.3", *_inverted_residual("mb_block.1"), *_inverted_residual("mb_block.2")
     ),
@@ -477,16 +499,24 @@ LAYOUTS: dict[str, Layout] = {
     "llava-pooled": _names(Name("pooler.pool", "conv", (2, 2)), "linear_1", "linear_2"),
     "minicpmv": _query_resampler(""),
     "minicpmv4-6": _minicpmv4_6,
+    "mistral-large4": _names(
+        "pre_mm_projector_norm",
+        "patch_merger.merging_layer",
+        "vision_language_adapter.w_in",
+        "vision_language_adapter.w_out",
+    ),
     "mistral3": _names("norm", "patch_merger.merging_layer", "linear_1", "linear_2"),
     "mlp": _mlp,
     "mlp-res": _mlp_res,
     "nvila": _names("layers.1", "layers.2", "layers.4"),
     "nvila-lite": _names(*(f"layers.{step}" for step in (1, 2, 4, 5, 7))),
+    "modernvbert": _names("modality_projection"),
     "open-flamingo": _open_flamingo,
     "paddleocr-vl": _names("pre_norm", "linear_1", "linear_2"),
     "paligemma": _names("linear"),
     "qwen-vl": _query_resampler("attn_pool."),
     "qwen2-vl": _names("ln_q", "mlp.0", "mlp.2"),
     "qwen3-vl": _names("norm", "linear_fc1", "linear_fc2"),
+    "ultravbert": _names("modality_projection", "norm"),
     "vipllava": _names("projector_layernorm", "linear_1", "linear_2"),
 }

@@ -18,7 +18,7 @@ from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError
-from .families import Config, Found, Recipe, recognise
+from .families import Config, Found, Recipe, inner_config, recognise
 from .layouts import LAYOUTS, Part, parts
 from .safetensors_file import Stored
 from .save import DOCUMENT
@@ -100,7 +100,8 @@ def inspect_checkpoint(
     left = len(weights.keys) - len(used)
     others: tuple[str, ...] = ()
     if family != "document":
-        done, _ = _try_all(weights, weights.config, recognise(weights.config, weights.keys), None)
+        config = inner_config(weights.config)
+        done, _ = _try_all(weights, config, recognise(config, weights.keys), None)
         others = tuple(dict.fromkeys(other for *_, other in done if other != root))
     return Inspection(str(weights.path), family, projector.spec, dtype, root, used, left, others)
 
@@ -187,7 +188,8 @@ def _recognise(weights: Weights, root: str | None, grid: Sequence[int] | None) -
         _fit(own, {key: weights.stored(key) for key in weights.keys}, "document", weights, "")
         return "document", projector, own, ""
     grid = None if grid is None else check_grid(grid)
-    fits = recognise(weights.config, weights.keys)
+    config = inner_config(weights.config)
+    fits = recognise(config, weights.keys)
     if root is None:
         fits = _main(fits)
     else:
@@ -196,7 +198,7 @@ def _recognise(weights: Weights, root: str | None, grid: Sequence[int] | None) -
         if roots and not fits:
             known = ", ".join(map(repr, sorted(roots)))
             raise CheckpointError(f"no projector at root={root!r}", where, f"one of {known}")
-    done, failures = _try_all(weights, weights.config, fits, grid)
+    done, failures = _try_all(weights, config, fits, grid)
     if len(done) > 1:
         names = ", ".join(f"{family} under {found!r}" for family, _, _, found in done)
         raise CheckpointError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..blocks.block import Block
 from ..blocks.norm_act import NormAct
 from ..blocks.pointwise import Pointwise
+from ..blocks.scale import Scale
 from .preset import Preset
 from .stack import Stack
 
@@ -11,25 +13,29 @@ __all__ = ["Gemma3n"]
 
 
 class Gemma3n(Preset):
-    """``RMS norm > Linear > RMS norm without weight`` on every token.
+    """``* sqrt(width) > RMS norm > Linear > RMS norm without weight`` on every token.
 
-    Used by Gemma 3n. Source: `Gemma3nMultimodalEmbedder` of transformers.
+    Used by Gemma 3n. Source: `Gemma3nModel.get_image_features` of transformers, which scales, and
+    `Gemma3nMultimodalEmbedder`.
 
-    Traps: the caller multiplies the features by the root of their width first (`scale` would do
-    that here); the norms multiply their weight in fp32; the embedder's table of hard tokens
-    belongs to the language model, not here.
+    Traps: the norms multiply their weight in fp32; the embedder's table of hard tokens belongs to
+    the language model, not here.
 
     Attributes:
         eps: Of both norms.
+        scale: Whether the features are scaled here, not by the caller.
     """
 
     eps: float = 1e-6
+    scale: bool = True
 
     def expand(self, in_: int, out: int) -> Stack:
+        first: tuple[Block, ...] = (Scale(by="root-channels"),)
         return Stack(
             in_=in_,
             out=out,
             blocks=(
+                *(first if self.scale else ()),
                 NormAct(norm="rms", eps=self.eps, cast="after", act="none"),
                 Pointwise(bias=False),
                 NormAct(norm="rms", eps=self.eps, weight="none", act="none"),

@@ -17,22 +17,24 @@ __all__ = ["Gemma4"]
 
 
 class Gemma4(Preset):
-    """``average pool s x s > * sqrt(width) > RMS norm without weight > Linear``.
+    """``average pool s x s > * sqrt(width) > [standardise] > RMS norm without weight > Linear``.
 
-    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2. Source: `Gemma4VisionPooler` and
-    `Gemma4MultimodalEmbedder` of transformers.
+    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2. Source: `Gemma4VisionPooler`,
+    `Gemma4VisionModel.forward` after it, and `Gemma4MultimodalEmbedder` of transformers.
 
     Traps: upstream pools by position ids over a padded batch; here the images are packed, each
-    with its grid, and what comes out are upstream's valid tokens. The scaled features may exceed
-    fp16's range: run it in fp32 or bf16.
+    with its grid, and what comes out are upstream's valid tokens. The 26B and 31B models
+    standardise. The scaled features may exceed fp16's range: run it in fp32 or bf16.
 
     Attributes:
         pool: The side s of the pooled windows.
         eps: Of the norm.
+        standardize: Whether the scaled features are standardised.
     """
 
     pool: Annotated[int, Field(ge=1, le=64)] = 3
     eps: float = 1e-6
+    standardize: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(
@@ -40,7 +42,7 @@ class Gemma4(Preset):
             out=out,
             blocks=(
                 Pool(mode="avg", stride=self.pool),
-                Scale(by="root-channels"),
+                Scale(by="root-channels", standardize=self.standardize),
                 NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
                 Pointwise(bias=False),
             ),

@@ -27,11 +27,13 @@ class Glm4v(Preset):
     have none; norm and convolution live on the tower upstream; the tokens come in block by block.
 
     Attributes:
+        eps: Of the RMS norm.
         hidden: The inner width of the SwiGLU; None is the output width.
         limit: GLM5-Next's clamp.
         token_order: How the tokens come in: ``blocked`` or ``raster``.
     """
 
+    eps: float = 1e-5
     hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
     limit: Annotated[float, Field(gt=0)] | None = None
     token_order: Literal["raster", "blocked"] = "blocked"
@@ -42,7 +44,7 @@ class Glm4v(Preset):
             out=out,
             token_order=self.token_order,
             blocks=(
-                NormAct(norm="rms", eps=1e-5, act="none"),
+                NormAct(norm="rms", eps=self.eps, act="none"),
                 PatchMerge(order="chw"),
                 Pointwise(),
                 Pointwise(bias=False),

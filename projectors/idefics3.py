@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..blocks.block import Block
+from ..blocks.norm_act import NormAct
 from ..blocks.patch_merge import PatchMerge
 from ..blocks.pointwise import Pointwise
 from .preset import Preset
@@ -17,17 +19,23 @@ __all__ = ["Idefics3"]
 class Idefics3(Preset):
     """``merge s x s (hwc) > Linear`` without bias; 1 token of s * s comes out.
 
-    Used by Idefics3 (merge 2), SmolVLM (2 to 4), ModernVBERT, nanoVLM (4). Source:
-    `Idefics3Connector` of transformers.
+    Used by Idefics3 (merge 2), SmolVLM (2 to 4), ModernVBERT, nanoVLM (4), UltraVBERT (RMS norm at
+    the end). Source: `Idefics3Connector` of transformers.
 
-    Traps: no norm, no bias; upstream takes square grids only.
+    Traps: no bias, and no norm but UltraVBERT's; upstream takes square grids only.
 
     Attributes:
         merge: The side s of the merged windows.
+        norm: What follows the linear layer: ``none`` or ``rms``.
+        eps: Of the norm.
     """
 
     merge: Annotated[int, Field(ge=1, le=16)] = 2
+    norm: Literal["none", "rms"] = "none"
+    eps: float = 1e-6
 
     def expand(self, in_: int, out: int) -> Stack:
-        blocks = (PatchMerge(size=(self.merge, self.merge)), Pointwise(bias=False))
-        return Stack(in_=in_, out=out, blocks=blocks)
+        blocks: list[Block] = [PatchMerge(size=(self.merge, self.merge)), Pointwise(bias=False)]
+        if self.norm != "none":
+            blocks.append(NormAct(norm=self.norm, eps=self.eps, act="none"))
+        return Stack(in_=in_, out=out, blocks=tuple(blocks))

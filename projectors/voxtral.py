@@ -1,4 +1,4 @@
-"""Voxtral's audio projector."""
+"""Voxtral's and GLM-ASR's audio projector."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ..blocks.activation import Act
+from ..blocks.feature import Width
 from ..blocks.norm_act import NormAct
 from ..blocks.patch_merge import PatchMerge
 from ..blocks.pointwise import Pointwise
@@ -18,15 +20,22 @@ __all__ = ["Voxtral"]
 class Voxtral(Preset):
     """``stack 4 frames > Linear > GELU > Linear``; 1 token of 4 comes out.
 
-    Used by Voxtral. Source: `VoxtralMultiModalProjector` of transformers and the reshape before it.
+    Used by Voxtral and GLM-ASR (an inner width of its own, biases). Source:
+    `VoxtralMultiModalProjector` of transformers and the reshape before it.
 
     Traps: no biases; frames are a grid of one row, ``grid=(1, n)``.
 
     Attributes:
         frames: How many frames stand in one token.
+        hidden: The inner width.
+        act: The activation; ``gelu`` is the exact form.
+        bias: Whether the linear layers have biases.
     """
 
     frames: Annotated[int, Field(ge=1, le=64)] = 4
+    hidden: Width = "out"
+    act: Act = "gelu"
+    bias: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(
@@ -34,8 +43,8 @@ class Voxtral(Preset):
             out=out,
             blocks=(
                 PatchMerge(size=(1, self.frames)),
-                Pointwise(bias=False),
-                NormAct(norm="none", act="gelu"),
-                Pointwise(bias=False),
+                Pointwise(out=self.hidden, bias=self.bias),
+                NormAct(norm="none", act=self.act),
+                Pointwise(bias=self.bias),
             ),
         )

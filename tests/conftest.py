@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torchvision_operators
 from plugins import Site
 
 from mobilevlm import BLOCKS, PROJECTORS
@@ -13,6 +14,7 @@ from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
 
 # The reference models are built here, small; nothing is to be looked for elsewhere.
 os.environ["HF_HUB_OFFLINE"] = "1"
+torchvision_operators.declare()
 
 
 @pytest.fixture
@@ -43,3 +45,11 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registries: None) -> I
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
             del sys.modules[name]
+
+
+@pytest.fixture
+def quiet() -> None:
+    """Let transformers show no progress."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()

@@ -261,6 +261,19 @@ def test_the_adaptive_pool_module_refuses_by_itself() -> None:
         module(torch.randn(1, 5, 9, 4))
 
 
+def test_standardization_is_in_fp32_and_not_trained() -> None:
+    """The difference of numbers of Gemma 4's size, which bf16 holds to the nearest 256."""
+    module = make("scale", by="root-channels", standardize=True).build(feature(2, 2))
+    module.bias.fill_(5e4)
+    module.scale.fill_(1e-2)
+    module.bfloat16()
+    torch.manual_seed(0)
+    x = (1.25e4 + 256 * torch.randn(1, 2, 2, 16)).bfloat16()
+    expected = (4 * x.double() - module.bias.double()) * module.scale.double()
+    assert torch.equal(module(x), expected.to(torch.bfloat16))
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
 def test_features_are_readable() -> None:
     x = Feature(channels=8, ends=(8, 8))
     assert str(x) == "?x? x 8"

@@ -1,7 +1,7 @@
 """Checkpoints: our own, real models of transformers, LLaVA's files, and all that can be wrong."""
 
-import importlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -43,6 +43,7 @@ from mobilevlm import (
     build_vision_projector,
 )
 from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.families import inner_config, recognise
 from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
@@ -196,6 +197,12 @@ QWEN3 = {
     "intermediate_size": 20,
     "num_position_embeddings": 64,
 }
+# The tower is timm's.
+PERCEPTION = {
+    "model_type": "timm_wrapper",
+    "architecture": "vit_pe_core_tiny_patch16_384",
+    "model_args": {"embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 32, "patch_size": 4},
+}
 ROPE = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 1e4}
 
 
@@ -208,7 +215,10 @@ def llama() -> dict[str, Any]:
 
 
 class Model:
-    """A whole tiny model: its class, its config, where its projector is and how it is run."""
+    """A whole tiny model: its class, its config, where its projector is and how it is run.
+
+    `run` takes the module, tokens ``(b, n, c)`` and their grid, and returns ``(b, m, d)``.
+    """
 
     def __init__(
         self,
@@ -217,22 +227,28 @@ class Model:
         run: Callable[[nn.Module, Tensor, tuple[int, int]], Tensor],
         preset: str,
         in_: int = 16,
-        grid: tuple[int, int] = (8, 8),
+        *grids: tuple[int, int],
         out: int = 24,
+        classes: tuple[str, str] | None = None,
         task: str = "ForConditionalGeneration",
         **config: Any,
     ) -> None:
-        self.name, self.module, self.run, self.preset = name, module, run, preset
-        self.in_, self.out, self.grid, self.task, self.config = in_, out, grid, task, config
+        self.module, self.run, self.preset = module, run, preset
+        self.in_, self.out = in_, out
+        self.grids, self.config = grids or ((8, 8),), config
+        self.classes = classes or (f"{name}Config", f"{name}{task}")
 
     def build(self) -> nn.Module:
         import transformers
 
-        config = getattr(transformers, f"{self.name}Config")(**self.config)
+        config, model = (getattr(transformers, name) for name in self.classes)
         torch.manual_seed(0)
-        model: nn.Module = getattr(transformers, f"{self.name}{self.task}")(config)
-        randomize(model)
-        return model.eval()
+        built: nn.Module = model(config(**self.config))
+        randomize(built)
+        for name, buffer in built.named_buffers():
+            if "vision_tower.std_" in name:  # Gemma 4's statistics
+                buffer.normal_()
+        return built.eval()
 
 
 def run_llama4_model(model: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -350,13 +366,13 @@ MODELS = {
         text_config=text("qwen2"),
     ),
     "lfm2_vl": Model(
-        *("Lfm2Vl", PROJECTOR, on_grid, "internvl", 16, (4, 6)),
+        *("Lfm2Vl", PROJECTOR, on_grid, "internvl", 16, (4, 6), (8, 8)),
         vision_config={**SIGLIP, "model_type": "siglip2_vision_model", "num_patches": 64},
         text_config=text("lfm2", layer_types=["full_attention"]),
         projector_hidden_size=20,
     ),
     "lfm2_vl-bare": Model(
-        *("Lfm2Vl", PROJECTOR, on_grid, "internvl", 16, (4, 6)),
+        *("Lfm2Vl", PROJECTOR, on_grid, "internvl", 16, (4, 6), (8, 8)),
         vision_config={**SIGLIP, "model_type": "siglip2_vision_model", "num_patches": 64},
         text_config=text("lfm2", layer_types=["full_attention"]),
         projector_hidden_size=20,
@@ -376,22 +392,22 @@ MODELS = {
         mm_tokens_per_image=16,
     ),
     "qwen2_vl": Model(
-        *("Qwen2VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        *("Qwen2VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6), (8, 8)),
         vision_config={**QWEN, "embed_dim": 16, "hidden_size": 24},
         text_config=text("qwen2_vl_text", rope_parameters=ROPE),
     ),
     "qwen2_5_vl": Model(
-        *("Qwen2_5_VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        *("Qwen2_5_VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6), (8, 8)),
         vision_config={**QWEN, "hidden_size": 16, "out_hidden_size": 24, "intermediate_size": 20},
         text_config=text("qwen2_5_vl_text", rope_parameters=ROPE),
     ),
     "qwen3_vl": Model(
-        *("Qwen3VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        *("Qwen3VL", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6), (8, 8)),
         vision_config={**QWEN3, "deepstack_visual_indexes": [0]},
         text_config=text("qwen3_vl_text", rope_parameters=ROPE),
     ),
     "qwen3_vl_moe": Model(
-        *("Qwen3VLMoe", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        *("Qwen3VLMoe", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6), (8, 8)),
         vision_config={**QWEN3, "deepstack_visual_indexes": [0]},
         text_config=text(
             "qwen3_vl_moe_text",
@@ -402,12 +418,12 @@ MODELS = {
         ),
     ),
     "qwen3_5": Model(
-        *("Qwen3_5", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6)),
+        *("Qwen3_5", "model.visual.merger", run_blocked, "qwen2-vl", 16, (4, 6), (8, 8)),
         vision_config=QWEN3,
         text_config=text("qwen3_5_text", layer_types=["full_attention"]),
     ),
     "mistral3": Model(
-        *("Mistral3", PROJECTOR, run_mistral3, "mistral3", 16, (5, 7)),
+        *("Mistral3", PROJECTOR, run_mistral3, "mistral3", 16, (5, 7), (4, 4)),
         vision_config={**CLIP, "model_type": "pixtral"},
         text_config=text("mistral", rms_norm_eps=1e-3),
     ),
@@ -436,7 +452,7 @@ MODELS = {
     ),
     "perception_lm": Model(
         *("PerceptionLM", PROJECTOR, plain, "perception-lm"),
-        vision_config={"model_type": "timm_wrapper", "model_args": {"embed_dim": 16}},
+        vision_config=PERCEPTION,
         text_config=llama(),
         projector_pooling_ratio=2,
     ),
@@ -501,27 +517,15 @@ MODELS = {
 }
 
 
-def without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let PerceptionLM be built without its tower, which is timm's."""
-    module = importlib.import_module("transformers.models.perception_lm.modeling_perception_lm")
-    auto = module.AutoModel
-
-    class Tower:
-        @staticmethod
-        def from_config(config: Any, **arguments: Any) -> Any:
-            if config.model_type == "timm_wrapper":
-                return nn.Linear(16, 16)
-            return auto.from_config(config, **arguments)
-
-    monkeypatch.setattr(module, "AutoModel", Tower)
-
-
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    transformers.utils.logging.disable_progress_bar()
+def without_defaults(config: Any) -> dict[str, Any]:
+    """Return a config as transformers wrote it before it wrote defaults too."""
+    defaults = type(config)().to_dict()
+    inner = {name: getattr(config, name, None) for name in type(config).sub_configs}
+    return {
+        name: value if inner.get(name) is None else without_defaults(inner[name])
+        for name, value in config.to_dict().items()
+        if name == "model_type" or inner.get(name) is not None or value != defaults.get(name)
+    }
 
 
 def equal(
@@ -543,16 +547,12 @@ def equal(
                 assert (y - expected).abs().max() / expected.abs().max() < 1e-5
 
 
-@pytest.mark.usefixtures("quiet")
-@pytest.mark.filterwarnings("ignore")  # transformers' own
-@pytest.mark.parametrize("name", MODELS)
-def test_models_of_transformers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = MODELS[name]
-    if case.name == "PerceptionLM":
-        without_timm(monkeypatch)
+def check_model(case: Model, tmp_path: Path) -> None:
+    """Save a whole model, load its projector, and compare the two."""
     model = case.build()
     model.save_pretrained(tmp_path / "whole")
-    model.save_pretrained(tmp_path / "shards", max_shard_size="4KB")
+    size = (tmp_path / "whole" / "model.safetensors").stat().st_size
+    model.save_pretrained(tmp_path / "shards", max_shard_size=size // 8)
     assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
     whole = load_projector(tmp_path / "whole")
     shards = load_projector(tmp_path / "shards")
@@ -566,14 +566,30 @@ def test_models_of_transformers(name: str, tmp_path: Path, monkeypatch: pytest.M
     assert set(found.used) < stored.keys()
     assert len(found.used) + found.left == len(stored)
     assert all(key.startswith(found.root) for key in found.used)
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    [recipe] = [fit for fit, root in recognise(inner_config(config), stored) if root == found.root]
+    back = to_upstream(whole, recipe.layout)
+    assert {found.root + key for key in back} == set(found.used)
+    assert all(torch.equal(back[key], stored[found.root + key]) for key in back)
     upstream = model.get_submodule(case.module)
-    equal(whole, case.run, upstream, case.grid)
-    # What is not the projector's may be anything.
+    equal(whole, case.run, upstream, *case.grids)
+    # What is not the projector's may be anything, and what is a default may be left out.
     for key, tensor in stored.items():
         if key not in found.used:
             tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.zero_()
+    config = without_defaults(model.config)
+    (tmp_path / "whole" / "config.json").write_text(json.dumps(config, default=str))
     save_file(stored, tmp_path / "whole" / "model.safetensors")
-    assert same(whole, load_projector(tmp_path / "whole", check_values=True))
+    again = load_projector(tmp_path / "whole", check_values=True)
+    assert same(whole, again)
+    assert whole.spec == again.spec
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+@pytest.mark.parametrize("name", MODELS)
+def test_models_of_transformers(name: str, tmp_path: Path) -> None:
+    check_model(MODELS[name], tmp_path)
 
 
 @pytest.mark.usefixtures("quiet")

@@ -595,6 +595,7 @@ CASES = {
         "gemma3n",
         gemma3n,
         lambda module, x, grid: module(inputs_embeds=x),
+        {"scale": False},
         grids=((SIDE, SIDE), (3, 5)),
         unused=("embedding.weight", "hard_embedding_norm.weight"),
     ),
