@@ -100,7 +100,7 @@ def test_to_upstream_speaks_the_same_keys(name: str) -> None:
 def test_to_upstream_of_an_unknown_or_other_family() -> None:
     projector = build_vision_projector(config("mlp3x_gelu"))
     for family, message in {
-        "qwen2vl": "unknown layout 'qwen2vl'. Did you mean 'qwen2-vl' or 'qwen3-vl'?",
+        "qwen2vl": "unknown layout 'qwen2vl'. Did you mean 'qwen-vl' or 'qwen2-vl'?",
         "llava": "the layout names 2 modules, the projector has 3. It belongs to another family.",
     }.items():
         with pytest.raises(CheckpointError) as caught:
