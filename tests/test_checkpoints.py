@@ -1,7 +1,6 @@
 """Checkpoints: our own, real models of transformers, LLaVA's files, and all that can be wrong."""
 
 import io
-import itertools
 import json
 import os
 import pickle
@@ -614,7 +613,7 @@ def test_several_projectors_in_one_model(tmp_path: Path) -> None:
     case = MODELS["qwen3_vl"]
     config = {**case.config["vision_config"], "deepstack_visual_indexes": [0, 1]}
     model = Model(
-        *(case.name, case.module, case.run, case.preset, 16, (4, 6)),
+        *("Qwen3VL", case.module, case.run, case.preset, 16, (4, 6)),
         **{**case.config, "vision_config": config},
     ).build()
     model.save_pretrained(tmp_path)
