@@ -248,7 +248,8 @@ def test_ldpnetv2_pools_any_grid_to_144_tokens(grid: tuple[int, int]) -> None:
         z = F.adaptive_avg_pool2d(z, (12, 12))
         z = F.conv2d(z, b[4].weight, b[4].bias, 1, 1, groups=10) + z
     assert projector.tokens(*grid) == 144
-    torch.testing.assert_close(y, z.flatten(2).transpose(1, 2), rtol=1e-5, atol=1e-6)
+    z = z.flatten(2).transpose(1, 2)
+    assert (y - z).abs().max() / z.abs().max() < 1e-5
 
 
 def plain_inverted_residual(x: Tensor, modules: list[nn.Module], stride: int) -> Tensor:
