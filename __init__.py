@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .blocks.fast import fast_paths as fast_paths
     from .blocks.feature import Feature as Feature
     from .blocks.feature import Width as Width
+    from .checkpoints.convert import convert_checkpoint as convert_checkpoint
     from .checkpoints.errors import CheckpointError as CheckpointError
     from .checkpoints.layouts import to_upstream as to_upstream
     from .checkpoints.llava import build_vision_projector as build_vision_projector
     from .checkpoints.load import inspect_checkpoint as inspect_checkpoint
     from .checkpoints.load import load_projector as load_projector
     from .checkpoints.save import save_projector as save_projector
+    from .checkpoints.values import inspect_values as inspect_values
     from .export.errors import ExportError as ExportError
     from .export.export import export_projector as export_projector
     from .projectors import BLOCKS as BLOCKS
@@ -59,10 +61,12 @@ _HOMES = {
     "adapt": "blocks.adapt",
     "build_projector": "projectors.build",
     "build_vision_projector": "checkpoints.llava",
+    "convert_checkpoint": "checkpoints.convert",
     "dump_spec": "projectors.document",
     "export_projector": "export.export",
     "fast_paths": "blocks.fast",
     "inspect_checkpoint": "checkpoints.load",
+    "inspect_values": "checkpoints.values",
     "load_projector": "checkpoints.load",
     "load_spec": "projectors.document",
     "plan_projector": "projectors.build",

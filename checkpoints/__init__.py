@@ -1,14 +1,19 @@
 """Weights in and out: our own format, and other projects' checkpoints."""
 
+from .convert import convert_checkpoint
 from .errors import CheckpointError
 from .layouts import to_upstream
 from .load import Inspection, inspect_checkpoint, load_projector
 from .save import save_projector
+from .values import Values, inspect_values
 
 __all__ = [
     "CheckpointError",
     "Inspection",
+    "Values",
+    "convert_checkpoint",
     "inspect_checkpoint",
+    "inspect_values",
     "load_projector",
     "save_projector",
     "to_upstream",

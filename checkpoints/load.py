@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,11 +20,19 @@ from ..registry import MobileVLMError, quote
 from .errors import CheckpointError
 from .families import Config, Found, Recipe, inner_config, recognise
 from .layouts import LAYOUTS, Part, parts
-from .safetensors_file import Stored
 from .save import DOCUMENT
-from .weights import Weights
+from .tensor_file import Stored
+from .weights import Progress, Weights
 
-__all__ = ["Inspection", "inspect_checkpoint", "load_projector"]
+__all__ = [
+    "Inspection",
+    "Known",
+    "inspect_checkpoint",
+    "inspect_known",
+    "load_projector",
+    "read_projector",
+    "recognise_projector",
+]
 
 
 @dataclass(frozen=True)
@@ -94,16 +102,7 @@ def inspect_checkpoint(
         GridError: The grid is none.
     """
     weights = Weights(path)
-    family, projector, pairs, root = _recognise(weights, root, grid)
-    used = tuple(dict.fromkeys(key for key, _ in pairs))
-    dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
-    left = len(weights.keys) - len(used)
-    others: tuple[str, ...] = ()
-    if family != "document":
-        config = inner_config(weights.config)
-        done, _ = _try_all(weights, config, recognise(config, weights.keys), None)
-        others = tuple(dict.fromkeys(other for *_, other in done if other != root))
-    return Inspection(str(weights.path), family, projector.spec, dtype, root, used, left, others)
+    return inspect_known(weights, recognise_projector(weights, root, grid))
 
 
 def load_projector(
@@ -134,34 +133,93 @@ def load_projector(
         SpecError: The dtype is not a floating one.
     """
     weights = Weights(path)
-    _, projector, pairs, _ = _recognise(weights, root, grid)
+    known = recognise_projector(weights, root, grid)
+    return read_projector(
+        weights, known, grid=grid, device=device, dtype=dtype, check_values=check_values
+    )
+
+
+def read_projector(
+    weights: Weights,
+    known: Known,
+    *,
+    grid: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    check_values: bool = False,
+    progress: Progress | None = None,
+) -> Projector:
+    """Read a projector that is recognised, as `load_projector` does.
+
+    Raises:
+        CheckpointError: A tensor cannot be read, or its values are not finite.
+        SpecError: The dtype is not a floating one.
+    """
+    _, projector, pairs, _ = known
     if dtype is not None or (grid is not None and projector.grid != tuple(grid)):
         grid = projector.grid if grid is None else grid
         projector = Projector(projector.spec, grid=grid, device="meta", dtype=dtype)
-    tensors = weights.read(dict.fromkeys(key for key, _ in pairs))
-    state: dict[str, Tensor] = {}
+    wanted: dict[str, list[Part]] = {}
     for key, part in pairs:
-        tensor = tensors[key]
-        if check_values and not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(
-                "NaN or infinite values",
-                f"{weights.path}[{quote(key)}]",
-                "finite weights",
-                "Take an earlier checkpoint: a projector with these gives NaN.",
-            )
-        state[part.key] = part.read(tensor)
-    if dtype is not None or device is not None:
-        state = {key: tensor.to(device=device, dtype=dtype) for key, tensor in state.items()}
+        wanted.setdefault(key, []).append(part)
+    state: dict[str, Tensor] = {}
+    # One by one, so that no more than a tensor is held twice.
+    for key, tensor in weights.read(wanted, progress):
+        fits = tensor.to(device=device, dtype=dtype)
+        if check_values:
+            _refuse_non_finite(f"{weights.path}[{quote(key)}]", tensor, fits)
+        for part in wanted[key]:
+            state[part.key] = part.read(fits)
     projector.load_state_dict(state, strict=True, assign=True)
     return projector
 
 
-# The family, the projector on meta, upstream's keys with our parts, and the root.
-_Known: TypeAlias = tuple[str, Projector, list[tuple[str, Part]], str]
+def _refuse_non_finite(where: str, stored: Tensor, converted: Tensor) -> None:
+    if not bool(torch.isfinite(stored).all()):
+        raise CheckpointError(
+            "NaN or infinite values",
+            where,
+            "finite weights",
+            "Take an earlier checkpoint: a projector with these gives NaN.",
+        )
+    if not (converted is stored or converted.is_meta or bool(torch.isfinite(converted).all())):
+        raise CheckpointError(
+            f"values that {converted.dtype} cannot hold", where, hint="Take a wider dtype."
+        )
 
 
-def _recognise(weights: Weights, root: str | None, grid: Sequence[int] | None) -> _Known:
-    """Work out what the weights are."""
+def inspect_known(weights: Weights, known: Known) -> Inspection:
+    """Say what a recognised projector is."""
+    family, projector, pairs, root = known
+    used = tuple(dict.fromkeys(key for key, _ in pairs))
+    dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
+    left = len(weights.keys) - len(used)
+    others: tuple[str, ...] = ()
+    if family != "document":
+        config = inner_config(weights.config)
+        done, _ = _try_all(weights, config, recognise(config, weights.keys), None)
+        others = tuple(dict.fromkeys(other for *_, other in done if other != root))
+    return Inspection(str(weights.path), family, projector.spec, dtype, root, used, left, others)
+
+
+class Known(NamedTuple):
+    """A recognised projector: family, projector on meta, upstream's keys with our parts, root."""
+
+    family: str
+    projector: Projector
+    pairs: list[tuple[str, Part]]
+    root: str
+
+
+def recognise_projector(
+    weights: Weights, root: str | None = None, grid: Sequence[int] | None = None
+) -> Known:
+    """Work out what the weights are; reads no values.
+
+    Raises:
+        CheckpointError: They hold no projector that is known, or several.
+        GridError: The grid does not fit.
+    """
     where = str(weights.path)
     if root:
         root = root.removesuffix(".") + "."
@@ -186,7 +244,7 @@ def _recognise(weights: Weights, root: str | None, grid: Sequence[int] | None) -
             for key, tensor in projector.state_dict().items()
         ]
         _fit(own, {key: weights.stored(key) for key in weights.keys}, "document", weights, "")
-        return "document", projector, own, ""
+        return Known("document", projector, own, "")
     grid = None if grid is None else check_grid(grid)
     config = inner_config(weights.config)
     fits = recognise(config, weights.keys)
@@ -220,9 +278,9 @@ def _main(fits: list[tuple[Recipe, str]]) -> list[tuple[Recipe, str]]:
 
 def _try_all(
     weights: Weights, config: Config, fits: list[tuple[Recipe, str]], grid: Grid | None
-) -> tuple[list[_Known], list[CheckpointError]]:
+) -> tuple[list[Known], list[CheckpointError]]:
     """Make out the projectors of some recipes and roots, and say why others are not there."""
-    done: list[_Known] = []
+    done: list[Known] = []
     failures: list[CheckpointError] = []
     for recipe, root in fits:
         try:
@@ -251,7 +309,7 @@ def _parse(document: str) -> Stack:
     return load_spec(document)
 
 
-def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid | None) -> _Known:
+def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid | None) -> Known:
     """Make out a recipe's projector at a root, or say why it is not there."""
     stored = {
         key.removeprefix(root): weights.stored(key)
@@ -287,7 +345,7 @@ def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid
         ) from error
     pairs = [(part.theirs, part) for part in parts(projector, LAYOUTS[recipe.layout])]
     _fit(pairs, stored, found.preset, weights, root)
-    return found.preset, projector, [(root + key, part) for key, part in pairs], root
+    return Known(found.preset, projector, [(root + key, part) for key, part in pairs], root)
 
 
 def _fit(
@@ -336,7 +394,14 @@ def _fit(
 
 
 def _refuse_packed(where: str, tensor: Stored) -> None:
-    """Name the two causes that make good weights look broken."""
+    """Name the causes that make good weights look broken."""
+    if tensor.fault:
+        raise CheckpointError(
+            f"a tensor of {tensor.shape}, {tensor.fault}",
+            where,
+            "a tensor of its own numbers",
+            "Call .clone() on it before torch.save.",
+        )
     if 0 in tensor.shape:
         raise CheckpointError(
             f"an empty tensor of {tensor.shape}, a DeepSpeed ZeRO-3 placeholder",
@@ -377,8 +442,14 @@ def _nothing_known(weights: Weights) -> CheckpointError:
     ]
     some = ", ".join(map(quote, likely[:4])) or ", ".join(map(quote, weights.keys[:4]))
     which = f" of model type {quote(model_type)}" if model_type else ""
+    hint = "Build one with build_projector and load its state dict yourself."
+    if weights.pickled_files and not weights.pickled:
+        hint = (
+            f"Is it in {weights.pickled_files[0]}, a pickle? "
+            "Convert it: mobilevlm convert --from-pickle PATH OUT"
+        )
     return CheckpointError(
         f"no projector that is known{which}, among {len(weights.keys)} tensors such as {some}",
         str(weights.path),
-        hint="Build one with build_projector and load its state dict yourself.",
+        hint=hint,
     )

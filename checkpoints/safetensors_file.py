@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import mmap
-import os
-import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..blocks.spec import first_duplicate
 from ..registry import quote
 from .errors import CheckpointError
+from .tensor_file import Stored, TensorFile, refuse_others
 
-__all__ = ["DuplicateKey", "SafetensorsFile", "Stored", "no_duplicates"]
+__all__ = ["DTYPES", "DuplicateKey", "SafetensorsFile", "no_duplicates"]
 
 MAX_HEADER = 100_000_000
 DTYPES = {
@@ -46,49 +39,30 @@ DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file, as the header describes it; `start` counts from the header's end."""
+class SafetensorsFile(TensorFile):
+    """A safetensors file, whose header is checked in full; see `TensorFile`."""
 
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-    nbytes: int
+    kind = "a safetensors file"
 
-
-class SafetensorsFile:
-    """The header of a safetensors file, checked in full; tensors are read on demand.
-
-    Args:
-        path: The file. Nothing but the header is read.
-
-    Attributes:
-        path: The file.
-        tensors: What it holds, by key.
-        metadata: Its metadata, text to text.
-
-    Raises:
-        CheckpointError: It cannot be read, is something else, is cut off, or its header lies.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.tensors: dict[str, Stored] = {}
-        self.metadata: dict[str, str] = {}
-        with _opened(self.path) as (file, status):
-            self._status = status
-            where, size = str(self.path), status.st_size
-            start = file.read(512)
-            _refuse_others(start, where)
-            length = int.from_bytes(start[:8], "little")
-            if length > MAX_HEADER:
-                raise CheckpointError(
-                    f"a header of {length:,} bytes", where, "a safetensors file", _CUT
-                )
-            if size < 8 or length > size - 8:
-                raise CheckpointError(_sizes_differ(size, 8 + length), where, hint=_CUT)
-            file.seek(8)
-            text = file.read(length)
+    def _describe(self, file: BufferedReader, size: int) -> None:
+        where = str(self.path)
+        start = file.read(512)
+        refuse_others(start, where, self.kind)
+        if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+            raise CheckpointError(
+                "a pickle (PyTorch's own format)",
+                where,
+                self.kind,
+                "A pickle can run code, so it is not loaded. "
+                "Convert it: mobilevlm convert --from-pickle PATH OUT",
+            )
+        length = int.from_bytes(start[:8], "little")
+        if length > MAX_HEADER:
+            raise CheckpointError(f"a header of {length:,} bytes", where, self.kind, _CUT)
+        if size < 8 or length > size - 8:
+            raise CheckpointError(_sizes_differ(size, 8 + length), where, hint=_CUT)
+        file.seek(8)
+        text = file.read(length)
         self._data = 8 + length
         self._read_header(text, size - self._data)
 
@@ -130,56 +104,6 @@ class SafetensorsFile:
                 where,
                 hint=_CUT if end > room else "Something was appended to it: save it again.",
             )
-
-    def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Map some tensors; their pages are read when they are used, the rest never.
-
-        As with safetensors' own reader, a file that somebody cuts off meanwhile takes the process
-        with it; one that is replaced, as `save_projector` does, does no harm.
-
-        Raises:
-            CheckpointError: The file cannot be read, or is not the one it was.
-        """
-        with _opened(self.path) as (file, status):
-            fields = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
-            changed = any(getattr(status, f) != getattr(self._status, f) for f in fields)
-            if changed:
-                raise CheckpointError(
-                    "the file changed while it was read", str(self.path), hint="Try again."
-                )
-            # Private: whatever is written to the tensors stays out of the file.
-            pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            return {key: self._tensor(pages, self.tensors[key]) for key in keys}
-
-    def _tensor(self, pages: mmap.mmap, stored: Stored) -> Tensor:
-        if not stored.nbytes:
-            return torch.empty(stored.shape, dtype=stored.dtype)
-        first = self._data + stored.start
-        flat = torch.frombuffer(pages, dtype=torch.uint8, count=stored.nbytes, offset=first)
-        if first % stored.dtype.itemsize:  # a view would not be aligned
-            flat = flat.clone()
-        return flat.view(stored.dtype).view(stored.shape)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[BufferedReader, os.stat_result]]:
-    """Open a regular file, refuse all else, and say so when it cannot be read."""
-    try:
-        # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(handle)
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise CheckpointError(kind, str(path), "a safetensors file", "Name another path.")
-        with os.fdopen(handle, "rb") as file:
-            yield file, status
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot be read: {error.strerror}", str(path), hint="Look at the path and its rights."
-        ) from error
 
 
 _CUT = "It is cut off, or something else: download or save it again."
@@ -226,30 +150,6 @@ def _sizes(value: Any) -> bool:
         and len(value) <= 64
         and all(type(each) is int and 0 <= each < 1 << 62 for each in value)
     )
-
-
-def _refuse_others(start: bytes, where: str) -> None:
-    """Say what a file is that is no safetensors file, from its first bytes."""
-    text = start.lstrip()[:64].lower()
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            "a git-lfs pointer, not the file itself", where, hint="Run: git lfs pull"
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(
-            "a web page, not a checkpoint", where, hint="Download the file itself."
-        )
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        raise CheckpointError(
-            "a pickle (PyTorch's own format)",
-            where,
-            "a safetensors file",
-            "A pickle can run code, so it is not loaded: save the weights as safetensors.",
-        )
-    if start.startswith(b"GGUF"):
-        raise CheckpointError(
-            "a GGUF file", where, "a safetensors file", "Use the model it was converted from."
-        )
 
 
 class DuplicateKey(ValueError):

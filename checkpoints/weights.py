@@ -5,29 +5,55 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from ..registry import quote
 from .errors import CheckpointError
-from .safetensors_file import DuplicateKey, SafetensorsFile, Stored, no_duplicates
+from .pickle_file import PickleFile
+from .safetensors_file import DuplicateKey, SafetensorsFile, no_duplicates
+from .tensor_file import Stored, TensorFile
 
-__all__ = ["Weights"]
+__all__ = ["Progress", "Weights"]
 
 MAX_JSON = 100_000_000
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Is told how many bytes are read, of how many."""
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How a folder's weights are called: in one file, in shards, or any other way."""
+
+    open: type[TensorFile]
+    names: tuple[str, ...]
+    index: str
+    suffix: str
+
+
+_SAFETENSORS = _Format(
+    SafetensorsFile, ("model.safetensors",), "model.safetensors.index.json", ".safetensors"
+)
+_PICKLES = _Format(
+    PickleFile,
+    ("pytorch_model.bin", "mm_projector.bin", "non_lora_trainables.bin"),
+    "pytorch_model.bin.index.json",
+    ".bin",
+)
 
 
 class Weights:
     """Keys to tensors, across files.
 
     Args:
-        path: A safetensors file, or a model's folder.
+        path: A file, or a model's folder.
+        pickled: Whether the weights are pickled; else they are safetensors.
 
     Attributes:
         path: The same.
@@ -38,14 +64,13 @@ class Weights:
         CheckpointError: There are no weights, or what says where they are makes no sense.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, pickled: bool = False) -> None:
         self.path = Path(path)
-        self._files: dict[str, SafetensorsFile] = {}
+        self.pickled = pickled
+        self._format = _PICKLES if pickled else _SAFETENSORS
+        self._files: dict[str, TensorFile] = {}
         self._folder = self.path if self.path.is_dir() else self.path.parent
-        only: str | None = self.path.name
-        if self.path.is_dir():
-            indexed = not (self.path / WEIGHTS).exists() and (self.path / INDEX).exists()
-            only = None if indexed else self._only_file()
+        only = self._only_file() if self.path.is_dir() else self.path.name
         self._homes = (
             self._index() if only is None else dict.fromkeys(self._open(only).tensors, only)
         )
@@ -68,54 +93,73 @@ class Weights:
         if key not in file.tensors:
             raise CheckpointError(
                 f"{quote(self._homes[key])} does not hold {quote(key)}",
-                str(self.path / INDEX),
+                str(self.path / self._format.index),
                 hint="Index and shards are of different models: download them again.",
             )
         return file.tensors[key]
 
-    def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Read some tensors, and nothing else of the files.
+    def read(
+        self, keys: Iterable[str], progress: Progress | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Read some tensors one by one, and nothing else of the files.
 
         Raises:
             CheckpointError: A tensor cannot be read.
         """
-        wanted: dict[str, list[str]] = {}
-        for key in keys:
-            self.stored(key)
-            wanted.setdefault(self._homes[key], []).append(key)
-        found: dict[str, Tensor] = {}
-        for name, group in wanted.items():
-            found.update(self._open(name).read(group))
-        return found
+        sizes = {key: self.stored(key).nbytes for key in keys}
+        done, total = 0, sum(sizes.values())
+        for key, size in sizes.items():
+            if progress is not None:
+                progress(done, total)
+            yield key, self._open(self._homes[key]).read([key])[key]
+            done += size
+        if progress is not None:
+            progress(done, total)
 
-    def _open(self, name: str) -> SafetensorsFile:
+    @property
+    def pickled_files(self) -> list[str]:
+        """The folder's files that are pickled weights by their names."""
+        if not self.path.is_dir():
+            return []
+        names = sorted(path.name for path in self.path.glob(f"*{_PICKLES.suffix}"))
+        return [name for name in names if name != "training_args.bin"]  # transformers' Trainer's
+
+    def _open(self, name: str) -> TensorFile:
         if name not in self._files:
-            self._files[name] = SafetensorsFile(self._folder / name)
+            self._files[name] = self._format.open(self._folder / name)
         return self._files[name]
 
-    def _only_file(self) -> str:
-        if (self.path / WEIGHTS).exists():
-            return WEIGHTS
-        names = sorted(path.name for path in self.path.glob("*.safetensors"))
+    def _only_file(self) -> str | None:
+        """Return the name of the folder's only file of weights; None if there is an index."""
+        for name in self._format.names:
+            if (self.path / name).exists():
+                return name
+        if (self.path / self._format.index).exists():
+            return None
+        safetensors = sorted(path.name for path in self.path.glob(f"*{_SAFETENSORS.suffix}"))
+        names = self.pickled_files if self.pickled else safetensors
         if len(names) == 1:
             return names[0]
         if names:
             raise CheckpointError(
-                f"{len(names)} safetensors files and no {INDEX}",
+                f"{len(names)} {self._format.suffix[1:]} files and no {self._format.index}",
                 str(self.path),
                 hint=f"Name one of them: {', '.join(names[:4])}.",
             )
-        pickles = sorted(path.name for path in self.path.glob("*.bin"))
         hint = "Name the file or the folder that holds them."
-        if pickles:
+        if self.pickled_files and not self.pickled:
             hint = (
-                f"{pickles[0]} is a pickle, which can run code, so it is not loaded: save the "
-                "weights as safetensors."
+                f"{self.pickled_files[0]} is a pickle, which can run code, so it is not loaded. "
+                "Convert it: mobilevlm convert --from-pickle PATH OUT"
             )
-        raise CheckpointError("no weights in this folder", str(self.path), WEIGHTS, hint)
+        elif safetensors:
+            hint = f"Leave out --from-pickle: {safetensors[0]} is none."
+        raise CheckpointError(
+            "no weights in this folder", str(self.path), " or ".join(self._format.names), hint
+        )
 
     def _index(self) -> dict[str, str]:
-        path = self.path / INDEX
+        path = self.path / self._format.index
         homes = _read_json(path).get("weight_map")
         if not isinstance(homes, dict) or not all(isinstance(name, str) for name in homes.values()):
             raise CheckpointError(

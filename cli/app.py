@@ -13,7 +13,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="mobilevlm",
-    help="Vision-language projectors: list them, look at them, check and start your own.",
+    help="Vision-language projectors: list them, look at them, check, convert and export them.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -46,6 +46,7 @@ app.command()(zoo.spec)
 app.command()(zoo.check)
 app.command()(zoo.schema)
 app.command()(checkpoint.inspect)
+app.command()(checkpoint.convert)
 app.command()(bench.bench)
 app.command()(plugins.plugins)
 app.command()(plugins.doctor)

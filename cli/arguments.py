@@ -11,7 +11,7 @@ from typing import Any
 from ..projectors import PROJECTORS
 from ..registry import MobileVLMError, quote
 
-__all__ = ["UsageError", "call", "settings"]
+__all__ = ["UsageError", "call", "settings", "sides"]
 
 
 class UsageError(MobileVLMError):
@@ -38,14 +38,20 @@ def settings(words: Iterable[str]) -> dict[str, Any]:
             raise UsageError("'spec' is no option", hint="Name the projector or its file first.")
         if key in found:
             raise UsageError(f"{key!r} is given twice")
-        grid = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text, re.ASCII)
+        grid = sides(text)
         if key == "grid" and not grid:
             raise UsageError(quote(text), "grid", "height x width, such as grid=24x24")
         try:
-            found[key] = (int(grid[1]), int(grid[2])) if grid else json.loads(text)
+            found[key] = grid or json.loads(text)
         except (ValueError, RecursionError):
             found[key] = text
     return found
+
+
+def sides(text: str) -> tuple[int, int] | None:
+    """Return the height and the width of ``24x18``; None of anything else."""
+    grid = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text, re.ASCII)
+    return (int(grid[1]), int(grid[2])) if grid else None
 
 
 def call(

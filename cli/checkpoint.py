@@ -1,32 +1,145 @@
-"""The verbs that look at checkpoints: inspect."""
+"""The verbs that look at checkpoints and convert them: inspect, convert."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import Debug, Json
-from .output import echo_json, reporting
+from ..registry import quote
+from .arguments import UsageError
+from .options import Debug, Grid, Json, grid_of
+from .output import FAILED, echo_json, echo_table, explain, progress_bar, reporting
 
-__all__ = ["inspect"]
+__all__ = ["convert", "inspect"]
+
+
+class Dtype(StrEnum):
+    """The dtypes that weights can have."""
+
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+Root = Annotated[
+    str | None, typer.Option(help="What stands before its keys, if there are several.")
+]
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A safetensors file, or a model's folder.")],
-    root: Annotated[
-        str | None, typer.Option(help="What stands before its keys, if there are several.")
-    ] = None,
+    root: Root = None,
+    values: Annotated[
+        bool, typer.Option("--values", help="Read the weights too; NaN or infinity is a failure.")
+    ] = False,
+    grid: Grid = "",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say which projector a checkpoint holds. Reads headers and config, no weights."""
+    """Say which projector a checkpoint holds. Reads headers and config, no weights by default."""
     with reporting(debug):
         from ..checkpoints.load import inspect_checkpoint
 
-        inspection = inspect_checkpoint(path, root=root)
-        if as_json:
+        sides = grid_of(grid)
+        inspection = inspect_checkpoint(path, root=root, grid=sides)
+        if values:
+            _inspect_values(path, inspection, root, sides, as_json)
+        elif as_json:
             echo_json(inspection.to_dict())
         else:
             typer.echo(inspection)
+
+
+def _inspect_values(
+    path: Path, inspection: Any, root: str | None, grid: Any, as_json: bool
+) -> None:
+    from ..checkpoints.values import inspect_values
+
+    with progress_bar(f"reading {path.name}") as progress:
+        found = inspect_values(path, root=root, grid=grid, progress=progress)
+    if as_json:
+        echo_json({**inspection.to_dict(), "values": [each.to_dict() for each in found]})
+    else:
+        typer.echo(f"{inspection}\n")
+        header = ["tensor", "dtype", "shape", "NaN", "inf", "min", "max", "mean", "std"]
+        rows = [
+            [
+                quote(each.key, 200)[1:-1],
+                str(each.dtype).removeprefix("torch."),
+                "x".join(map(str, each.shape)) or "-",
+                f"{each.nan:,}",
+                f"{each.infinite:,}",
+                *(
+                    "-" if number is None else f"{number:.4g}"
+                    for number in (each.minimum, each.maximum, each.mean, each.std)
+                ),
+            ]
+            for each in found
+        ]
+        echo_table(header, rows, right=range(3, 9))
+    bad = sum(not each.finite for each in found)
+    if bad:
+        explain(f"{path}: {bad} of {len(found)} tensors hold NaN or infinite values")
+        raise typer.Exit(FAILED)
+
+
+def convert(
+    path: Annotated[Path, typer.Argument(help="A checkpoint: a file, or a model's folder.")],
+    out: Annotated[Path, typer.Argument(help="A new folder; with --to a new safetensors file.")],
+    from_pickle: Annotated[
+        bool,
+        typer.Option("--from-pickle", help="Read a pickle (.bin, .pt); nothing of it is run."),
+    ] = False,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="LAYOUT", help="Write upstream's keys: mlp, ldpnet, llava."),
+    ] = None,
+    prefix: Annotated[
+        str, typer.Option("--prefix", help="Before upstream's keys: model.mm_projector.")
+    ] = "",
+    root: Root = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option("--dtype", help="The dtype to write; default: as it is.")
+    ] = None,
+    grid: Grid = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Convert a checkpoint's projector to our own format, or back to upstream's keys.
+
+    All or nothing: a NaN, an infinity or anything that does not fit ends it.
+
+    Example: mobilevlm convert --from-pickle mm_projector.bin projector
+    """
+    with reporting(debug):
+        import torch
+
+        from ..checkpoints.convert import convert_checkpoint
+
+        if prefix and to is None:
+            raise UsageError("--prefix without --to", hint="Our own format has keys of its own.")
+        sides = grid_of(grid)
+        with progress_bar(f"reading {path.name}") as progress:
+            inspection = convert_checkpoint(
+                path,
+                out,
+                from_pickle=from_pickle,
+                to=to,
+                prefix=prefix,
+                root=root,
+                grid=sides,
+                dtype=None if dtype is None else getattr(torch, dtype.value),
+                replace=force,
+                progress=progress,
+            )
+        written = dtype.value if dtype else str(inspection.dtype).removeprefix("torch.")
+        if as_json:
+            echo_json({**inspection.to_dict(), "out": str(out), "written": written})
+        else:
+            spec = inspection.spec
+            typer.echo(f"{out}: {inspection.family}, {spec.in_} -> {spec.out}, {written}")

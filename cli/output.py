@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import typer
 
 from ..registry import MobileVLMError
 
-__all__ = ["echo_json", "echo_table", "explain", "progress", "reporting"]
+__all__ = ["echo_json", "echo_table", "explain", "progress", "progress_bar", "reporting"]
 
 FAILED = 1
 USAGE = 2
+LARGE = 100_000_000
 
 
 @contextmanager
@@ -89,3 +90,41 @@ def echo_table(
 
     console = Console(soft_wrap=True, highlight=False)
     console.print(Text(title, "bold"), Text(rule, "dim"), *map(Text, lines), sep="\n")
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Give what to call with the bytes done and the bytes in all, again and again.
+
+    It draws a bar on standard error, if that is a terminal and there are many bytes, and takes it
+    away in the end.
+    """
+    with ExitStack() as stack:
+        updates: list[Callable[[int], None]] = []
+
+        def update(done: int, total: int) -> None:
+            if not updates and total >= LARGE and sys.stderr is not None and sys.stderr.isatty():
+                updates.append(stack.enter_context(_bar(title, total)))
+            for each in updates:
+                each(done)
+
+        yield update
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -1071,7 +1071,7 @@ def refusal(path: Path) -> str:
 
 
 PICKLE = "X: a pickle (PyTorch's own format); expected a safetensors file. A pickle can run code, "
-PICKLE += "so it is not loaded: save the weights as safetensors."
+PICKLE += "so it is not loaded. Convert it: mobilevlm convert --from-pickle PATH OUT"
 CUT = "It is cut off, or something else: download or save it again."
 
 
@@ -1347,7 +1347,7 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "mm_projector.bin").write_bytes(of_zip())
     assert refusal(tmp_path) == (
         f"X: no weights in this folder; expected {WEIGHTS}. mm_projector.bin is a pickle, which "
-        "can run code, so it is not loaded: save the weights as safetensors."
+        "can run code, so it is not loaded. Convert it: mobilevlm convert --from-pickle PATH OUT"
     )
     assert refusal(tmp_path / "mm_projector.bin") == PICKLE
     assert refusal(tmp_path / "none.safetensors") == (

@@ -1,0 +1,146 @@
+"""A file of tensors: described in full and checked when it is opened, read tensor by tensor."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError
+
+__all__ = ["Stored", "TensorFile", "refuse_others"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file, as the file describes it.
+
+    Attributes:
+        dtype: Its dtype.
+        shape: Its shape.
+        start: Where its bytes begin, counted from where the file's data do.
+        nbytes: How many there are.
+        strides: Its strides, in elements, where they are not those of a contiguous tensor.
+        fault: Why it is not to be read, if so.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+    strides: tuple[int, ...] | None = None
+    fault: str = ""
+
+
+class TensorFile(ABC):
+    """A file of tensors.
+
+    Args:
+        path: The file. Nothing is read but what describes the tensors.
+
+    Attributes:
+        path: The file.
+        tensors: What it holds, by key.
+        metadata: Its metadata, text to text.
+
+    Raises:
+        CheckpointError: It cannot be read, is something else, is cut off, or contradicts itself.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.tensors: dict[str, Stored] = {}
+        self.metadata: dict[str, str] = {}
+        self._data = 0
+        self._pages: mmap.mmap | None = None
+        with self._opened() as (file, status):
+            self._status = status
+            self._describe(file, status.st_size)
+
+    @abstractmethod
+    def _describe(self, file: BufferedReader, size: int) -> None:
+        """Find out and check what the file holds."""
+
+    def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Map some tensors; their pages are read when they are used, the rest never.
+
+        As with safetensors' own reader, a file that somebody cuts off meanwhile takes the process
+        with it; one that is replaced, as `save_projector` does, does no harm.
+
+        Raises:
+            CheckpointError: The file cannot be read, or is not the one it was.
+        """
+        with self._opened() as (file, status):
+            fields = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
+            changed = any(getattr(status, f) != getattr(self._status, f) for f in fields)
+            if changed:
+                raise CheckpointError(
+                    "the file changed while it was read", str(self.path), hint="Try again."
+                )
+            if self._pages is None:
+                # Private: whatever is written to the tensors stays out of the file.
+                self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            pages = self._pages
+            return {key: self._tensor(pages, self.tensors[key]) for key in keys}
+
+    def _tensor(self, pages: mmap.mmap, stored: Stored) -> Tensor:
+        if not stored.nbytes:
+            return torch.empty(stored.shape, dtype=stored.dtype)
+        first = self._data + stored.start
+        flat = torch.frombuffer(pages, dtype=torch.uint8, count=stored.nbytes, offset=first)
+        if first % stored.dtype.itemsize:  # a view would not be aligned
+            flat = flat.clone()
+        flat = flat.view(stored.dtype)
+        if stored.strides is not None:
+            return flat.as_strided(stored.shape, stored.strides).contiguous()
+        return flat.view(stored.shape)
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[BufferedReader, os.stat_result]]:
+        """Open a regular file, refuse all else, and say so when it cannot be read."""
+        path = str(self.path)
+        try:
+            # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
+            handle = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                os.close(handle)
+                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+                raise CheckpointError(kind, path, self.kind, "Name another path.")
+            with os.fdopen(handle, "rb") as file:
+                yield file, status
+        except CheckpointError:
+            raise
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot be read: {error.strerror}", path, hint="Look at the path and its rights."
+            ) from error
+
+
+def refuse_others(start: bytes, where: str, expected: str) -> None:
+    """Say what a file is that is no checkpoint at all, from its first bytes."""
+    text = start.lstrip()[:64].lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            "a git-lfs pointer, not the file itself", where, hint="Run: git lfs pull"
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(
+            "a web page, not a checkpoint", where, hint="Download the file itself."
+        )
+    if start.startswith(b"GGUF"):
+        raise CheckpointError(
+            "a GGUF file", where, expected, "Use the model it was converted from."
+        )
