@@ -83,14 +83,18 @@ def _values(key: str, tensor: Tensor) -> Values:
     least, most, mean, squares = math.inf, -math.inf, 0.0, 0.0
     # In double precision, but a piece at a time; the pieces' moments add up as Chan et al. say.
     for piece in tensor.flatten().split(CHUNK):
-        finite = piece[piece.isfinite()].double()
-        nan += int(piece.isnan().sum())
-        infinite += int(piece.isinf().sum())
+        finite = piece.double()
+        good = finite.isfinite()
+        if not good.all():
+            bad, finite = finite[~good], finite[good]
+            nan += int(bad.isnan().sum())
+            infinite += int(bad.isinf().sum())
         n = finite.numel()
         if not n:
             continue
         var, middle = (float(each) for each in torch.var_mean(finite, correction=0))
-        least, most = min(least, float(finite.min())), max(most, float(finite.max()))
+        low, high = (float(each) for each in torch.aminmax(finite))
+        least, most = min(least, low), max(most, high)
         away, count = middle - mean, count + n
         mean += away * n / count
         squares += var * n + away * away * n * (count - n) / count

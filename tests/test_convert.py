@@ -2,8 +2,11 @@
 
 import io
 import json
+import math
 import os
 import pickle
+import subprocess
+import sys
 import time
 import zipfile
 from collections import OrderedDict
@@ -14,19 +17,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_checkpoints import GOLDEN, PREFIXES, header, hf_mlp, mlp, same
+from test_cli import on_a_terminal, run
 from torch import Tensor, nn
 
 from mobilevlm import (
     CheckpointError,
+    SpecError,
     build_projector,
     convert_checkpoint,
+    inspect_checkpoint,
+    inspect_values,
     load_projector,
+    save_projector,
     to_upstream,
 )
+from mobilevlm.checkpoints import pickle_file
 from mobilevlm.checkpoints.pickle_file import PickleFile
 from mobilevlm.checkpoints.tensor_file import TensorFile
+from mobilevlm.cli.output import progress_bar
 
 STATE_DICT = "Save the state dict alone, with torch.save, where the file was made."
 CUT = "It is cut off or damaged: download or save it again."
@@ -255,10 +265,10 @@ def rewritten(data: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
 
 def twice() -> bytes:
     buffer = io.BytesIO()
-    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(buffer, "w") as file:
-        for name in ("data.pkl", "data/0", "data/0"):
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name in ("data.pkl", "data/0", "data/1"):
             file.writestr(f"x/{name}", b"")
-    return buffer.getvalue()
+    return buffer.getvalue().replace(b"data/1", b"data/0")
 
 
 def edited_directory(change: Callable[[bytearray, int], None]) -> bytes:
@@ -281,9 +291,8 @@ def shadowed() -> Any:
     return Call(OrderedDict, items, state={"items": 1, "values": 2, "__class__": 3})
 
 
-REFUSES = (
-    f"X: torch's restricted loader refuses it; expected nothing but tensors by name. {STATE_DICT}"
-)
+REFUSES = "X: torch's restricted loader refuses it; expected nothing but tensors by name. "
+REFUSES += STATE_DICT
 OLD = (
     "X: a pickle without an archive, as torch before 1.6 and other tools write it; expected an "
     "archive of torch.save. Load it with torch.load(PATH, weights_only=True) and save it again "
@@ -512,3 +521,556 @@ def test_pickles_that_are_refused(name: str, tmp_path: Path) -> None:
     assert refusal(tmp_path / "x.bin") == message
     assert time.perf_counter() - start < 10
     assert not Path(RUN.split()[1]).exists()
+
+
+EXPANDED = "expanded from fewer numbers, or overlapping itself"
+
+
+@pytest.mark.parametrize(
+    ("weight", "fault"),
+    [
+        (torch.zeros(24, 1).expand(24, 16), EXPANDED),
+        (torch.zeros(1).expand(24, 16), EXPANDED),
+        (torch.zeros(100).as_strided((24, 16), (2, 1)), EXPANDED),
+        # 8 kB that claim to be ten billion numbers.
+        (torch.zeros(1).expand(100_000, 100_000), EXPANDED),
+        (
+            torch.zeros(24, 16, dtype=torch.complex64).conj().imag,
+            "negated or conjugated only when it is used",
+        ),
+    ],
+)
+def test_tensors_without_numbers_of_their_own(weight: Tensor, fault: str, tmp_path: Path) -> None:
+    torch.save({**mlp(), "mm_projector.0.weight": weight}, tmp_path / "x.bin")
+    assert (tmp_path / "x.bin").stat().st_size < 10_000
+    assert refusal(tmp_path / "x.bin") == (
+        f"X['mm_projector.0.weight']: a tensor of {tuple(weight.shape)}, {fault}; expected a "
+        "tensor of its own numbers. Call .clone() on it before torch.save."
+    )
+
+
+def test_zero_3_in_a_pickle(tmp_path: Path) -> None:
+    torch.save({**mlp(), "mm_projector.0.weight": torch.empty(0)}, tmp_path / "x.bin")
+    assert refusal(tmp_path / "x.bin") == (
+        "X['mm_projector.0.weight']: an empty tensor of (0,), a DeepSpeed ZeRO-3 placeholder; "
+        "expected the gathered weights. Save inside deepspeed.zero.GatheredParameters, or run "
+        "zero_to_fp32.py first."
+    )
+
+
+@pytest.mark.parametrize("version", ["2.10.0+cu128", "2.6.0", "1.13.1"])
+def test_old_torch(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(mlp(), tmp_path / "x.bin")
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("loaded"))
+    assert refusal(tmp_path / "x.bin") == (
+        f"X: a pickle, which torch {version} cannot look into safely; expected torch 2.11 or "
+        "later. Upgrade torch."
+    )
+
+
+@pytest.mark.parametrize("version", ["2.11.0", "2.13.0+cpu", "3.0.0a0+git123"])
+def test_new_torch(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(mlp(), tmp_path / "x.bin")
+    monkeypatch.setattr(torch, "__version__", version)
+    assert len(PickleFile(tmp_path / "x.bin").tensors) == 4
+
+
+def test_torch_is_given_the_pickle_alone_and_the_restricted_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(mlp(), tmp_path / "x.bin")
+    # The environment cannot lift the restriction either.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    load, calls = torch.load, []
+
+    def spy(file: io.BytesIO, **arguments: Any) -> Any:
+        calls.append(arguments)
+        assert len(file.getvalue()) < 3_000  # of 4,224 bytes of weights and the archive's own
+        return load(file, **arguments)
+
+    monkeypatch.setattr(torch, "load", spy)
+    convert_checkpoint(tmp_path / "x.bin", tmp_path / "out", from_pickle=True)
+    assert calls == [{"map_location": "meta", "weights_only": True}]
+
+
+def test_irregular_files(tmp_path: Path) -> None:
+    torch.save(mlp(), tmp_path / "x.bin")
+    (tmp_path / "link.bin").symlink_to("x.bin")
+    convert_checkpoint(tmp_path / "link.bin", tmp_path / "out", from_pickle=True)
+    os.mkfifo(tmp_path / "pipe.bin")
+    irregular = "X: not a regular file; expected an archive of torch.save. Name another path."
+    assert refusal(tmp_path / "pipe.bin") == irregular
+    assert refusal(tmp_path / "none.bin") == (
+        "X: cannot be read: No such file or directory. Look at the path and its rights."
+    )
+
+
+def test_folders_of_pickles(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    expected = "pytorch_model.bin or mm_projector.bin or non_lora_trainables.bin"
+    assert refusal(folder) == (
+        f"X: no weights in this folder; expected {expected}. Name the file or the folder that "
+        "holds them."
+    )
+    save_file(mlp(), folder / "model.safetensors")
+    assert refusal(folder) == (
+        f"X: no weights in this folder; expected {expected}. Leave out --from-pickle: "
+        "model.safetensors is none."
+    )
+    for name in ("training_args.bin", "a.bin", "b.bin"):
+        torch.save(mlp(), folder / name)
+    assert refusal(folder) == (
+        "X: 2 bin files and no pytorch_model.bin.index.json. Name one of them: a.bin, b.bin."
+    )
+    (folder / "b.bin").unlink()
+    convert_checkpoint(folder, tmp_path / "out", from_pickle=True)
+
+
+def test_a_lora_folder_says_where_the_projector_may_be(tmp_path: Path) -> None:
+    save_file({"lora_A.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")
+    torch.save(mlp(), tmp_path / "non_lora_trainables.bin")
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: no projector that is known, among 1 tensors such as 'lora_A.weight'. Is it "
+        "in non_lora_trainables.bin, a pickle? Convert it: mobilevlm convert --from-pickle PATH OUT"
+    )
+    assert convert_checkpoint(tmp_path, tmp_path / "out", from_pickle=True).family == "mlp"
+
+
+def test_a_pickle_that_changes_under_way(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    torch.save(mlp(), path)
+    file = PickleFile(path)
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(CheckpointError) as caught:
+        file.read(["mm_projector.2.weight"])
+    assert str(caught.value) == f"{path}: the file changed while it was read. Try again."
+
+
+def test_a_directory_of_any_size_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(mlp(), tmp_path / "x.bin")
+    monkeypatch.setattr(pickle_file, "MAX_DIRECTORY", 400)
+    assert refusal(tmp_path / "x.bin") == DIRECTORY
+
+
+FUZZ = """
+import random, resource, sys, warnings
+from collections import Counter
+from pathlib import Path
+
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+import torch
+from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.pickle_file import PickleFile
+
+torch.set_num_threads(1)
+path, cases = Path(sys.argv[1]), int(sys.argv[2])
+original = path.read_bytes()
+end = original.index(b"PK\\x01\\x02")  # the directory
+start = original.index(b"\\x80\\x02")  # the pickle
+stop = original.index(b"PK\\x03\\x04", start)
+random = random.Random(0)
+outcomes = Counter()
+for _ in range(cases):
+    data = bytearray(original)
+    for _ in range(random.choice((1, 1, 2, 8))):
+        first, last = random.choice(((0, len(data)), (start, stop), (end, len(original))))
+        place = random.randrange(first, min(last, len(data)))
+        kind = random.randrange(5)
+        if kind == 0:
+            data[place] ^= 1 << random.randrange(8)
+        elif kind == 1:
+            data[place] = random.choice((0, 1, 127, 128, 255, *b"(.Rb}]tsuhqQKM\\x85\\x86"))
+        elif kind == 2:
+            at = random.randrange(len(original))
+            data[place : place + 8] = original[at : at + 8]
+        elif kind == 3:
+            del data[place : place + random.randrange(1, 5)]
+        else:
+            data[place:place] = bytes(random.randrange(256) for _ in range(random.randrange(1, 5)))
+    path.write_bytes(data)
+    try:
+        file = PickleFile(path)
+        tensors = file.read(key for key, stored in file.tensors.items() if not stored.fault)
+    except CheckpointError as error:
+        assert str(error).startswith(str(path)), error
+        outcomes["refused"] += 1
+        continue
+    for key, tensor in tensors.items():
+        assert tensor.nbytes <= len(data)
+    outcomes["read"] += 1
+print(dict(outcomes))
+"""
+
+
+def test_broken_pickles(tmp_path: Path) -> None:
+    torch.save({"model": OrderedDict(views())}, tmp_path / "x.bin")
+    done = subprocess.run(
+        [sys.executable, "-c", FUZZ, str(tmp_path / "x.bin"), "800"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "refused" in done.stdout
+    assert "read" in done.stdout
+
+
+# ---------------------------------------------------------------------- what is written, and where
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    save_file(mlp(), tmp_path / "mm_projector.safetensors")
+    return tmp_path / "mm_projector.safetensors"
+
+
+def taken(source: Path, out: Path, **arguments: Any) -> str:
+    """Return why `out` cannot be written; nothing there may change."""
+    before = snapshot(out.parent)
+    with pytest.raises(CheckpointError) as caught:
+        convert_checkpoint(source, out, **arguments)
+    assert snapshot(out.parent) == before
+    return str(caught.value).replace(str(out), "X")
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+ASK = "Name another, or replace an earlier result with replace=True (--force)."
+NEVER = "Name another: only an earlier result is replaced, and never what is read."
+
+
+def test_nothing_is_lost(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results" / "deep" / "out"
+    convert_checkpoint(source, out)
+    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
+    holds = "X: a folder that holds 'config.json', 'model.safetensors'; expected a new or an empty"
+    assert taken(source, out) == f"{holds} folder. {ASK}"
+    convert_checkpoint(source, out, replace=True, dtype=torch.float16)
+    assert inspect_checkpoint(out).dtype == torch.float16
+    # Not a folder of ours only.
+    (out / "notes.txt").write_text("mine")
+    assert taken(source, out, replace=True) == (
+        "X: a folder that holds 'config.json', 'model.safetensors', 'notes.txt'; expected a new "
+        f"or an empty folder. {NEVER}"
+    )
+    (out / "notes.txt").unlink()
+    save_file(mlp(), out / "model.safetensors")
+    assert taken(source, out, replace=True) == f"{holds} folder. {NEVER}"
+    (out / "model.safetensors").write_bytes(b"")
+    assert taken(source, out, replace=True) == f"{holds} folder. {NEVER}"
+    # Files and links.
+    there = "X: already there; expected a new or an empty folder."
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        assert taken(source, tmp_path / name) == f"{there} {ASK}"
+        assert taken(source, tmp_path / name, replace=True) == f"{there} {NEVER}"
+    # An empty folder is as good as none, and so is a link to one.
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "to-empty").symlink_to("empty")
+    convert_checkpoint(source, tmp_path / "to-empty")
+    assert same(load_projector(tmp_path / "empty"), load_projector(source))
+
+
+def test_what_is_read_is_never_replaced(source: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    convert_checkpoint(source, own)
+    message = (
+        "X: a folder that holds 'config.json', 'model.safetensors'; expected a new or an empty "
+        f"folder. {NEVER}"
+    )
+    assert taken(own, own, replace=True) == message
+    assert taken(own / "model.safetensors", own, replace=True) == message
+    (tmp_path / "link").symlink_to("own")
+    assert taken(tmp_path / "link", own, replace=True) == message
+    there = f"X: already there; expected a new file. {NEVER}"
+    assert taken(source, source, replace=True, to="mlp") == there
+    assert taken(own, own / "model.safetensors", replace=True, to="mlp") == there
+
+
+def test_back_to_upstreams_keys(source: Path, tmp_path: Path) -> None:
+    convert_checkpoint(source, tmp_path / "own")
+    out = tmp_path / "back" / "mm_projector.safetensors"
+    convert_checkpoint(tmp_path / "own", out, to="mlp", prefix="mm_projector.")
+    assert os.listdir(out.parent) == [out.name]
+    back = load_file(out)
+    assert back.keys() == mlp().keys()
+    assert all(torch.equal(back[key], tensor) for key, tensor in mlp().items())
+    there = "X: already there; expected a new file."
+    assert taken(source, out, to="mlp") == f"{there} {ASK}"
+    convert_checkpoint(source, out, to="mlp", prefix="model.mm_projector.", replace=True)
+    assert inspect_checkpoint(out).root == "model.mm_projector."
+    out.write_text("mine")
+    assert taken(source, out, to="mlp", replace=True) == f"{there} {NEVER}"
+    assert taken(source, out.parent, to="mlp", replace=True) == (
+        f"X: a folder that holds 'mm_projector.safetensors'; expected a new file. {NEVER}"
+    )
+    other = "the layout names 14 modules, the projector has 2. It belongs to another family."
+    for to, message in (
+        ("mpl", "unknown layout 'mpl'. Did you mean 'mlp'?"),
+        ("ldpnet", other),
+    ):
+        assert taken(source, tmp_path / "new.safetensors", to=to) == message
+
+
+@pytest.mark.parametrize(("name", "inner"), [("ldpnet", "model."), ("ldpnetv2", "")])
+def test_mobilevlm_there_and_back(name: str, inner: str, tmp_path: Path) -> None:
+    prefix = f"model.mm_projector.{inner}"
+    vectors = load_file(GOLDEN / f"{name}.safetensors")
+    state = {prefix + k[2:]: each for k, each in vectors.items() if k[:2] == "w."}
+    torch.save(state, tmp_path / "mm_projector.bin")
+    convert_checkpoint(tmp_path, tmp_path / "own", from_pickle=True)
+    convert_checkpoint(tmp_path / "own", tmp_path / "back", to=name, prefix=prefix)
+    back = load_file(tmp_path / "back")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], each) for key, each in state.items())
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_never_half_a_result(
+    source: Path, tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = getattr(os, call), []
+
+    def crash(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) > crashes:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    monkeypatch.setattr(os, call, crash)
+    for crashes in (0, 1):
+        for to in (None, "mlp") if not crashes else (None,):
+            calls.clear()
+            with pytest.raises(KeyboardInterrupt):
+                convert_checkpoint(source, tmp_path / "out", to=to)
+            assert os.listdir(tmp_path) == [source.name]
+
+
+def test_a_full_disk(source: Path, tmp_path: Path) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        status = run("convert", str(source), str(tmp_path / "out"))
+    assert status == (2, "", "error: cannot write: No space left on device\n")
+    assert os.listdir(tmp_path) == [source.name]
+
+
+# ---------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_values_are_always_checked(value: float, tmp_path: Path) -> None:
+    state = mlp()
+    state["mm_projector.2.weight"][3, 4] = value
+    torch.save(state, tmp_path / "x.bin")
+    assert refusal(tmp_path / "x.bin") == (
+        "X['mm_projector.2.weight']: NaN or infinite values; expected finite weights. "
+        "Take an earlier checkpoint: a projector with these gives NaN."
+    )
+
+
+def test_a_dtype_that_is_too_narrow(tmp_path: Path) -> None:
+    state = mlp()
+    state["mm_projector.2.bias"][3] = 70_000
+    torch.save(state, tmp_path / "x.bin")
+    assert refusal(tmp_path / "x.bin", dtype=torch.float16) == (
+        "X['mm_projector.2.bias']: values that torch.float16 cannot hold. Take a wider dtype."
+    )
+    convert_checkpoint(tmp_path / "x.bin", tmp_path / "x", from_pickle=True, dtype=torch.bfloat16)
+    assert inspect_checkpoint(tmp_path / "x").dtype == torch.bfloat16
+    with pytest.raises(SpecError, match=r"torch\.int8; expected a floating-point dtype"):
+        convert_checkpoint(tmp_path / "x.bin", tmp_path / "y", from_pickle=True, dtype=torch.int8)
+    assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_inspect_values(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobilevlm.checkpoints.values.CHUNK", 100)
+    state = {key: (3 + tensor).to(dtype) for key, tensor in mlp().items()}
+    state["mm_projector.0.weight"][0, :3] = torch.tensor([math.nan, math.inf, -math.inf])
+    state["mm_projector.0.bias"].fill_(math.nan)
+    state["mm_projector.2.bias"].fill_(0.1)
+    save_file(state, tmp_path / "x.safetensors")
+    steps: list[tuple[int, int]] = []
+    found = inspect_values(tmp_path / "x.safetensors", progress=lambda *step: steps.append(step))
+    assert {each.key for each in found} == state.keys()
+    for each in found:
+        tensor = state[each.key].double()
+        good = tensor[tensor.isfinite()]
+        assert (each.dtype, each.shape) == (dtype, tuple(tensor.shape))
+        assert each.nan == int(tensor.isnan().sum())
+        assert each.infinite == int(tensor.isinf().sum())
+        assert each.finite == (len(good) == tensor.numel())
+        if not len(good):
+            assert (each.minimum, each.maximum, each.mean, each.std) == (None,) * 4
+            continue
+        assert (each.minimum, each.maximum) == (float(good.min()), float(good.max()))
+        assert each.mean == pytest.approx(float(good.mean()), rel=1e-12)
+        assert each.std == pytest.approx(float(good.std(correction=0)), rel=1e-12, abs=1e-12)
+    assert sum(each.nan for each in found) == 25
+    total = sum(tensor.nbytes for tensor in state.values())
+    assert steps[0] == (0, total)
+    assert steps[-1] == (total, total)
+    assert len(steps) == len(state) + 1
+
+
+def test_numbers_beyond_all_sums(tmp_path: Path) -> None:
+    projector = build_projector("linear", 4, 4, dtype=torch.float64)
+    for parameter in projector.parameters():
+        nn.init.constant_(parameter, 1.7e308)
+    save_projector(projector, tmp_path)
+    for each in inspect_values(tmp_path):
+        assert each.finite
+        assert each.maximum == 1.7e308
+    status, out, _ = run("inspect", "--values", "--json", str(tmp_path))
+    assert status == 0
+    assert json.loads(out)["values"][0]["maximum"] == 1.7e308
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def test_convert(tmp_path: Path) -> None:
+    torch.save(mlp(), tmp_path / "mm_projector.bin")
+    path, out = str(tmp_path / "mm_projector.bin"), str(tmp_path / "out")
+    assert run("convert", path, out) == (
+        2,
+        "",
+        f"error: {path}: a pickle (PyTorch's own format); expected a safetensors file. A pickle "
+        "can run code, so it is not loaded. Convert it: mobilevlm convert --from-pickle PATH OUT\n",
+    )
+    assert run("convert", "--from-pickle", path, out) == (0, f"{out}: mlp, 16 -> 24, float32\n", "")
+    assert run("convert", "--from-pickle", path, out)[0] == 2
+    status, text, _ = run(
+        *("convert", "--from-pickle", path, out, "--force", "--dtype", "bfloat16", "--json")
+    )
+    assert status == 0
+    assert json.loads(text) == {
+        **json.loads(run("inspect", "--json", out)[1]),
+        "path": path,
+        "out": out,
+        "family": "mlp",
+        "dtype": "float32",
+        "written": "bfloat16",
+        "root": "mm_projector.",
+        "used": list(mlp()),
+        "left": 0,
+    }
+    back = str(tmp_path / "back.safetensors")
+    words = ("--to", "mlp", "--prefix", "mm_projector.", "--dtype", "float32")
+    assert run("convert", out, back, *words) == (0, f"{back}: document, 16 -> 24, float32\n", "")
+    assert load_file(back).keys() == mlp().keys()
+    assert run("convert", out, back, "--prefix", "x.") == (
+        2,
+        "",
+        "error: --prefix without --to. Our own format has keys of its own.\n",
+    )
+    assert run("convert", out, back, "--dtype", "int8")[0] == 2
+
+
+def test_a_learned_table_is_given_its_grid(tmp_path: Path) -> None:
+    options = {"position": True, "hidden": 16, "queries": 4}
+    save_projector(
+        build_projector("c-abstractor", 16, 24, grid=(4, 6), **options), tmp_path / "own"
+    )
+    own, out = str(tmp_path / "own"), str(tmp_path / "out")
+    status, _, err = run("convert", own, out)
+    assert status == 2
+    assert "Give grid=(h, w) at build." in err
+    assert run("convert", own, out, "--grid", "4x6")[0] == 0
+    assert run("inspect", own, "--grid", "4x6", "--values")[0] == 0
+    assert run("inspect", own, "--grid", "4") == (
+        2,
+        "",
+        "error: --grid: '4'; expected height x width, such as --grid 24x24\n",
+    )
+
+
+def test_inspect_with_values(source: Path, tmp_path: Path) -> None:
+    status, out, err = run("inspect", str(source), "--values")
+    assert (status, err) == (0, "")
+    first, empty, head, rule, *rows = out.splitlines()
+    assert first == str(inspect_checkpoint(source))
+    assert empty == ""
+    assert " ".join(head.split()) == "tensor dtype shape NaN inf min max mean std"
+    assert set(rule) == {"-", " "}
+    assert {row.split()[0] for row in rows} == mlp().keys()
+    [weight] = [row.split() for row in rows if row.startswith("mm_projector.2.weight")]
+    numbers = mlp()["mm_projector.2.weight"].double()
+    assert weight[1:] == [
+        *("float32", "24x24", "0", "0"),
+        *(f"{float(each):.4g}" for each in (numbers.min(), numbers.max(), numbers.mean())),
+        f"{float(numbers.std(correction=0)):.4g}",
+    ]
+    state = mlp()
+    state["mm_projector.0.bias"].fill_(math.nan)
+    save_file(state, tmp_path / "bad.safetensors")
+    status, out, err = run("inspect", str(tmp_path / "bad.safetensors"), "--values")
+    assert status == 1
+    assert err == (
+        f"error: {tmp_path}/bad.safetensors: 1 of 4 tensors hold NaN or infinite values\n"
+    )
+    [bias] = [row.split() for row in out.splitlines() if row.startswith("mm_projector.0.bias")]
+    assert bias[1:] == ["float32", "24", "24", "0", "-", "-", "-", "-"]
+    status, out, _ = run("inspect", str(tmp_path / "bad.safetensors"), "--values", "--json")
+    assert status == 1
+    values = json.loads(out)["values"]
+    assert values[list(state).index("mm_projector.0.bias")] == {
+        "key": "mm_projector.0.bias",
+        "dtype": "float32",
+        "shape": [24],
+        "nan": 24,
+        "infinite": 0,
+        "minimum": None,
+        "maximum": None,
+        "mean": None,
+        "std": None,
+    }
+    # Without --values it is not seen.
+    assert run("inspect", str(tmp_path / "bad.safetensors"))[0] == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_drawn_for_many_bytes_on_a_terminal_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large.safetensors"
+    nbytes = 4 * 5_000 * 5_008
+    entry = f'{{"weight":{{"dtype":"F32","shape":[5008,5000],"data_offsets":[0,{nbytes}]}}}}'
+    large.write_bytes(header(entry))
+    os.truncate(large, len(header(entry)) + nbytes)  # all zeros, and no room on the disk
+    drawn = on_a_terminal("inspect", "--values", str(large))
+    assert "reading large.safetensors" in drawn
+    assert "100.2/100.2 MB" in drawn
+    assert drawn.rstrip().splitlines()[-1].split()[:3] == ["weight", "float32", "5008x5000"]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    status, out, err = run("inspect", "--values", str(large))
+    assert (status, err) == (0, "")
+    assert "reading" not in out
+    for total, shown in ((99_999_999, False), (100_000_000, True)):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        with progress_bar("reading") as update:
+            update(0, total)
+            update(total, total)
+        assert ("reading" in sys.stderr.getvalue()) == shown
