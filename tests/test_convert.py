@@ -107,9 +107,9 @@ def test_whole_models_in_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     read: list[int] = []
     tensor = TensorFile._tensor
 
-    def spy(self: TensorFile, file: Any, stored: Any, changed: bool) -> Tensor:
+    def spy(self: TensorFile, pages: Any, stored: Any) -> Tensor:
         read.append(stored.nbytes)
-        return tensor(self, file, stored, changed)
+        return tensor(self, pages, stored)
 
     monkeypatch.setattr(TensorFile, "_tensor", spy)
     for folder in ("whole", "shards"):

@@ -120,7 +120,7 @@ def test_broken_files(tmp_path: Path) -> None:
         [sys.executable, "-c", SCRIPT, str(tmp_path), str(CASES)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
