@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing cli -name "*.py")
+SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests
 
 .PHONY: demo test lint types pytest bench clean

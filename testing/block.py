@@ -248,7 +248,7 @@ def _packed(
 
 
 def document(subject: BlockSubject) -> None:
-    """Written to JSON and read back it is equal, with every default written out."""
+    """Written to JSON and read back it is equal."""
     for x in subject.features:
         before = [{"type": "pointwise", "out": x.channels}] if x.channels != x.ends[0] else []
         if x.layout == "sequence":

@@ -1,6 +1,6 @@
 """Run the code blocks of a Markdown page, and compare or rewrite what they print.
 
-``python tests/readme.py`` writes the README's outputs and tables anew.
+``python tests/readme.py`` writes the outputs and tables of the README and of docs/ anew.
 """
 
 import contextlib
@@ -10,13 +10,16 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mobilevlm import BLOCKS, PROJECTORS, plan_projector
+from mobilevlm.testing.kit import BLOCK_CHECKS
 
 README = Path(__file__).parent.parent / "README.md"
+DOCS = sorted((README.parent / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # Where the standard case does not fit.
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -25,8 +28,19 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 
 
-def render(text: str) -> str:
+def render(page: Path) -> str:
     """Return the page with every output and table as the code gives it now."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = run(page, Path(folder))
+    for header, rows in TABLES.items():
+        if header in text:
+            text = table(text, header, rows())
+    return text
+
+
+def run(page: Path, folder: Path) -> str:
+    """Run a page's code, and its commands in a folder."""
+    text = page.read_text("utf-8")
     namespace: dict[str, object] = {"__name__": "__main__"}
     parts: list[str] = []
     position = 0
@@ -34,33 +48,38 @@ def render(text: str) -> str:
     for match in FENCE.finditer(text):
         language, body = match.groups()
         if language == "python":
-            printed = run_python(body, namespace)
+            above = text.count("\n", 0, match.start(2))  # tracebacks name the page's own lines
+            printed = run_python("\n" * above + body, namespace, page)
         elif language == "console":
-            body = "".join(run_console(body))
+            body = "".join(run_console(body, folder))
         elif language == "text":
             assert printed is not None, "an output without code before it"
             body, printed = printed, None
         parts += [text[position : match.start()], f"```{language}\n{body}```"]
         position = match.end()
-    page = "".join([*parts, text[position:]])
-    page = table(page, "| name | what it is | used by | options |", zoo_rows())
-    return table(page, "| block | what it does | fields |", block_rows())
+    return "".join([*parts, text[position:]])
 
 
-def run_python(code: str, namespace: dict[str, object]) -> str:
+def run_python(code: str, namespace: dict[str, object], page: Path) -> str:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        exec(compile(code, str(README), "exec", dont_inherit=True), namespace)
+        exec(compile(code, str(page), "exec", dont_inherit=True), namespace)
     return out.getvalue()
 
 
-def run_console(body: str) -> Iterator[str]:
+def run_console(body: str, folder: Path) -> Iterator[str]:
     """Run each ``$ command`` line; what follows it up to the next is its output."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     commands = [line for line in body.splitlines() if line.startswith("$ ")]
     for index, line in enumerate(commands):
         result = subprocess.run(
-            line[2:], shell=True, capture_output=True, text=True, check=True, env=environment
+            line[2:],
+            shell=True,
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+            cwd=folder,
         )
         yield ("\n" if index else "") + f"{line}\n{result.stdout.rstrip()}\n"
 
@@ -77,7 +96,7 @@ def table(page: str, header: str, rows: list[str]) -> str:
 
 def first_line(thing: object) -> str:
     """The first sentence of a class's docstring, as one line that fits a table."""
-    doc = (thing if isinstance(thing, type) else type(thing)).__doc__ or ""
+    doc = (thing if callable(thing) else type(thing)).__doc__ or ""
     line = " ".join(doc.split("\n\n")[0].split())
     return line.removesuffix(".").replace("``", "`").replace("|", "\\|")
 
@@ -141,5 +160,18 @@ def block_rows() -> list[str]:
     return rows
 
 
+def property_rows() -> list[str]:
+    """What the kit checks of a block, in its order, as the checks' docstrings say it."""
+    return [f"| `{name}` | {first_line(check)} |" for name, check in BLOCK_CHECKS.items()]
+
+
+TABLES = {
+    "| name | what it is | used by | options |": zoo_rows,
+    "| block | what it does | fields |": block_rows,
+    "| property | what must hold |": property_rows,
+}
+
+
 if __name__ == "__main__":
-    README.write_text(render(README.read_text("utf-8")), "utf-8")
+    for page in (README, *DOCS):
+        page.write_text(render(page), "utf-8")

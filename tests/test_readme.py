@@ -7,20 +7,13 @@ from pathlib import Path
 import pytest
 from readme import FENCE, README, render
 
-from mobilevlm import BLOCKS
-
 ROOT = README.parent
 # Blocks of sh set a machine up; `.ci/run` runs the make targets, which install as the first says.
 SHELL = ["pip install -c constraints.txt .", "make demo", "make test"]
 
 
-def test_code_runs_and_prints_what_the_readme_says() -> None:
-    text = README.read_text("utf-8")
-    try:
-        assert render(text) == text, "run: python tests/readme.py"
-    finally:
-        BLOCKS.unregister("gate")
-        BLOCKS.unregister("space-to-depth")
+def test_code_runs_and_prints_what_the_readme_says(registries: None) -> None:
+    assert render(README) == README.read_text("utf-8"), "run: python tests/readme.py"
 
 
 def test_every_code_block_is_of_a_kind_that_is_run() -> None:
