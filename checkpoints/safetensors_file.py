@@ -47,8 +47,12 @@ class SafetensorsFile(TensorFile):
     def _describe(self, file: BufferedReader, size: int) -> None:
         where = str(self.path)
         start = file.read(512)
-        refuse_others(start, where, self.kind)
-        if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        header = start[8:9] == b"{"  # whose length, before it, may begin as a pickle does
+        if not header:
+            refuse_others(start, where, self.kind)
+        if not header and start.startswith(
+            (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        ):
             raise CheckpointError(
                 "a pickle (PyTorch's own format)",
                 where,

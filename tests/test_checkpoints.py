@@ -1070,6 +1070,17 @@ def refusal(path: Path) -> str:
     return message.replace(f"{path}/", "").replace(str(path), "X")
 
 
+@pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"])
+def test_a_header_whose_length_begins_as_a_pickle_does(start: bytes, tmp_path: Path) -> None:
+    """A header of 640 bytes, for one, is no pickle of protocol 2."""
+    length = int.from_bytes(start, "little")
+    plain = len(save({"a": torch.ones(2)}, {"note": ""})) - 2 * 4 - 8
+    data = save({"a": torch.ones(2)}, {"note": "x" * (length - plain)})
+    assert data.startswith(start)
+    (tmp_path / "a.safetensors").write_bytes(data)
+    assert list(SafetensorsFile(tmp_path / "a.safetensors").tensors) == ["a"]
+
+
 PICKLE = "X: a pickle (PyTorch's own format); expected a safetensors file. A pickle can run code, "
 PICKLE += "so it is not loaded. Convert it: mobilevlm convert --from-pickle PATH OUT"
 CUT = "It is cut off, or something else: download or save it again."
