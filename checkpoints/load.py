@@ -171,6 +171,13 @@ def read_projector(
         for part in wanted[key]:
             state[part.key] = part.read(fits)
     projector.load_state_dict(state, strict=True, assign=True)
+    if any(buffer.is_meta for buffer in projector.buffers()):
+        # Buffers that are not saved, such as a table of sines, come with a module built in earnest.
+        dtype = dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None)
+        projector = Projector(
+            projector.spec, grid=projector.grid, device=device or "cpu", dtype=dtype
+        )
+        projector.load_state_dict(state, strict=True, assign=True)
     return projector
 
 

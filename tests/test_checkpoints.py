@@ -34,7 +34,10 @@ from test_zoo import (
 from torch import Tensor, nn
 
 from mobilevlm import (
+    BLOCKS,
     PROJECTORS,
+    Block,
+    Feature,
     GridError,
     Projector,
     SpecError,
@@ -155,6 +158,33 @@ def test_a_learned_table_needs_its_grid(tmp_path: Path) -> None:
     assert inspect_checkpoint(tmp_path, grid=(4, 6)).spec == projector.spec
     with pytest.raises(CheckpointError, match=r"a tensor of \(24, 16\); expected \(9, 16\)"):
         load_projector(tmp_path, grid=(3, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_buffers_that_are_not_saved_are_there_after_loading(
+    dtype: torch.dtype, tmp_path: Path, registries: None
+) -> None:
+    class Wave(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(channels))
+            self.register_buffer("sine", torch.arange(channels).sin(), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.weight + self.sine
+
+    class WaveBlock(Block):
+        def build(self, x: Feature) -> nn.Module:
+            return Wave(x.channels)
+
+    BLOCKS.register("wave", WaveBlock)
+    projector = build_projector({"in": 8, "out": 8, "blocks": ["wave", "pointwise"]}, dtype=dtype)
+    save_projector(projector, tmp_path)
+    x = torch.randn(1, 9, 8, dtype=dtype)
+    loaded = load_projector(tmp_path)
+    assert {t.dtype for t in [*loaded.parameters(), *loaded.buffers()]} == {dtype}
+    assert torch.equal(loaded(x), projector(x))
+    assert load_projector(tmp_path, dtype=torch.float64)(x.double()).dtype == torch.float64
 
 
 def test_nothing_is_allocated_before_reading(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
