@@ -1,13 +1,15 @@
 # `make demo` and `make test` do their own set-up: a virtual environment in .venv with the versions
-# in constraints.txt. Nothing outside this folder is touched.
+# in constraints.txt; `make test-zeta` in .venv-zeta, with those of constraints-zeta.txt. Nothing
+# outside this folder is touched.
 
 PYTHON ?= python3
 VENV ?= .venv
+ZETA_VENV ?= .venv-zeta
 BIN := $(VENV)/bin
-SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing cli -name "*.py" -o -name "*.in")
+SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests
 
-.PHONY: demo test lint types pytest bench clean
+.PHONY: demo test lint types pytest test-zeta bench clean
 
 demo: $(VENV)/.demo  ## Project a photograph with three projectors.
 	$(BIN)/python examples/demo.py
@@ -25,6 +27,10 @@ types: $(VENV)/.test  ## On the installed package, as a user's type checker sees
 pytest: $(VENV)/.test
 	$(PYTEST) -q --doctest-modules --pyargs mobilevlm
 	$(PYTEST) -q -n 2 --dist loadfile tests
+
+test-zeta: $(ZETA_VENV)/.done  ## Zeta's modules as blocks, with zetascale itself.
+	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/zeta/pytest.ini --rootdir tests/zeta -q \
+		tests/zeta
 
 bench: $(VENV)/.bench  ## Print the figures of benchmarks/, beside the originals'.
 	$(BIN)/python benchmarks/core.py
@@ -50,5 +56,11 @@ $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install -q -c constraints.txt --group test
 	touch $@
 
+$(ZETA_VENV)/.done: pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)
+	test -x $(ZETA_VENV)/bin/python || $(PYTHON) -m venv $(ZETA_VENV)
+	rm -rf build
+	$(ZETA_VENV)/bin/python -m pip install -q -c constraints-zeta.txt ".[zeta]" pytest
+	touch $@
+
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-zeta build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

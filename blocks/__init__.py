@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..registry import Probe, Registry
+from .zeta_names import ZETA
 
 if TYPE_CHECKING:
     from .block import Block
@@ -59,6 +60,7 @@ BLOCKS: Registry[type[Block]] = Registry(
         "residual": "mobilevlm.blocks.residual:Residual",
         "scale": "mobilevlm.blocks.scale:Scale",
         "squeeze-excite": "mobilevlm.blocks.squeeze_excite:SqueezeExcite",
+        **ZETA,
     },
     accepts=_accepts,
     expected="a subclass of mobilevlm.Block with a build method",

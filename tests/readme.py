@@ -154,10 +154,12 @@ def block_rows() -> list[str]:
     rows = []
     for name in BLOCKS.names():
         cls = BLOCKS.get(name)
-        if BLOCKS.find(name).source != "built-in":
+        if BLOCKS.find(name).source != "built-in" or name.startswith("zeta-"):
             continue
         rows.append(f"| `{name}` | {first_line(cls)} | {fields_of(cls)} |")
-    return rows
+    zeta = sum(name.startswith("zeta-") for name in BLOCKS.names())
+    what = f"A module of zetascale's, each with a name of its own: {zeta} of them"
+    return [*rows, f"| `zeta-...` | {what} | [docs/zeta.md](docs/zeta.md) |"]
 
 
 def property_rows() -> list[str]:

@@ -9,7 +9,12 @@ from readme import FENCE, README, render
 
 ROOT = README.parent
 # Blocks of sh set a machine up; `.ci/run` runs the make targets, which install as the first says.
-SHELL = ["pip install -c constraints.txt .", "make demo", "make test"]
+SHELL = [
+    "pip install -c constraints.txt .",
+    "make demo",
+    "make test",
+    'pip install -c constraints-zeta.txt ".[zeta]"',
+]
 
 
 def test_code_runs_and_prints_what_the_readme_says(registries: None) -> None:
@@ -24,14 +29,15 @@ def test_every_code_block_is_of_a_kind_that_is_run() -> None:
     assert "".join(kinds["sh"]).splitlines() == SHELL
     ci = (ROOT / ".ci" / "run").read_text("utf-8")
     assert "make demo" in ci
-    assert "make test" in ci
+    assert "make test\n" in ci
+    assert "make -B test-zeta" in ci
     example = tomllib.loads((ROOT / "examples/acme-blocks/pyproject.toml").read_text("utf-8"))
     groups = tomllib.loads("".join(kinds["toml"]))["project"]["entry-points"]
     for group, entries in groups.items():
         assert entries == example["project"]["entry-points"][group]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/zeta.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text("utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -1,0 +1,3 @@
+"""These tests need zetascale: `make test-zeta`."""
+
+import torchvision_schemas  # noqa: F401

@@ -1,0 +1,8 @@
+"""Zeta's modules as blocks, ``{"type": "zeta-..."}``; building one imports zetascale, not before.
+
+A fixed table, `table.json`, says what each module takes and gives and which arguments it has, so
+that documents are read, checked and walked without zetascale. It is made by running the modules:
+`tests/zeta/probe.py`.
+"""
+
+__all__: list[str] = []
