@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 from torch.export import Dim
@@ -22,13 +24,22 @@ _STATIC = (
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Compile from a clean slate; what torch warns about while it works is not the author's."""
+    """Compile from a clean slate; what torch warns about and prints meanwhile is not the author's.
+
+    Its trace is a logger that heeds its own level only; pytest would show thousands of its lines.
+    """
+    trace, disabled = logging.getLogger("torch.__trace"), logging.root.manager.disable
+    level = trace.level
     torch.compiler.reset()
+    logging.disable()
+    trace.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
+        trace.setLevel(level)
+        logging.disable(disabled)
         torch.compiler.reset()
 
 

@@ -79,6 +79,7 @@ def check_block(
         ConformanceError: Some properties do not hold; it is an AssertionError.
         SpecError: It is no block, a class with fields to fill in, or there is no such property.
     """
+    __tracebackhide__ = True  # in pytest: the report says it all
     spec = on_block.instance(block)
     checks = _chosen(BLOCK_CHECKS, skip, "check_block")
     with _registered([spec]):
@@ -112,6 +113,7 @@ def check_projector(
         RegistryError: There is no such name.
         SpecError: An option, a width or the document does not fit, or there is no such property.
     """
+    __tracebackhide__ = True
     checks = _chosen(PROJECTOR_CHECKS, skip, "check_projector")
     thing, stack = on_projector.stack_of(spec, in_, out, options)
     title = spec if isinstance(spec, str) else repr(thing)
@@ -122,7 +124,8 @@ def check_projector(
 def _chosen(
     checks: Mapping[str, Callable[[Any], None]], skip: Collection[str], where: str
 ) -> dict[str, Callable[[Any], None]]:
-    for name in [skip] if isinstance(skip, str) else skip:
+    skip = {skip} if isinstance(skip, str) else skip
+    for name in skip:
         if name not in checks:
             raise SpecError(
                 f"no property is called {quote(name)}",
@@ -140,6 +143,7 @@ def _review(
 
     The first ones are what the others rely on: where one of them fails, it is told alone.
     """
+    __tracebackhide__ = True
     findings: dict[str, Finding] = {}
     left = list(checks)
     with kept():
@@ -155,9 +159,8 @@ def _review(
                     checks[name](subject)
                 except Finding as finding:
                     findings[name] = finding
-    if findings:
-        cause = next(iter(findings.values())).__cause__
-        raise ConformanceError.of(title, findings, len(checks), len(left)) from cause
+    if findings:  # each keeps its cause; their tracebacks would bury the review
+        raise ConformanceError.of(title, findings, len(checks), len(left)) from None
 
 
 @contextmanager

@@ -28,7 +28,8 @@ class ConformanceError(MobileVLMError, AssertionError):
     """A block or a projector that breaks some of the properties; reads like a review.
 
     Attributes:
-        findings: What was found, by the name of the property.
+        findings: What was found, by the name of the property; where an exception was behind it,
+            that is its ``__cause__``.
     """
 
     findings: Mapping[str, Finding]
