@@ -26,7 +26,7 @@ types: $(VENV)/.test  ## On the installed package, as a user's type checker sees
 
 pytest: $(VENV)/.test
 	$(PYTEST) -q --doctest-modules --pyargs mobilevlm
-	$(PYTEST) -q -n 2 --dist loadfile tests
+	$(PYTEST) -q -n 2 --dist loadfile $(PYTEST_OPTIONS) tests
 
 test-zeta: $(ZETA_VENV)/.done  ## Zeta's modules as blocks, with zetascale itself.
 	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/zeta/pytest.ini --rootdir tests/zeta -q \
