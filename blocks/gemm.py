@@ -32,7 +32,7 @@ def _product() -> Any:
     The operator is private: it is tried once, and done without if it is not what it was.
     """
     name = str(torch.cpu.get_capabilities().get("cpu_name", ""))
-    if "AMD" not in name or not torch.backends.mkldnn.is_available():
+    if "AMD" not in name or not torch._C._has_mkldnn:
         return None
     try:
         operator = torch.ops.mkldnn._linear_pointwise.default
@@ -94,7 +94,7 @@ def linear(layer: nn.Linear, x: Tensor, fused: tuple[str, str] | None = None) ->
         fused: An activation from `fusable`, only where no gradient is recorded.
     """
     if recording(x, layer.weight, layer.bias):
-        y: Tensor = _Linear.apply(x, layer.weight, layer.bias)
+        y: Tensor = _Linear.apply(x, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
         return y
     name, algorithm = fused or ("none", "")
     y = _product()(x, layer.weight, layer.bias, name, [], algorithm)

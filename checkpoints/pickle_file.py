@@ -139,7 +139,7 @@ class _Bounded:
 def _members(file: BufferedReader, size: int, where: str) -> dict[str, _Member]:
     """Find the archive's members by their names under its folder; they lie apart, uncompressed."""
     try:
-        entries = zipfile.ZipFile(_Bounded(file)).infolist()  # type: ignore[arg-type]
+        entries = zipfile.ZipFile(_Bounded(file)).infolist()
     except OSError:
         raise
     except Exception:  # BadZipFile, and whatever else a made-up directory leads to
@@ -210,9 +210,9 @@ def _look_through(data: bytes, where: str) -> None:
             if opcode.name == "MARK":
                 marks.append(len(stack))
             elif opcode.name in ("BINPUT", "LONG_BINPUT"):
-                memo[arg] = stack[-1]
+                memo[int(arg or 0)] = stack[-1]
             elif opcode.name in ("BINGET", "LONG_BINGET"):
-                stack.append(memo[arg])
+                stack.append(memo[int(arg or 0)])
             else:
                 taken = opcode.stack_before
                 if pickletools.markobject in taken:
@@ -334,7 +334,7 @@ def _stored(tensor: Tensor, member: _Member, where: str) -> Stored:
     return Stored(
         tensor.dtype,
         shape,
-        member.start + start,
+        member.start + int(start),
         nbytes,
         None if tensor.is_contiguous() else strides,
         _fault(tensor, steps),

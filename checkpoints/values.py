@@ -82,7 +82,7 @@ def _values(key: str, tensor: Tensor) -> Values:
     nan = infinite = count = 0
     least, most, mean, squares = math.inf, -math.inf, 0.0, 0.0
     # In double precision, but a piece at a time; the pieces' moments add up as Chan et al. say.
-    for piece in tensor.flatten().split(CHUNK):
+    for piece in torch.split(tensor.flatten(), CHUNK):
         finite = piece.double()
         good = finite.isfinite()
         if not good.all():

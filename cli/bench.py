@@ -127,7 +127,7 @@ def _train(projector: Projector, x: Tensor) -> Any:
     def run() -> None:
         projector.zero_grad(set_to_none=True)
         x.grad = None
-        projector(x).sum().backward()  # type: ignore[no-untyped-call]
+        projector(x).sum().backward()
         _wait(x)
 
     return run

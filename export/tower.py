@@ -95,7 +95,8 @@ class Tower:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Read the tensors, one after the other."""
         for name, key in self.names.items():
-            yield name, self.weights.read([key])[key]
+            [(_, tensor)] = self.weights.read([key])
+            yield name, tensor
 
 
 def read_tower(folder: str | os.PathLike[str]) -> Tower:

@@ -131,7 +131,7 @@ def _check(row: Row, key: str, option: Option, value: Scalar) -> None:
     if option.type == "int":
         fits = kind is int and option.least <= value <= option.most  # type: ignore[operator]
     elif option.type == "float":
-        fits = kind in (int, float) and abs(value) <= MAX_FLOAT  # type: ignore[arg-type, operator]
+        fits = kind in (int, float) and abs(value) <= MAX_FLOAT  # type: ignore[arg-type]
     elif option.type == "bool":
         fits = kind is bool
     else:
