@@ -85,7 +85,8 @@ class AttentionPoolModule(nn.Module):
         if inside is not None:
             inside = inside.view(rows, s, columns, s).transpose(1, 2).flatten(2)
             inside = inside.expand(b, -1, -1, -1).flatten(0, 2)
-        return self._attend(windows, inside).view(b, rows, columns, -1)
+        y = self._attend(windows, inside)
+        return y.view(b, rows, columns, y.shape[-1])
 
     def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Pool the windows of packed images of different sizes."""

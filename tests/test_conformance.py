@@ -48,7 +48,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "identity": {"out": 48},
     "llama4": {"hidden": 64},
 }
-BUILT_IN = [name for name in BLOCKS.names() if BLOCKS.find(name).source == "built-in"]
+# Zeta's have a suite of their own, where zetascale is installed.
+BUILT_IN = [
+    name
+    for name in BLOCKS.names()
+    if BLOCKS.find(name).source == "built-in" and not name.startswith("zeta-")
+]
 PRESETS = [name for name in PROJECTORS.names() if PROJECTORS.find(name).source == "built-in"]
 
 
