@@ -51,7 +51,7 @@ def run(page: Path, folder: Path) -> str:
             above = text.count("\n", 0, match.start(2))  # tracebacks name the page's own lines
             printed = run_python("\n" * above + body, namespace, page)
         elif language == "console":
-            body = "".join(run_console(body, folder))
+            body = "".join(run_console(body, namespace.get("folder", folder)))
         elif language == "text":
             assert printed is not None, "an output without code before it"
             body, printed = printed, None
@@ -68,7 +68,10 @@ def run_python(code: str, namespace: dict[str, object], page: Path) -> str:
 
 
 def run_console(body: str, folder: Path) -> Iterator[str]:
-    """Run each ``$ command`` line; what follows it up to the next is its output."""
+    """Run each ``$ command`` line; what follows it up to the next is its output.
+
+    They run in the folder that the page's Python code has made, if it has.
+    """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     commands = [line for line in body.splitlines() if line.startswith("$ ")]
     for index, line in enumerate(commands):
