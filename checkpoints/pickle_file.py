@@ -197,7 +197,7 @@ def _look_through(data: bytes, where: str) -> None:
     # Of every value only this much is followed: how many values a tuple comes to, written out.
     stack: list[int] = []
     marks: list[int] = []
-    memo: dict[int, int] = {}
+    memo: dict[Any, int] = {}
     try:
         for opcode, arg, _ in pickletools.genops(data):
             if opcode.name == "GLOBAL" and arg not in _GLOBALS:
@@ -318,7 +318,7 @@ def _stored(tensor: Tensor, member: _Member, where: str) -> Stored:
     size, itemsize = tensor.untyped_storage().nbytes(), tensor.dtype.itemsize
     steps = [(stride, side) for stride, side in zip(strides, shape, strict=True) if side != 1]
     last = sum(stride * (side - 1) for stride, side in steps)
-    start = tensor.storage_offset() * itemsize
+    start = int(tensor.storage_offset()) * itemsize
     nbytes = (last + 1) * itemsize if tensor.numel() else 0
     # torch enlarges a storage on the meta device that is too small for its tensor.
     if size != member.size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from ..registry import quote
 from .arguments import UsageError
 from .options import Debug, Grid, Json, grid_of
 from .output import FAILED, echo_json, echo_table, explain, progress_bar, reporting
+
+if TYPE_CHECKING:
+    from ..checkpoints.load import Inspection
 
 __all__ = ["convert", "inspect"]
 
@@ -55,7 +58,11 @@ def inspect(
 
 
 def _inspect_values(
-    path: Path, inspection: Any, root: str | None, grid: Any, as_json: bool
+    path: Path,
+    inspection: Inspection,
+    root: str | None,
+    grid: tuple[int, int] | None,
+    as_json: bool,
 ) -> None:
     from ..checkpoints.values import inspect_values
 

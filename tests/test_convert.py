@@ -205,8 +205,8 @@ def test_what_else_a_file_holds_may_be_of_any_kind(tmp_path: Path) -> None:
 class Storage:
     """What a pickle calls a storage."""
 
-    def __init__(self, numel: Any, key: str = "0", kind: Any = torch.FloatStorage) -> None:
-        self.id = ("storage", kind, key, "cpu", numel)
+    def __init__(self, numel: Any, place: str = "cpu") -> None:
+        self.id = ("storage", torch.FloatStorage, "0", place, numel)
 
 
 class Call:
@@ -230,17 +230,17 @@ def pickled(value: Any, protocol: int = 2) -> bytes:
     return buffer.getvalue()
 
 
-def tensor(size: Any, stride: Any, numel: Any, offset: Any = 0, hooks: Any = None) -> Call:
+def tensor(size: Any, stride: Any, numel: Any, offset: Any = 0, place: str = "cpu") -> Call:
     rebuild = torch._utils._rebuild_tensor_v2
-    return Call(rebuild, Storage(numel), offset, size, stride, False, hooks or OrderedDict())
+    return Call(rebuild, Storage(numel, place), offset, size, stride, False, OrderedDict())
 
 
-def archive(data: bytes, *more: tuple[str, bytes], root: str = "x", **options: Any) -> bytes:
+def archive(data: bytes, *more: tuple[str, bytes]) -> bytes:
     """Write an archive as torch.save does, of any pickle and any members."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", **options) as file:
+    with zipfile.ZipFile(buffer, "w") as file:
         for name, content in (("data.pkl", data), ("version", b"3\n"), *more):
-            file.writestr(f"{root}/{name}", content)
+            file.writestr(f"x/{name}", content)
     return buffer.getvalue()
 
 
@@ -307,7 +307,7 @@ def asks(name: str) -> str:
     return f"X: it asks for '{name}', which is no tensor; expected tensors by name. {STATE_DICT}"
 
 
-def told(name: str, *hint: str) -> str:
+def told(name: str) -> str:
     return f"X: {name}; expected tensors by name. {STATE_DICT}"
 
 
@@ -592,6 +592,14 @@ def test_torch_is_given_the_pickle_alone_and_the_restricted_loader(
     monkeypatch.setattr(torch, "load", spy)
     convert_checkpoint(tmp_path / "x.bin", tmp_path / "out", from_pickle=True)
     assert calls == [{"map_location": "meta", "weights_only": True}]
+
+
+@pytest.mark.parametrize("place", ["cuda:7", "mps", "hpu:0", "nowhere"])
+def test_tensors_of_other_devices(place: str, tmp_path: Path) -> None:
+    numbers = torch.arange(4.0)
+    data = pickled({"k": tensor((2, 2), (2, 1), 4, place=place)})
+    (tmp_path / "x.bin").write_bytes(archive(data, ("data/0", numbers.numpy().tobytes())))
+    assert torch.equal(PickleFile(tmp_path / "x.bin").read(["k"])["k"], numbers.view(2, 2))
 
 
 def test_irregular_files(tmp_path: Path) -> None:
