@@ -295,6 +295,7 @@ def test_listing_imports_nothing_heavy_and_no_plugin(site: Site) -> None:
     assert {"sway", "swaying", "pointwise", "ldp"} <= set(names)
     assert [name for name in ours if not name.startswith("mobilevlm.registry")] == [
         "mobilevlm.blocks",
+        "mobilevlm.blocks.zeta_names",
         "mobilevlm.projectors",
     ]
 
