@@ -38,6 +38,7 @@ def export(
     tower: Annotated[
         Path | None, typer.Option(help="GGUF: the folder of the CLIP or SigLIP vision tower.")
     ] = None,
+    max_batch: Annotated[int | None, typer.Option(help="ExecuTorch: the largest batch.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -61,6 +62,7 @@ def export(
                     weights=weights,
                     opset=opset,
                     tower=tower,
+                    max_batch=max_batch,
                     progress=tell,
                 )
         except Mismatch as error:

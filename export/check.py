@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,9 +18,9 @@ from .target import Loaded
 __all__ = ["UNWRITTEN", "compare", "expect", "time_ratio"]
 
 UNWRITTEN = "Nothing was written under that name."
-BATCHES = (1, 3)  # the door traces 2
-_ROUNDS = 7
-_ENOUGH = 2.0  # seconds after which three rounds will do
+_CALLS = 4
+_REST = 0.05  # seconds
+_ENOUGH = 1.0  # seconds after which no new turn begins
 
 
 def expect(door: Door) -> list[tuple[Tensor, Tensor]]:
@@ -30,7 +31,7 @@ def expect(door: Door) -> list[tuple[Tensor, Tensor]]:
         GridError: A block does not take a grid.
     """
     pairs: list[tuple[Tensor, Tensor]] = []
-    for seed, (batch, grid) in enumerate(zip(BATCHES, door.checked, strict=True), start=1):
+    for seed, (batch, grid) in enumerate(zip(door.batches[1:], door.checked, strict=True), 1):
         x = door.example(batch, grid, seed)
         with torch.inference_mode():
             y: Tensor = door.module(x)
@@ -78,10 +79,10 @@ def _largest(y: Tensor) -> float:
 
 
 def time_ratio(loaded: Loaded, door: Door, x: Tensor) -> float:
-    """Return the runtime's best time over eager's, in rounds in which both take turns.
+    """Return the runtime's best time over eager's, on as many threads.
 
-    Eager runs on one thread, and every runtime is opened so: a second one measures how two pools
-    of threads get in each other's way.
+    They take turns of several calls, with a rest between: threads that wait for more work keep
+    the other's from running.
     """
 
     def eager(x: Tensor) -> Tensor:
@@ -89,21 +90,24 @@ def time_ratio(loaded: Loaded, door: Door, x: Tensor) -> float:
             y: Tensor = door.module(x)
         return y
 
+    times: dict[str, list[float]] = {"theirs": [], "ours": []}
+    start = time.perf_counter()
+    with _threads(loaded.threads):
+        while len(times["ours"]) < _CALLS or time.perf_counter() - start < _ENOUGH:
+            for name, call in (("theirs", loaded.run), ("ours", eager)):
+                time.sleep(_REST)
+                times[name] += [_seconds(call, x) for _ in range(_CALLS)]
+    return min(times["theirs"]) / min(times["ours"])
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
-        theirs, ours = [], []
-        start = time.perf_counter()
-        for index in range(_ROUNDS + 1):
-            took, eager_took = _seconds(loaded.run, x), _seconds(eager, x)
-            if index:  # the first round warms up
-                theirs.append(took)
-                ours.append(eager_took)
-            if index >= 3 and time.perf_counter() - start > _ENOUGH:
-                break
+        yield
     finally:
         torch.set_num_threads(threads)
-    return min(theirs) / min(ours)
 
 
 def _seconds(call: Callable[[Tensor], Tensor], x: Tensor) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,7 @@ class Door:
             both sides and neither of those is a square, so that nothing that was frozen goes
             unseen.
         prefix: How many tokens stand before those of the grid.
+        longest: The largest size of each free axis; one that is not named has none.
     """
 
     module: nn.Module
@@ -81,6 +82,13 @@ class Door:
     traced: Grid
     checked: tuple[Grid, Grid]
     prefix: int = 0
+    longest: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def batches(self) -> tuple[int, int, int]:
+        """The batch to trace, and the two to check."""
+        most = self.longest.get(BATCH, 3)
+        return min(2, most), 1, min(3, most)
 
     def example(self, batch: int, grid: Grid, seed: int = 0) -> Tensor:
         """Return random features for a grid, of the parameters' dtype and unit scale."""
@@ -91,26 +99,23 @@ class Door:
         dtype = torch.get_default_dtype() if first is None else first.dtype
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
-    def trace(self, longest: dict[str, int] | None = None) -> ExportedProgram:
+    def trace(self) -> ExportedProgram:
         """Trace the module with a batch of 2, at a grid that is not checked if it is free.
-
-        Args:
-            longest: The largest size of each free axis; default: none is too large.
 
         Raises:
             ExportError: It cannot be traced with the free axes that were asked for.
         """
-        longest = longest or {}
         axes = {
-            axis: Dim(BATCH, min=1, max=longest.get(BATCH))
+            axis: Dim(BATCH, min=1, max=self.longest.get(BATCH))
             if name == BATCH
-            else Dim.DYNAMIC(max=longest.get(name))
+            else Dim.DYNAMIC(max=self.longest.get(name))
             for axis, name in enumerate(self.dims)
             if isinstance(name, str)
         }
+        x = self.example(self.batches[0], self.traced)
         try:
             # Never Dim.AUTO: where something needs a number, it freezes the axis without a word.
-            return export(self.module, (self.example(2, self.traced),), dynamic_shapes={"x": axes})
+            return export(self.module, (x,), dynamic_shapes={"x": axes})
         except MobileVLMError:
             raise
         except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ def export_projector(
     weights: str | None = None,
     opset: int | None = None,
     tower: str | os.PathLike[str] | None = None,
+    max_batch: int | None = None,
     progress: Tell | None = None,
 ) -> Report:
     """Export a projector in the format of the path's suffix, and prove that the file works.
@@ -47,10 +47,10 @@ def export_projector(
     | ``.gguf`` | llama.cpp's mmproj | ``f16``, ``f32``, ``q8_0`` | ``gguf`` |
     | ``.pte`` | ExecuTorch, XNNPACK | ``f32``, ``int8`` | ``executorch`` |
 
-    The input is called ``x`` and the output ``y``, tokens ``(b, m, d)``; the batch is free. With a
-    grid, ``x`` is tokens ``(b, n, c)``, as the projector takes them. With `dynamic_grid` it is
-    ``(b, h, w, c)`` in raster order, which shows its own grid; where no block reads the grid, it is
-    ``(b, n, c)`` with any n.
+    The input is called ``x`` and the output ``y``, tokens ``(b, m, d)``; the batch is free, but for
+    ``.gguf``. With a grid, ``x`` is tokens ``(b, n, c)``, as the projector takes them. With
+    `dynamic_grid` it is ``(b, h, w, c)`` in raster order, which shows its own grid; where no block
+    reads the grid, it is ``(b, n, c)`` with any n.
 
     The file is run in its own runtime with a batch it was not traced with, and with another grid
     if that is free, and compared with the projector; it gets its name only if it agrees. What was
@@ -65,6 +65,8 @@ def export_projector(
         weights: How to keep the weights.
         opset: ONNX only: the opset, 18 to 23; default 20.
         tower: GGUF only: the folder of the CLIP or SigLIP vision tower, to make the file whole.
+        max_batch: ExecuTorch only: the largest batch, for which memory is set aside; default 4.
+            A free grid has sides of up to twice the given.
         progress: Is told what is being done.
 
     Raises:
@@ -77,12 +79,11 @@ def export_projector(
         raise ExportError(quote(projector), "projector", "a Projector")
     path = Path(path)
     target = find_target(path)
-    tell = progress or _nobody
-    given = {"opset": opset, "tower": tower}
+    given = {"opset": opset, "tower": tower, "max_batch": max_batch}
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:
         if name not in target.options:
-            raise ExportError(f"{path.suffix} does not take it", name, "nothing")
+            raise ExportError(f"{path.suffix} does not take it", name)
     weights = target.weights(projector) if weights is None else weights
     if weights not in target.tolerance:
         raise ExportError(quote(weights), "weights", f"one of {', '.join(target.tolerance)}")
@@ -95,9 +96,7 @@ def export_projector(
     asked = check_grid(grid) if grid is not None else projector.grid
     sides = target.grid(asked, options)
     frozen = _freeze(projector, target.dtype(weights))
-    door = open_door(frozen, sides, dynamic_grid=dynamic_grid)
-    if not target.free:
-        door = dataclasses.replace(door, dims=(1, *door.dims[1:]))
+    door = target.door(open_door(frozen, sides, dynamic_grid=dynamic_grid), options)
     try:
         document = dump_spec(projector.spec)
     except RegistryError:  # a block without a name: the file works, but cannot say what it is
@@ -106,37 +105,40 @@ def export_projector(
     target.refuse(job)
     pairs = expect(door)
 
-    with replacing(path) as beside:
-        with quiet(), torch.no_grad():
-            try:
-                target.write(job, beside, tell)
-                tell("Running it again")
-                loaded = target.load(job, beside)
-            except (MobileVLMError, OSError):
-                raise
-            except Exception as error:
-                raise ExportError(
-                    f"the exporter failed: {type(error).__name__}: {first_line(error)}",
-                    str(path),
-                    hint="What it printed stands before this message.",
-                ) from error
-            _keep_free(door.dims, loaded.inputs, path)
-            checks = compare(loaded, pairs, target.tolerance[weights], path)
-            tell("Timing it")
-            ratio = time_ratio(loaded, door, pairs[0][0]) if loaded.timed else None
-        size = beside.stat().st_size
-    return Report(
-        path=str(path),
-        format=path.suffix.removeprefix("."),
-        weights=weights,
-        bytes=size,
-        inputs=loaded.inputs,
-        outputs=loaded.outputs,
-        versions=loaded.versions,
-        checks=checks,
-        time_ratio=ratio,
-        notes=loaded.notes,
-    )
+    with replacing(path) as beside, torch.no_grad(), quiet() as noise:
+
+        def say(stage: str) -> None:
+            if progress is not None:
+                with noise.aside():
+                    progress(stage)
+
+        try:
+            target.write(job, beside, say)
+            say("Running it again")
+            loaded = target.load(job, beside)
+        except (MobileVLMError, OSError):
+            raise
+        except Exception as error:
+            raise ExportError(
+                f"the exporter failed: {type(error).__name__}: {first_line(error)}",
+                str(path),
+                hint="What it printed stands before this message.",
+            ) from error
+        _keep_free(door.dims, loaded.inputs, path)
+        checks = compare(loaded, pairs, target.tolerance[weights], path)
+        say("Timing it")
+        return Report(
+            path=str(path),
+            format=path.suffix.removeprefix("."),
+            weights=weights,
+            bytes=beside.stat().st_size,
+            inputs=loaded.inputs,
+            outputs=loaded.outputs,
+            versions=loaded.versions,
+            checks=checks,
+            time_ratio=time_ratio(loaded, door, pairs[0][0]) if loaded.timed else None,
+            notes=loaded.notes,
+        )
 
 
 def _keep_free(asked: Dims, found: Dims, path: Path) -> None:
@@ -153,10 +155,6 @@ def _keep_free(asked: Dims, found: Dims, path: Path) -> None:
     else:
         what = f"the file takes {found}"
     raise Mismatch(what, str(path), f"an input {asked}", UNWRITTEN)
-
-
-def _nobody(stage: str) -> None:
-    pass
 
 
 def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:

@@ -6,6 +6,7 @@ llama.cpp computes three of our projectors: ``mlp`` (`mlp2x_gelu`), ``ldp`` (`ld
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..blocks.feature import Grid
 from ..checkpoints.layouts import LAYOUTS, from_upstream, parts, to_upstream
 from ..projectors.build import spec_of
 from ..projectors.projector import Projector
-from .door import USUAL
+from .door import USUAL, Door
 from .errors import ExportError
 from .target import Job, Loaded, Target, Tell
 from .tower import Tower, read_tower
@@ -78,6 +79,9 @@ class Gguf(Target):
                 f"{grid[0]}x{grid[1]}, and the tower gives {side}x{side}", "grid", "the same"
             )
         return side, side
+
+    def door(self, door: Door, options: Mapping[str, Any]) -> Door:
+        return dataclasses.replace(door, dims=(1, *door.dims[1:]))
 
     def refuse(self, job: Job) -> None:
         projector = job.projector

@@ -10,36 +10,72 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 
-__all__ = ["quiet"]
+__all__ = ["Quiet", "quiet"]
+
+
+class Quiet:
+    """What is printed while this is on is caught, and shown on standard error on demand.
+
+    Exporters print from C++ too, so the process's own outputs are turned away: other threads'
+    lines are caught as well. Warnings are dropped.
+    """
+
+    def __init__(self) -> None:
+        self._caught = tempfile.TemporaryFile()  # noqa: SIM115
+        # For a notebook's streams. Never closed: a log handler that is made meanwhile keeps it.
+        self._text = io.StringIO()
+        self._stack = ExitStack()
+
+    def on(self) -> None:
+        """Turn the outputs away."""
+        self._stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        for descriptor in (1, 2):
+            self._stack.enter_context(_turned(descriptor, self._caught.fileno()))
+        if sys.stdout is not sys.__stdout__:
+            self._stack.enter_context(redirect_stdout(self._text))
+        if sys.stderr is not sys.__stderr__:
+            self._stack.enter_context(redirect_stderr(self._text))
+
+    def off(self) -> None:
+        """Turn them back."""
+        self._stack.close()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Let something be printed after all."""
+        self.off()
+        try:
+            yield
+        finally:
+            self.on()
+
+    def show(self) -> None:
+        """Print what was caught."""
+        self._caught.seek(0)
+        noise = self._caught.read().decode(errors="replace") + self._text.getvalue()
+        if noise and sys.stderr is not None:
+            sys.stderr.write(noise)
+
+    def close(self) -> None:
+        """Drop what was caught."""
+        self.off()
+        self._caught.close()
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Catch what is printed in here, and print it on standard error only if the body raises.
-
-    Exporters print from C++ too, so the process's own outputs are turned away meanwhile: another
-    thread's lines are caught as well. Warnings are dropped.
-    """
-    with tempfile.TemporaryFile() as caught:
-        # For a notebook's streams. Never closed: a log handler that is made in here keeps it.
-        text = io.StringIO()
-        try:
-            with ExitStack() as stack:
-                stack.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-                stack.enter_context(_turned(1, caught.fileno()))
-                stack.enter_context(_turned(2, caught.fileno()))
-                if sys.stdout is not sys.__stdout__:
-                    stack.enter_context(redirect_stdout(text))
-                if sys.stderr is not sys.__stderr__:
-                    stack.enter_context(redirect_stderr(text))
-                yield
-        except BaseException:
-            caught.seek(0)
-            noise = caught.read().decode(errors="replace") + text.getvalue()
-            if noise and sys.stderr is not None:
-                sys.stderr.write(noise)
-            raise
+def quiet() -> Iterator[Quiet]:
+    """Catch what is printed in here, and show it only if the body raises."""
+    noise = Quiet()
+    try:
+        noise.on()
+        yield noise
+    except BaseException:
+        noise.off()
+        noise.show()
+        raise
+    finally:
+        noise.close()
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class Onnx(Target):
         if opset != job.options.get("opset", OPSET):
             raise ExportError(f"the exporter wrote opset {opset}", "opset", "the one asked for")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1  # as eager, when it is timed
+        options.intra_op_num_threads = 1  # see time_ratio
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
         def run(x: Tensor) -> Tensor:

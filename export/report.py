@@ -40,7 +40,7 @@ class Report:
         outputs: Those of its output ``y``.
         versions: Of the format and of what wrote it.
         checks: One run per input it was not traced with.
-        time_ratio: The runtime's best time over eager's for one image, each on one thread; None
+        time_ratio: The runtime's best time over eager's for one image, on as many threads; None
             where the check does not run the real runtime.
         notes: What a user should know of it.
     """

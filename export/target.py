@@ -22,7 +22,7 @@ from .errors import ExportError
 __all__ = ["FORMATS", "Job", "Loaded", "Target", "Tell", "find_target"]
 
 # Where the format of each suffix lives.
-FORMATS = {".pt2": "pt2", ".onnx": "onnx", ".gguf": "gguf"}
+FORMATS = {".pt2": "pt2", ".onnx": "onnx", ".gguf": "gguf", ".pte": "executorch"}
 
 Tell: TypeAlias = Callable[[str], None]
 """Is told what is being done."""
@@ -62,6 +62,7 @@ class Loaded:
         versions: Of the format and of what wrote it.
         notes: What a user should know of it.
         timed: Whether `run` is the runtime people would use.
+        threads: How many threads it runs on.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -70,6 +71,7 @@ class Loaded:
     versions: Mapping[str, str | int]
     notes: tuple[str, ...] = ()
     timed: bool = True
+    threads: int = 1
 
 
 class Target(ABC):
@@ -101,6 +103,10 @@ class Target(ABC):
     def grid(self, grid: Grid | None, options: Mapping[str, Any]) -> Grid | None:
         """Return the grid to export for, given the one that was asked for."""
         return grid
+
+    def door(self, door: Door, options: Mapping[str, Any]) -> Door:
+        """Return how it is called there, given how it could be."""
+        return door
 
     def refuse(self, job: Job) -> None:  # noqa: B027
         """Refuse what the format cannot express, before any work is done.

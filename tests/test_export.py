@@ -315,7 +315,7 @@ def test_refusals_say_what_was_found_and_expected(tmp_path: Path) -> None:
         "projector: Linear(in_features=6, out_features=10, bias=True); expected a Projector"
     )
     assert refusal(ldp, path, weights="int8") == ("weights: 'int8'; expected one of f32, f16, bf16")
-    assert refusal(ldp, path, opset=20) == "opset: .pt2 does not take it; expected nothing"
+    assert refusal(ldp, path, opset=20) == "opset: .pt2 does not take it"
     assert refusal(ldp, path, grid=(0, 3)) == (
         "grid: (0, 3) is not a grid; expected (height, width), two integers from 1 to 65536"
     )
@@ -356,7 +356,11 @@ def test_grids_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "packages", "extra"),
-    [(".onnx", "onnx, onnxruntime, onnxscript", "onnx"), (".gguf", "gguf", "gguf")],
+    [
+        (".onnx", "onnx, onnxruntime, onnxscript", "onnx"),
+        (".gguf", "gguf", "gguf"),
+        (".pte", "executorch, torchao", "executorch"),
+    ],
 )
 def test_a_missing_extra_is_one_line(
     suffix: str, packages: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
