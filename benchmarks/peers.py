@@ -5,6 +5,7 @@ A plain module keeps the modules, layout and key names of its original: weights 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import sys
@@ -23,6 +24,7 @@ from mobilevlm import Projector, build_projector, to_upstream
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / ".venv/published/mobilevlm/main.py"
 sys.path.insert(0, str(ROOT / "tests"))
+importlib.import_module("torchvision_operators").declare()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, metadata, version
 from typing import Any, Literal
@@ -25,6 +26,7 @@ from .requirements import Requirement, fits, requirements
 __all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
 
 OWN = "mobilevlm"
+PREFIX = "MOBILEVLM_"
 VARIABLES = (DISABLE_VARIABLE, "MOBILEVLM_FAST_PATHS", STRICT_VARIABLE)
 SLOW = 1.0  # seconds of import worth a note
 
@@ -82,7 +84,9 @@ def diagnose() -> Diagnosis:
     except Exception as error:  # metadata, or a finder of somebody else's
         text = f"its metadata cannot be read: {error!r}"
         findings.append(Finding("problem", OWN, text, "Install it again."))
-    findings += [finding for each in needed for finding in _requirement(each)]
+    partial = {each.extra for each in needed if not each.found}
+    whole = {each.extra for each in needed} - partial
+    findings += [finding for each in needed for finding in _requirement(each, whole)]
     base = list(_base())
     plugins = [plugin for registry in REGISTRIES for plugin in registry.plugins(check=not base)]
     names = list(_names())
@@ -109,8 +113,9 @@ def _own() -> Iterator[Finding]:
         yield Finding("problem", "Python", f"{running} is running; expected {wanted}", hint)
 
 
-def _requirement(need: Requirement) -> Iterator[Finding]:
-    if need.state == "ok" or (need.extra and not need.found):
+def _requirement(need: Requirement, whole: Collection[str]) -> Iterator[Finding]:
+    """Look at a requirement; at an extra's only if all of the extra is there."""
+    if need.state == "ok" or (need.extra and need.extra not in whole):
         return
     text = f"{need.found} is installed" if need.found else "it is not installed"
     if need.wanted:
@@ -152,8 +157,9 @@ def _plugin(plugin: Plugin, told: set[str]) -> Iterator[Finding]:
 
 def _variables(plugins: list[Plugin]) -> Iterator[Finding]:
     for variable in sorted(os.environ):
-        if variable.startswith("MOBILEVLM_") and variable not in VARIABLES:
-            hint = did_you_mean(variable, VARIABLES) or f"Known: {', '.join(VARIABLES)}."
+        if variable.startswith(PREFIX) and variable not in VARIABLES:
+            near = did_you_mean(variable[len(PREFIX) :], [v[len(PREFIX) :] for v in VARIABLES])
+            hint = re.sub(r"'(\w+)'", rf"'{PREFIX}\1'", near) or f"Known: {', '.join(VARIABLES)}."
             yield Finding("problem", variable, "there is no such environment variable", hint)
     known = {plugin.entry.source for plugin in plugins}
     known |= {f"{each.entry.source}/{each.entry.name.rpartition('/')[2]}" for each in plugins}

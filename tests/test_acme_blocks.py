@@ -148,7 +148,7 @@ def test_installed_as_editable_it_is_found_too(source: Path, tmp_path: Path) -> 
         assert [each for each in BLOCKS.problems() if each.distribution == "acme-blocks"] == []
     """
     assert script(code, cwd=tmp_path).splitlines() == [
-        "acme-blocks 1.0.0 (acme_blocks.gate:Gate)",
+        "acme-blocks 0.1.0 (acme_blocks.gate:Gate)",
         "bias=True",
         f"acme_blocks.gate {copy}/src/acme_blocks/__init__.py",
     ]
@@ -164,7 +164,7 @@ def test_it_may_be_a_zip_file(site: Path, tmp_path: Path) -> None:
     """
     assert script(code, site=Path(archive), cwd=tmp_path).splitlines() == [
         "bias=True",
-        f"works acme-blocks 1.0.0 (acme_blocks.gate:Gate) {archive}/",
+        f"works acme-blocks 0.1.0 (acme_blocks.gate:Gate) {archive}/",
     ]
 
 

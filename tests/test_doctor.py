@@ -284,14 +284,13 @@ def test_what_may_be_meant_so_is_a_note(site: Site, monkeypatch: pytest.MonkeyPa
         (
             "MOBILEVLM_STRICT_PLUGIN",
             "1",
-            "there is no such environment variable. "
-            "Did you mean 'MOBILEVLM_STRICT_PLUGINS' or 'MOBILEVLM_DISABLE_PLUGINS'?",
+            "there is no such environment variable. Did you mean 'MOBILEVLM_STRICT_PLUGINS'?",
         ),
         (
             "MOBILEVLM_X",
             "1",
             "there is no such environment variable. "
-            "Known: MOBILEVLM_DISABLE_PLUGINS, MOBILEVLM_STRICT_PLUGINS.",
+            "Known: MOBILEVLM_DISABLE_PLUGINS, MOBILEVLM_FAST_PATHS, MOBILEVLM_STRICT_PLUGINS.",
         ),
         (
             DISABLE_VARIABLE,
