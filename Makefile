@@ -1,15 +1,16 @@
 # `make demo` and `make test` do their own set-up: a virtual environment in .venv with the versions
-# in constraints.txt; `make test-zeta` in .venv-zeta, with those of constraints-zeta.txt. Nothing
-# outside this folder is touched.
+# in constraints.txt; `make test-export` and `make test-zeta` have environments of their own, with
+# constraints-export.txt and constraints-zeta.txt. Nothing outside this folder is touched.
 
 PYTHON ?= python3
 VENV ?= .venv
+EXPORT_VENV ?= .venv-export
 ZETA_VENV ?= .venv-zeta
 BIN := $(VENV)/bin
 SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests
 
-.PHONY: demo test lint types pytest test-zeta bench clean
+.PHONY: demo test lint types pytest test-export test-zeta bench clean
 
 demo: $(VENV)/.demo  ## Project a photograph with three projectors.
 	$(BIN)/python examples/demo.py
@@ -27,6 +28,9 @@ types: $(VENV)/.test  ## On the installed package, as a user's type checker sees
 pytest: $(VENV)/.test
 	$(PYTEST) -q --doctest-modules --pyargs mobilevlm
 	$(PYTEST) -q -n 2 --dist loadfile $(PYTEST_OPTIONS) tests
+
+test-export: $(EXPORT_VENV)/.done  ## ONNX, GGUF and ExecuTorch, run in their own runtimes.
+	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q tests/export
 
 test-zeta: $(ZETA_VENV)/.done  ## Zeta's modules as blocks, with zetascale itself.
 	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/zeta/pytest.ini --rootdir tests/zeta -q \
@@ -56,6 +60,13 @@ $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install -q -c constraints.txt --group test
 	touch $@
 
+$(EXPORT_VENV)/.done: pyproject.toml constraints.txt constraints-export.txt $(SOURCES)
+	test -x $(EXPORT_VENV)/bin/python || $(PYTHON) -m venv $(EXPORT_VENV)
+	rm -rf build
+	$(EXPORT_VENV)/bin/python -m pip install -q -c constraints.txt -c constraints-export.txt \
+		".[onnx,gguf,executorch]" pytest transformers
+	touch $@
+
 $(ZETA_VENV)/.done: pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)
 	test -x $(ZETA_VENV)/bin/python || $(PYTHON) -m venv $(ZETA_VENV)
 	rm -rf build
@@ -63,4 +74,4 @@ $(ZETA_VENV)/.done: pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCE
 	touch $@
 
 clean:
-	rm -rf .venv .venv-zeta build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-export .venv-zeta build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
