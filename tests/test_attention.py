@@ -456,6 +456,12 @@ def test_bf16_is_finite_and_stays_bf16(name: str) -> None:
     assert y.isfinite().all()
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_an_empty_batch_stays_empty(name: str) -> None:
+    projector = make(name)
+    assert projector(torch.zeros(0, 16, projector.spec.in_)).shape == (0, N, projector.spec.out)
+
+
 def test_flamingo_projects_where_the_widths_differ() -> None:
     same, other = (build_projector("flamingo", 8, out, depth=1) for out in (8, 12))
     assert len(same.spec.blocks) == 1

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mobilevlm import (
+    GridError,
     MobileVLMError,
     Projector,
     Stack,
@@ -21,7 +22,7 @@ from mobilevlm import (
 )
 
 WIDTHS = st.integers(1, 12)
-ACTS = ["gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "hardswish", "none"]
+ACTS = ["gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "hardswish", "softmax", "none"]
 
 
 def block(type_: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -83,6 +84,47 @@ WIDENING = st.one_of(
         {"type": st.just("scale"), "by": st.sampled_from([0.5, -2.0, "root-channels"])}
     ),
     block("newline"),
+    st.just({"type": "position", "kind": "axes", "size": [24, 24]}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("attention-pool"),
+            "stride": st.integers(1, 3),
+            "heads": st.integers(1, 2),
+            "head_dim": st.integers(1, 3),
+            "ceil": st.booleans(),
+        },
+        optional={"out": WIDTHS},
+    ),
+)
+QUERIES = st.integers(1, 5)
+# What loses the grid: queries, and tokens put beside the image's.
+SEQUENCE = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "type": st.just("extra-tokens"),
+            "at": st.sampled_from(["begin", "end"]),
+            "count": st.integers(1, 3),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("extra-tokens"),
+            "at": st.sampled_from(["begin", "end"]),
+            "kind": st.just("mean"),
+        }
+    ),
+    block("cross-attention", self_keys=st.booleans(), queries=QUERIES).map(
+        lambda fields: {**fields, "heads": 1}
+    ),
+    block("resampler", queries=QUERIES, ffn=st.sampled_from(["gelu", "swiglu"])).map(
+        lambda fields: {**fields, "depth": 1, "heads": 2, "head_dim": 3}
+    ),
+    block("qformer", queries=QUERIES, hidden=WIDTHS, out=WIDTHS).map(
+        lambda fields: {**fields, "depth": 2, "heads": 1}
+    ),
+    block("query-resampler", queries=QUERIES, out=st.sampled_from([4, 8])).map(
+        lambda fields: {"out": 4, **fields, "heads": 2}
+    ),
 )
 PRESET = st.fixed_dictionaries(
     {"type": st.just("preset"), "name": st.sampled_from(["ldp", "mlp", "linear", "mlp3x_gelu"])},
@@ -112,15 +154,23 @@ BLOCKS = st.one_of(POINTWISE, RESIDUAL, POOL, STRIDED, PRESET, MERGE, WIDENING, 
 @st.composite
 def documents(draw: st.DrawFn) -> dict[str, Any]:
     blocks = draw(st.lists(BLOCKS, max_size=5))
+    sequence = draw(st.just([]) | st.tuples(SEQUENCE, NORM_ACT | SEQUENCE))
     return {
         "in": draw(WIDTHS),
         "out": draw(WIDTHS),
         "prefix_tokens": draw(st.integers(0, 2)),
-        "blocks": [*blocks, {"type": "pointwise"}],
+        "token_order": draw(st.sampled_from(["raster", "blocked"])),
+        "blocks": [*blocks, *sequence, {"type": "pointwise"}],
     }
 
 
 GRIDS = st.tuples(st.integers(1, 9), st.integers(1, 9))
+
+
+def fitting(document: dict[str, Any], grid: tuple[int, int]) -> tuple[int, int]:
+    """Tokens that come in blocks have even sides."""
+    h, w = grid
+    return (2 * h, 2 * w) if document["token_order"] == "blocked" else grid
 
 
 @settings(max_examples=150, deadline=None)
@@ -132,6 +182,7 @@ def test_paper_equals_tensors(document: dict[str, Any], grid: tuple[int, int], b
         assume(False)
     assert load_spec(dump_spec(spec)) == spec
     projector = build_projector(spec).eval()
+    grid = fitting(document, grid)
     assert projector.plan().parameters == sum(p.numel() for p in projector.parameters())
     n = grid[0] * grid[1] + spec.prefix_tokens
     x = torch.randn(batch, n, spec.in_)
@@ -146,12 +197,58 @@ def test_paper_equals_tensors(document: dict[str, Any], grid: tuple[int, int], b
         y = projector(x, grid=grid)
     assert y.shape == (batch, plan.tokens_out, spec.out)
     assert projector.tokens(*grid) == plan.tokens_out
+    with torch.inference_mode():
+        image = projector(torch.randn(batch, spec.in_, *grid))
+    assert image.numel() == y.numel()
     meta = Projector(spec, device="meta")
     assert meta(x.to("meta"), grid=grid).shape == y.shape
     assert plan.macs is not None  # runs every block on meta against its flow
     assert [row.parameters for row in plan.rows if row.depth == 0] == [
         sum(p.numel() for p in module.parameters()) for module in projector.blocks
     ]
+
+
+@settings(max_examples=150, deadline=None)
+@given(documents(), st.lists(GRIDS, min_size=1, max_size=4))
+def test_packed_images_equal_single_ones(
+    document: dict[str, Any], grids: list[tuple[int, int]]
+) -> None:
+    try:
+        spec = load_spec({**document, "prefix_tokens": 0})
+        projector = build_projector(spec, dtype=torch.float64).eval()
+        grids = [fitting(document, grid) for grid in grids]
+        tokens = projector.tokens(grids)
+    except MobileVLMError:
+        assume(False)
+    images = [torch.randn(h * w, spec.in_, dtype=torch.float64) for h, w in grids]
+    with torch.inference_mode():
+        parts = projector(torch.cat(images), grid=grids).split(tokens)
+        for image, grid, part in zip(images, grids, parts, strict=True):
+            single = projector(image[None], grid=grid)[0]
+            assert single.shape == (projector.tokens(*grid), spec.out)
+            torch.testing.assert_close(part, single, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(documents(), GRIDS)
+def test_tokens_need_no_tensor_and_prefix_tokens_no_room(
+    document: dict[str, Any], grid: tuple[int, int]
+) -> None:
+    """Prefix tokens are not part of the grid; packed images have none."""
+    try:
+        spec = load_spec(document)
+        grid = fitting(document, grid)
+        tokens = spec.tokens(*grid)
+    except MobileVLMError:
+        assume(False)
+    assert load_spec({**document, "prefix_tokens": 0}).tokens(*grid) == tokens
+    projector = Projector(spec, device="meta")
+    n = grid[0] * grid[1]
+    y = projector(torch.empty(1, spec.prefix_tokens + n, spec.in_, device="meta"), grid=grid)
+    assert y.shape[1] == tokens
+    if spec.prefix_tokens:
+        with pytest.raises(GridError, match="Prefix tokens have no place among packed images"):
+            projector(torch.empty(spec.prefix_tokens + n, spec.in_, device="meta"), grid=[grid])
 
 
 JSON = st.recursive(
