@@ -14,6 +14,13 @@ SHELL = [
     "make demo",
     "make test",
     'pip install -c constraints-zeta.txt ".[zeta]"',
+    "mobilevlm export my-projector projector.pt2 grid=24x24",
+    'pip install "mobilevlm[onnx]"',
+    "mobilevlm export my-projector projector.onnx grid=24x24 --weights int8",
+    'pip install "mobilevlm[gguf]"',
+    "mobilevlm export my-projector mmproj.gguf grid=24x24 --weights f16",
+    'pip install "mobilevlm[executorch]"',
+    "mobilevlm export my-projector projector.pte grid=24x24",
 ]
 
 
