@@ -459,7 +459,8 @@ def test_bf16_is_finite_and_stays_bf16(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_an_empty_batch_stays_empty(name: str) -> None:
     projector = make(name)
-    assert projector(torch.zeros(0, 16, projector.spec.in_)).shape == (0, N, projector.spec.out)
+    x = torch.zeros(1, 16, projector.spec.in_)
+    assert projector(x[:0]).shape == projector(x)[:0].shape
 
 
 def test_flamingo_projects_where_the_widths_differ() -> None:
