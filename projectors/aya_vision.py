@@ -21,8 +21,11 @@ __all__ = ["COHERE2_VISION", "AyaVision"]
 class AyaVision(Preset):
     """``merge 2x2 (hwc) > [LN] > SwiGLU > Linear``; a quarter of the tokens comes out.
 
-    Used by Aya Vision, and by Command A Vision (`cohere2-vision`) without the norm. Source:
-    `AyaVisionMultiModalProjector` and `Cohere2VisionMultiModalProjector` of transformers.
+    Used by Aya Vision and, without the norm, Command A Vision (`cohere2-vision`).
+
+    Source: huggingface/transformers, ``models/aya_vision/modeling_aya_vision.py``
+    (`AyaVisionMultiModalProjector`); huggingface/transformers,
+    ``models/cohere2_vision/modeling_cohere2_vision.py`` (`Cohere2VisionMultiModalProjector`).
 
     Traps: one layer of twice the width is split in two, the value first and the gate second; the
     LayerNorm's eps is 1e-6.

@@ -19,8 +19,10 @@ __all__ = ["Blip2"]
 class Blip2(Preset):
     """``Q-Former > Linear``; 32 tokens come out of any number.
 
-    Used by BLIP-2, and by MiniGPT-4 with a linear layer of its own. Source: `query_tokens`,
-    `Blip2QFormerModel` and `language_projection` of transformers' BLIP-2.
+    Used by BLIP-2 and, with a linear layer of its own, MiniGPT-4.
+
+    Source: huggingface/transformers, ``models/blip_2/modeling_blip_2.py``
+    (`Blip2QFormerModel`); Li et al., "BLIP-2", 2023.
 
     Traps: the CLS token stays, so do not drop it; norms stand after the sums, with an eps of
     1e-12; only every second layer reads the image; released models keep it in fp32. InstructBLIP's

@@ -34,10 +34,14 @@ def _square(queries: int) -> int:
 class CAbstractor(Preset):
     """``depth x RegBlock > adaptive average pool > depth x RegBlock > MLP``: `queries` tokens.
 
-    RegBlock is RegNet's: ``x' + (pointwise > LN > SiLU > depthwise 3x3 > LN > SiLU >
-    squeeze-excite > pointwise > LN)``, then SiLU; its convolutions have no bias, and x' is x, or
-    ``pointwise > LN`` of it where the width changes. The MLP's activation is SiLU. Used by
-    Honeybee and many copies. Source: `CAbstractor` of kakaobrain/honeybee and timm's `RegStage`.
+    RegBlock is RegNet's (timm's `RegStage`): ``x' + (pointwise > LN > SiLU > depthwise 3x3 > LN
+    > SiLU > squeeze-excite > pointwise > LN)``, then SiLU; its convolutions have no bias, and
+    x' is x, or ``pointwise > LN`` of it where the width changes. The MLP's activation is SiLU.
+
+    Used by Honeybee and many copies.
+
+    Source: khanrc/honeybee, ``honeybee/projectors/projectors.py`` (`CAbstractor`); Cha et al.,
+    "Honeybee", 2023.
 
     Traps: the LayerNorms over channels have an eps of 1e-5, for timm turns the ``LayerNorm2d`` it
     is given into one with an activation; the squeeze is a quarter of the block's *input*, rounded

@@ -19,8 +19,10 @@ __all__ = ["DeepseekVL2"]
 class DeepseekVL2(Preset):
     """``pad to even > merge 2x2 (chw) > Linear > [GELU > Linear] x (depth - 1)``.
 
-    Used by DeepSeek-VL2. Source: `MlpProjector` of deepseek-ai/DeepSeek-VL2, its types
-    ``downsample_mlp_gelu`` and ``token_pooling``.
+    Used by DeepSeek-VL2. Its types are ``downsample_mlp_gelu`` and ``token_pooling``.
+
+    Source: deepseek-ai/DeepSeek-VL2, ``deepseek_vl2/models/modeling_deepseek_vl_v2.py``
+    (`MlpProjector`).
 
     Traps: zeros are padded below and to the right of odd sides; the merge is an unfold; the inner
     width is `ratio` times the output's, which upstream calls mlp_ratio; the image's newline and

@@ -19,10 +19,13 @@ __all__ = ["IDEFICS", "Flamingo"]
 class Flamingo(Preset):
     """``perceiver resampler [> Linear]``; 64 tokens come out of any number.
 
-    Used by OpenFlamingo as it stands, by Idefics (`idefics`) with ReLU and wider heads. Both hand
-    the vision width on to the language model's cross-attention; where the two widths differ, a
-    linear layer follows. Source: `PerceiverResampler` of OpenFlamingo's `helpers.py` and
-    `IdeficsPerceiverResampler` of transformers.
+    Used by OpenFlamingo and, with ReLU and wider heads, Idefics (`idefics`). Both hand the vision
+    width on to the language model's cross-attention; where the two widths differ, a linear layer
+    follows.
+
+    Source: mlfoundations/open_flamingo, ``open_flamingo/src/helpers.py``
+    (`PerceiverResampler`); huggingface/transformers, ``models/idefics/perceiver.py``
+    (`IdeficsPerceiverResampler`).
 
     Traps: the latents are among the keys and values, each side normed by itself; Idefics may norm
     queries and keys too. OpenFlamingo's optional embeddings of frames and media are not here.

@@ -18,8 +18,10 @@ __all__ = ["Gemma3"]
 class Gemma3(Preset):
     """``average pool s x s > RMS norm (1 + w) > Linear``; 1 token of s * s comes out.
 
-    Used by Gemma 3 (4: 64x64 tokens to 16x16), T5Gemma 2, MedGemma, ShieldGemma 2. Source:
-    `Gemma3MultiModalProjector` of transformers.
+    Used by Gemma 3 (4: 64x64 tokens to 16x16), T5Gemma 2, MedGemma, ShieldGemma 2.
+
+    Source: huggingface/transformers, ``models/gemma3/modeling_gemma3.py``
+    (`Gemma3MultiModalProjector`).
 
     Traps: the norm scales by 1 + w, in fp32, and casts back after that; its eps is the vision
     tower's; the matrix is stored (in, out) and has no bias.

@@ -15,8 +15,10 @@ __all__ = ["Gemma3n"]
 class Gemma3n(Preset):
     """``* sqrt(width) > RMS norm > Linear > RMS norm without weight`` on every token.
 
-    Used by Gemma 3n. Source: `Gemma3nModel.get_image_features` of transformers, which scales, and
-    `Gemma3nMultimodalEmbedder`.
+    Used by Gemma 3n.
+
+    Source: huggingface/transformers, ``models/gemma3n/modeling_gemma3n.py``
+    (`Gemma3nModel.get_image_features`, `Gemma3nMultimodalEmbedder`).
 
     Traps: the norms multiply their weight in fp32; the embedder's table of hard tokens belongs to
     the language model, not here.

@@ -19,8 +19,10 @@ __all__ = ["Gemma4"]
 class Gemma4(Preset):
     """``average pool s x s > * sqrt(width) > [standardise] > RMS norm without weight > Linear``.
 
-    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2. Source: `Gemma4VisionPooler`,
-    `Gemma4VisionModel.forward` after it, and `Gemma4MultimodalEmbedder` of transformers.
+    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2.
+
+    Source: huggingface/transformers, ``models/gemma4/modeling_gemma4.py``
+    (`Gemma4VisionPooler`, `Gemma4VisionModel.forward`, `Gemma4MultimodalEmbedder`).
 
     Traps: upstream pools by position ids over a padded batch; here the images are packed, each
     with its grid, and what comes out are upstream's valid tokens. The 26B and 31B models

@@ -20,8 +20,10 @@ __all__ = ["Glm4v"]
 class Glm4v(Preset):
     """``RMS norm > 2x2 conv of stride 2 > Linear > LN > GELU > SwiGLU``; a quarter comes out.
 
-    Used by GLM-4.1V, 4.5V, 4.6V and GLM-OCR; GLM5-Next clamps its SwiGLU (`limit`). Source:
-    `Glm4vVisionModel` and `Glm4vVisionPatchMerger` of transformers.
+    Used by GLM-4.1V, 4.5V, 4.6V and GLM-OCR; GLM5-Next clamps its SwiGLU (`limit`).
+
+    Source: huggingface/transformers, ``models/glm4v/modeling_glm4v.py`` (`Glm4vVisionModel`,
+    `Glm4vVisionPatchMerger`).
 
     Traps: the convolution is a merge with order ``chw`` and a linear layer with bias, all others
     have none; norm and convolution live on the tower upstream; the tokens come in block by block.

@@ -13,7 +13,10 @@ __all__ = ["GotOcr2"]
 class GotOcr2(Preset):
     """``conv 3x3 stride 2 > conv 3x3 stride 2 > Linear``; 1 token of 16 comes out.
 
-    Used by GOT-OCR 2.0. Source: `GotOcr2MultiModalProjector` of transformers.
+    Used by GOT-OCR 2.0.
+
+    Source: huggingface/transformers, ``models/got_ocr2/modeling_got_ocr2.py``
+    (`GotOcr2MultiModalProjector`).
 
     Traps: upstream calls its convolutions upsamplers; they have no bias, and nothing stands
     between them; the first doubles the width, the second goes to the output's.

@@ -21,7 +21,9 @@ class GraniteDocling(Preset):
 
     Used by Granite-Docling, for its coarse path (merge 4) and its fine one (2). They differ in the
     first linear layer only; the deepstack mergers beside them are `internvl` with the same merge.
-    Source: `GraniteDoclingConnector` of transformers.
+
+    Source: huggingface/transformers, ``models/granite_docling/modeling_granite_docling.py``
+    (`GraniteDoclingConnector`).
 
     Traps: neither linear layer has a bias; the eps is 1e-5 whatever the tower's; the column's half
     of the places stands first.

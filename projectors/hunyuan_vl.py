@@ -20,9 +20,13 @@ __all__ = ["HunYuanVL"]
 class HunYuanVL(Preset):
     """Merge 2x2, end every row with a newline token, and put a token before and after the image.
 
-    ``RMS > merge 2x2 (chw) > Linear (2 in) > GELU > Linear (4 in) > newline > Linear > begin, end
-    > RMS``: h x w tokens become ``h/2 * (w/2 + 1) + 2``. Used by HunYuan-VL and HunYuan-OCR.
-    Source: `HunYuanVLVisionPatchMerger` of transformers.
+    ``RMS > merge 2x2 (chw) > Linear (2 in) > GELU > Linear (4 in) > newline > Linear > begin,
+    end > RMS``: h x w tokens become ``h/2 * (w/2 + 1) + 2``.
+
+    Used by HunYuan-VL and HunYuan-OCR.
+
+    Source: huggingface/transformers, ``models/hunyuan_vl/modeling_hunyuan_vl.py``
+    (`HunYuanVLVisionPatchMerger`).
 
     Traps: the newline is ``4 in`` wide and goes through the last linear layer; begin and end are
     `out` wide, and are normalised with the rest. Odd sides lose their last row or column. The

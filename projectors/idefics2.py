@@ -20,7 +20,10 @@ __all__ = ["Idefics2"]
 class Idefics2(Preset):
     """``SwiGLU > Linear > perceiver resampler``; 64 tokens come out of any number.
 
-    Used by Idefics2. Source: `Idefics2Connector` of transformers.
+    Used by Idefics2.
+
+    Source: huggingface/transformers, ``models/idefics2/modeling_idefics2.py``
+    (`Idefics2Connector`).
 
     Traps: the tokens get the language model's width before they are resampled; no layer has a
     bias; the eps is the perceiver's, not the language model's; keys and values have fewer heads.

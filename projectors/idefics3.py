@@ -19,8 +19,11 @@ __all__ = ["Idefics3"]
 class Idefics3(Preset):
     """``merge s x s (hwc) > Linear`` without bias; 1 token of s * s comes out.
 
-    Used by Idefics3 (merge 2), SmolVLM (2 to 4), ModernVBERT, nanoVLM (4), UltraVBERT (RMS norm at
-    the end). Source: `Idefics3Connector` of transformers.
+    Used by Idefics3 (merge 2), SmolVLM (2 to 4), ModernVBERT, nanoVLM (4) and, with an RMS norm at
+    the end, UltraVBERT.
+
+    Source: huggingface/transformers, ``models/idefics3/modeling_idefics3.py``
+    (`Idefics3Connector`).
 
     Traps: no bias, and no norm but UltraVBERT's; upstream takes square grids only.
 

@@ -12,7 +12,7 @@ __all__ = ["Identity"]
 class Identity(Preset):
     """Hand the tokens on; the two widths must be equal.
 
-    Source: `IdentityMap` of LLaVA's `build_vision_projector`.
+    Source: haotian-liu/LLaVA, ``llava/model/multimodal_projector/builder.py`` (`IdentityMap`).
     """
 
     def expand(self, in_: int, out: int) -> Stack:

@@ -21,10 +21,12 @@ __all__ = ["LFM2_VL", "NEMOTRON_OMNI", "NVILA", "InternVL"]
 class InternVL(Preset):
     """``merge 2x2 (hwc) > norm > Linear > act > Linear``; a quarter of the tokens comes out.
 
-    Used by InternVL 2 to 3.5 and QianfanOCR as it stands; by NVILA (odd sides padded), LFM2-VL (an
-    inner width of its own, the norm optional) and Nemotron-Omni (RMS norm whose weight multiplies
-    in fp32, squared ReLU, no biases) with options. Source: `InternVLModel.pixel_shuffle` and
-    `InternVLMultiModalProjector` of transformers.
+    Used by InternVL 2 to 3.5, QianfanOCR and, with options, NVILA, LFM2-VL and Nemotron-Omni; NVILA
+    pads odd sides, LFM2-VL has an inner width of its own and its norm is optional, Nemotron-Omni
+    has an RMS norm whose weight multiplies in fp32, squared ReLU and no biases.
+
+    Source: huggingface/transformers, ``models/internvl/modeling_internvl.py``
+    (`InternVLModel.pixel_shuffle`, `InternVLMultiModalProjector`).
 
     Traps: the CLS token is dropped before (``prefix_tokens=1``); InternVL's first version and
     VILA before NVILA put the merged tokens column by column (``transpose``).

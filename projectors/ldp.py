@@ -26,12 +26,12 @@ class Ldp(Preset):
     ``pointwise > GELU > [depthwise s1 + skip] > pointwise > LayerNorm > GELU >
     [depthwise s2 + averaged skip] > pointwise > LayerNorm``. Every convolution has a bias.
 
-    Source: the description of the layer in Chu et al., "MobileVLM", 2023, and its repositories'
-    READMEs. The checkpoints MobileVLM released are `ldpnet` and `ldpnetv2`, which differ.
+    Source: Chu et al., "MobileVLM", 2023; Meituan-AutoML/MobileVLM, ``README.md``.
 
     The description calls the second skip "the downsampled input to the block". By default that is
     the input of the second depthwise block; ``skip="input"`` is the other reading: the LDP's own
-    input, averaged 2x2 and, where the widths differ, projected by a pointwise layer.
+    input, averaged 2x2 and, where the widths differ, projected by a pointwise layer. The
+    checkpoints MobileVLM released are `ldpnet` and `ldpnetv2`, which differ from both.
 
     Attributes:
         kernel: The side of the depthwise kernels, odd.

@@ -18,8 +18,13 @@ class LdpNet(Preset):
     """``mlp2 > x + IR(stride 1) > IR(stride 2)``; a quarter of the tokens comes out.
 
     IR is MobileNetV3's inverted residual without expansion: ``depthwise 3x3 > LN > hardswish >
-    squeeze-excite > pointwise > LN``, its convolutions without bias, its LayerNorms over channels.
-    Used by MobileVLM v1 and PALO. Source: `LDPNetProjector` of Meituan-AutoML/MobileVLM.
+    squeeze-excite > pointwise > LN``, its convolutions without bias, its LayerNorms over
+    channels.
+
+    Used by MobileVLM v1 and PALO.
+
+    Source: Meituan-AutoML/MobileVLM, ``mobilevlm/model/vision_projector.py``
+    (`LDPNetProjector`).
 
     Traps: the LayerNorms' eps is 1e-5; the squeeze is ``make_divisible(out // 4, 8)`` wide, with
     ReLU inside and a hard sigmoid as gate; only the first IR has a skip.

@@ -15,7 +15,10 @@ __all__ = ["LdpNetV2"]
 class LdpNetV2(Preset):
     """``mlp2 > average pool to 12x12 > x + depthwise 3x3``; 144 tokens come out.
 
-    Used by MobileVLM v2. Source: `LDPNetV2Projector` of Meituan-AutoML/MobileVLM.
+    Used by MobileVLM v2.
+
+    Source: Meituan-AutoML/MobileVLM, ``mobilevlm/model/vision_projector.py``
+    (`LDPNetV2Projector`).
 
     Traps: the pool is adaptive, so any grid of at least 12x12 gives 12x12; a smaller one, which
     upstream blows up to 144 tokens, is refused. The depthwise convolution has a bias, unlike v1's.

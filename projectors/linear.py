@@ -12,7 +12,10 @@ __all__ = ["PALIGEMMA", "Linear"]
 class Linear(Preset):
     """``Linear(in, out)`` on every token.
 
-    Used by LLaVA 1.0 and PaliGemma. Source: `nn.Linear` of LLaVA's `build_vision_projector`.
+    Used by LLaVA 1.0 and PaliGemma.
+
+    Source: haotian-liu/LLaVA, ``llava/model/multimodal_projector/builder.py``
+    (`build_vision_projector`).
 
     Attributes:
         bias: Whether the layer has a bias.

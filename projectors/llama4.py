@@ -19,8 +19,10 @@ __all__ = ["Llama4"]
 class Llama4(Preset):
     """``merge 2x2 (hwc) > Linear > GELU > Linear > GELU > Linear``; a quarter of the tokens.
 
-    Used by Llama 4. Source: `Llama4VisionPixelShuffleMLP` and `Llama4MultiModalProjector` of
-    transformers.
+    Used by Llama 4.
+
+    Source: huggingface/transformers, ``models/llama4/modeling_llama4.py``
+    (`Llama4VisionPixelShuffleMLP`, `Llama4MultiModalProjector`).
 
     Traps: no biases; a GELU after the second layer too; the tower puts its CLS token last and
     drops it there. Upstream's intermediate view is wrong unless the grid is square.

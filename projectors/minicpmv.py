@@ -15,9 +15,11 @@ __all__ = ["MiniCPMV"]
 class MiniCPMV(Preset):
     """``LN(Linear) > cross-attention of queries > LN > Linear``; 64 tokens come out of any grid.
 
-    Used by MiniCPM-V 2.5 (96 queries), 2.6 to 4.5 and MiniCPM-o (64), and with other `places` by
-    MiniCPM-V 1.0 and 2.0; `minicpmv4-6` merges patches instead. Source: `resampler.py` of the
-    released models, `Resampler2_5` of vLLM.
+    Used by MiniCPM-V 2.5 (96 queries), 2.6 to 4.5 and MiniCPM-o (64) and, with other `places`,
+    MiniCPM-V 1.0 and 2.0; `minicpmv4-6` merges patches instead.
+
+    Source: OpenBMB/MiniCPM-V, ``omnilmm/model/resampler.py`` (`Resampler`); vllm-project/vllm,
+    ``vllm/model_executor/models/minicpmv.py`` (`Resampler2_5`).
 
     Traps: the column's half of the places stands first; the last layer is stored as (in, out).
     Places in time, which MiniCPM-V 4.5 gives to the frames of a video, are not here.

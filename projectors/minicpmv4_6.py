@@ -19,8 +19,10 @@ __all__ = ["MiniCPMV4_6"]
 class MiniCPMV4_6(Preset):
     """``times x [merge 2x2 (hwc) > LN > Linear > GELU > Linear]``; 1 token of 4 ** times comes out.
 
-    Used by MiniCPM-V 4.6 and later, in place of the resampler. Source: `MiniCPMV4_6Merger` of
-    transformers.
+    Used by MiniCPM-V 4.6 and later, in place of the resampler.
+
+    Source: huggingface/transformers, ``models/minicpmv4_6/modeling_minicpmv4_6.py``
+    (`MiniCPMV4_6Merger`).
 
     Traps: every round but the last returns to the input's width; the LayerNorm's eps is 1e-6.
 

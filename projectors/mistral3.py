@@ -18,8 +18,10 @@ __all__ = ["Mistral3"]
 class Mistral3(Preset):
     """``RMS norm > merge 2x2 (chw) > Linear(in) > Linear > GELU > Linear``; a quarter comes out.
 
-    Used by Mistral Small 3.1 and later, LightOnOCR. Source: `Mistral3MultiModalProjector` of
-    transformers.
+    Used by Mistral Small 3.1 and later, LightOnOCR.
+
+    Source: huggingface/transformers, ``models/mistral3/modeling_mistral3.py``
+    (`Mistral3MultiModalProjector`).
 
     Traps: the merge is an unfold, so channels stand channel by channel and an odd last row or
     column is dropped; the norm's eps is the *text* model's; no biases unless asked for.

@@ -19,8 +19,11 @@ __all__ = [f"MLP{n}X_GELU" for n in range(1, 9)] + ["LLAVA", "Mlp"]
 class Mlp(Preset):
     """``Linear(in, out) > [act > Linear(out, out)] x (depth - 1)`` on every token.
 
-    Used by the LLaVA line from 1.5 on. Source: LLaVA's `build_vision_projector`; its strings
-    ``mlp1x_gelu`` to ``mlp8x_gelu`` are names of this preset at that depth.
+    Used by the LLaVA line from 1.5 on; its strings ``mlp1x_gelu`` to ``mlp8x_gelu`` are names of
+    this preset at that depth.
+
+    Source: haotian-liu/LLaVA, ``llava/model/multimodal_projector/builder.py``
+    (`build_vision_projector`).
 
     Attributes:
         depth: The number of linear layers.

@@ -20,7 +20,8 @@ __all__ = ["MLP2X_RES2X_GELU", "MlpRes"]
 class MlpRes(Preset):
     """``MLP > [x = LN(x); x = x + (Linear > GELU > Linear)(x)] x residuals`` on every token.
 
-    Source: ``mlp2x_res2x_gelu`` of LLaVA-NeXT's `build_vision_projector`.
+    Source: LLaVA-VL/LLaVA-NeXT, ``llava/model/multimodal_projector/builder.py``
+    (`build_vision_projector`).
 
     Traps: the residual starts from the *normed* input; the LayerNorm's eps is 1e-5.
 

@@ -14,8 +14,10 @@ __all__ = ["NvilaLite"]
 class NvilaLite(Preset):
     """``merge 3x3 (hwc) > LN > Linear(3 in) > GELU > LN > Linear > GELU > Linear``: 1 of 9 tokens.
 
-    Used by NVILA-Lite (``mlp_downsample_3x3_fix``); NVILA itself is `nvila`. Source:
-    `MultimodalProjector` of NVlabs/VILA's `base_projector.py`.
+    Used by NVILA-Lite (``mlp_downsample_3x3_fix``); NVILA itself is `nvila`.
+
+    Source: NVlabs/VILA, ``llava/model/multimodal_projector/base_projector.py``
+    (`MultimodalProjector`).
 
     Traps: zeros are padded below and to the right of sides that 3 does not divide; the first linear
     layer's width is three times the *input's*.

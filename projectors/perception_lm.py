@@ -23,7 +23,10 @@ _MLP: tuple[Block, ...] = (Pointwise(), NormAct(norm="none", act="gelu"), Pointw
 class PerceptionLM(Preset):
     """``Linear > GELU > Linear > adaptive average pool``; 1 token of r * r comes out.
 
-    Used by PerceptionLM. Source: `PerceptionLMMultiModalProjector` of transformers.
+    Used by PerceptionLM.
+
+    Source: huggingface/transformers, ``models/perception_lm/modeling_perception_lm.py``
+    (`PerceptionLMMultiModalProjector`).
 
     Traps: the pool goes to side // r, so its windows overlap where r does not divide the side;
     with r = 1 there is none.
@@ -42,7 +45,10 @@ class PerceptionLM(Preset):
 class LlavaNextVideo(Preset):
     """``pool s x s > Linear > GELU > Linear``; 1 token of s * s comes out.
 
-    Used by LLaVA-NeXT-Video. Source: `LlavaNextVideoPooler` of transformers and the MLP after it.
+    Used by LLaVA-NeXT-Video.
+
+    Source: huggingface/transformers, ``models/llava_next_video/modeling_llava_next_video.py``
+    (`LlavaNextVideoPooler`, `LlavaNextVideoMultiModalProjector`).
 
     Traps: a convolution as pool is a merge with order ``chw`` and a linear layer.
 
@@ -67,8 +73,10 @@ class LlavaNextVideo(Preset):
 class LlavaOnevisionVideo(Preset):
     """``Linear > GELU > Linear > bilinear down-scaling``; about 1 token of 4 comes out.
 
-    Used by LLaVA-OneVision on video frames. Source: `apply_pooling` of transformers'
-    LLaVA-OneVision, after its projector.
+    Used by LLaVA-OneVision on video frames.
+
+    Source: huggingface/transformers, ``models/llava_onevision/modeling_llava_onevision.py``
+    (`LlavaOnevisionModel.apply_pooling`).
 
     Traps: the side is rounded up (27 -> 14); corners are not aligned.
     """

@@ -30,8 +30,9 @@ class Qwen2VL(Preset):
     """``norm > merge 2x2 (hwc) > Linear > GELU > Linear``; a quarter of the tokens comes out.
 
     Used by Qwen2-VL to Qwen3.5-VL (RMS norm in Qwen2.5), Kimi-K2.5, PaddleOCR-VL, LFM3-VL,
-    Inkling 2 (no norm) and many more. Source: `PatchMerger` of transformers' Qwen2-VL and the
-    classes named after it.
+    Inkling 2 (no norm) and many more.
+
+    Source: huggingface/transformers, ``models/qwen2_vl/modeling_qwen2_vl.py`` (`PatchMerger`).
 
     Traps: Qwen's towers hand over their tokens block by block, four neighbours together
     (``token_order="blocked"``); PaddleOCR-VL's row by row. The eps is 1e-6, in Kimi and

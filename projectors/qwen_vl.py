@@ -13,8 +13,11 @@ __all__ = ["QwenVL"]
 class QwenVL(Preset):
     """``LN(Linear) > cross-attention of queries > LN > Linear``; 256 tokens come out of any grid.
 
-    Used by Qwen-VL of 2023; from Qwen2-VL on it is `qwen2-vl`. Source: `Resampler` and the end of
-    `VisionTransformer` in the released model's `visual.py`, `Resampler2` of vLLM.
+    Used by Qwen-VL of 2023; from Qwen2-VL on it is `qwen2-vl`.
+
+    Source: Bai et al., "Qwen-VL", 2023; vllm-project/vllm,
+    ``vllm/model_executor/models/qwen_vl.py`` (`VisionTransformer`); vllm-project/vllm,
+    ``vllm/model_executor/layers/resampler.py`` (`Resampler2`).
 
     Traps: queries and tokens both have places, the queries in a square of their own; the tokens'
     are the queries', scaled to their grid, and what is scaled is the saved table. The last norm

@@ -13,7 +13,10 @@ __all__ = ["VipLlava"]
 class VipLlava(Preset):
     """``LN > Linear > GELU > Linear`` on every token.
 
-    Used by VipLLaVA. Source: `VipLlavaMultiModalProjector` of transformers.
+    Used by VipLLaVA.
+
+    Source: huggingface/transformers, ``models/vipllava/modeling_vipllava.py``
+    (`VipLlavaMultiModalProjector`).
 
     Traps: the input is five levels of the tower concatenated on channels, the CLS token cropped
     from each before that; the LayerNorm's eps is 1e-5.

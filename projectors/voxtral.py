@@ -20,8 +20,10 @@ __all__ = ["Voxtral"]
 class Voxtral(Preset):
     """``stack 4 frames > Linear > GELU > Linear``; 1 token of 4 comes out.
 
-    Used by Voxtral and GLM-ASR (an inner width of its own, biases). Source:
-    `VoxtralMultiModalProjector` of transformers and the reshape before it.
+    Used by Voxtral and, with an inner width of its own and biases, GLM-ASR.
+
+    Source: huggingface/transformers, ``models/voxtral/modeling_voxtral.py``
+    (`VoxtralMultiModalProjector`).
 
     Traps: no biases; frames are a grid of one row, ``grid=(1, n)``.
 

@@ -15,22 +15,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mobilevlm import BLOCKS, PROJECTORS, plan_projector
+import torchvision_operators
+from families import document_rows, first_line, zoo_page, zoo_rows
+
+from mobilevlm import BLOCKS
 from mobilevlm.testing.kit import BLOCK_CHECKS
 
 README = Path(__file__).parent.parent / "README.md"
+ZOO = README.parent / "docs" / "zoo.md"
 DOCS = sorted((README.parent / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# Where the standard case does not fit.
-SPECIAL: dict[str, dict[str, Any]] = {
-    "identity": {"in_": 2048},
-    "voxtral": {"grid": (1, 576)},
-}
 
 
 def render(page: Path) -> str:
     """Return the page with every output and table as the code gives it now."""
+    if page == ZOO:
+        return zoo_page()
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "examples").symlink_to(README.parent / "examples")
         text = run(page, Path(folder))
     for header, rows in TABLES.items():
         if header in text:
@@ -97,60 +99,15 @@ def table(page: str, header: str, rows: list[str]) -> str:
     return page[:first] + "".join(f"{row}\n" for row in rows) + page[end:]
 
 
-def first_line(thing: object) -> str:
-    """The first sentence of a class's docstring, as one line that fits a table."""
-    doc = (thing if callable(thing) else type(thing)).__doc__ or ""
-    line = " ".join(doc.split("\n\n")[0].split())
-    return line.removesuffix(".").replace("``", "`").replace("|", "\\|")
-
-
-def fields_of(cls: Any, skip: str = "") -> str:
+def fields_of(cls: Any) -> str:
     """The fields of a class with their defaults, as they are written."""
     return (
         ", ".join(
             f"`{name}`" if field.is_required() else f"`{name}={json.dumps(field.default)}`"
             for name, field in cls.model_fields.items()
-            if name != skip
         )
         or "-"
     )
-
-
-def zoo_rows() -> list[str]:
-    """One row per family; names that are a family with options set stand in its last column."""
-    entries = {entry.name: entry for entry in PROJECTORS.entries() if entry.source == "built-in"}
-    things = {name: PROJECTORS.get(name) for name in entries}
-    rows = []
-    for name, cls in things.items():
-        if not isinstance(cls, type):
-            continue
-        also = [
-            other
-            for other, thing in things.items()
-            if type(thing) is cls and not re.fullmatch(r"mlp\dx-gelu", other)
-        ]
-        case: dict[str, Any] = {"in_": 1024, "out": 2048, "grid": (24, 24), **SPECIAL.get(name, {})}
-        plan = plan_projector(name, **case)
-        tokens, macs = f"{plan.tokens_in} -> {plan.tokens_out}", plan.table()[1][-1][-1]
-        cells = [
-            f"`{name}`",
-            first_line(cls),
-            used_by(cls),
-            fields_of(cls, skip="prefix_tokens"),
-            ", ".join(f"`{other}`" for other in also) or "-",
-            tokens,
-            f"{plan.parameters:,}",
-            macs,
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
-
-
-def used_by(cls: type) -> str:
-    """What the docstring says after "Used by", up to the end of that sentence."""
-    doc = " ".join((cls.__doc__ or "").split())
-    match = re.search(r"Used by (.*?)(?:; |\. [A-Z]|\.$)", doc)
-    return match[1].replace("``", "`").replace("|", "\\|") if match else "-"
 
 
 def block_rows() -> list[str]:
@@ -171,12 +128,14 @@ def property_rows() -> list[str]:
 
 
 TABLES = {
-    "| name | what it is | used by | options |": zoo_rows,
+    "| name | models | tokens in -> out |": zoo_rows,
+    "| document | model | in -> out |": document_rows,
     "| block | what it does | fields |": block_rows,
     "| property | what must hold |": property_rows,
 }
 
 
 if __name__ == "__main__":
+    torchvision_operators.declare()
     for page in (README, *DOCS):
         page.write_text(render(page), "utf-8")

@@ -74,11 +74,14 @@ LDPNETV2 = {
 }
 
 
-@pytest.mark.parametrize(("name", "renames"), [("ldpnet", LDPNET), ("ldpnetv2", LDPNETV2)])
-def test_upstream_golden_vectors(name: str, renames: dict[str, str]) -> None:
+GOLDENS = {"ldpnet": LDPNET, "ldpnetv2": LDPNETV2}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_upstream_golden_vectors(name: str) -> None:
     vectors = golden(name)
     projector = build_projector(name, 16, 24)
-    load_upstream(projector, renames, vectors)
+    load_upstream(projector, GOLDENS[name], vectors)
     with torch.inference_mode():
         for scale, key in ((1.0, "y"), (1e-3, "y_small")):
             y, expected = projector(vectors["x"] * scale), vectors[key]
@@ -136,6 +139,7 @@ def randomize(module: nn.Module) -> nn.Module:
     return module
 
 
+@pytest.mark.compares("ldp", "its description in plain torch")
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 @pytest.mark.parametrize(
     ("widths", "grid", "kernel"),
@@ -217,6 +221,7 @@ def upstream_mlp(depth: int, in_: int, out: int) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
+@pytest.mark.compares("mlp", "plain torch")
 @pytest.mark.parametrize("depth", range(1, 9))
 def test_mlp_equals_upstreams_to_the_bit(depth: int) -> None:
     upstream = upstream_mlp(depth, 6, 10)
@@ -227,6 +232,8 @@ def test_mlp_equals_upstreams_to_the_bit(depth: int) -> None:
         assert torch.equal(ours(x), upstream(x))
 
 
+@pytest.mark.compares("linear", "plain torch")
+@pytest.mark.compares("identity", "plain torch")
 def test_linear_and_identity_equal_upstreams() -> None:
     x = torch.randn(2, 7, 6)
     linear = build_projector("linear", 6, 10)
@@ -236,6 +243,7 @@ def test_linear_and_identity_equal_upstreams() -> None:
         assert torch.equal(build_projector("identity", 6, 6)(x), x)
 
 
+@pytest.mark.compares("ldpnetv2", "plain torch")
 @pytest.mark.parametrize("grid", [(12, 12), (24, 24), (36, 36), (27, 27), (16, 20), (13, 40)])
 def test_ldpnetv2_pools_any_grid_to_144_tokens(grid: tuple[int, int]) -> None:
     projector = build_projector("ldpnetv2", 6, 10)
@@ -264,6 +272,7 @@ def plain_inverted_residual(x: Tensor, modules: list[nn.Module], stride: int) ->
     return layer_norm_2d(x, norm2.norm)
 
 
+@pytest.mark.compares("ldpnet", "plain torch")
 @pytest.mark.parametrize("scale", [1.0, 1e-3])
 @pytest.mark.parametrize("grid", [(8, 8), (6, 10), (5, 7), (1, 1)])
 def test_ldpnet_on_any_grid(grid: tuple[int, int], scale: float) -> None:

@@ -1,11 +1,13 @@
 """The README is true: its code runs and prints what it says, its tables are those of the code."""
 
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
-from readme import FENCE, README, render
+from families import PLAIN, TRANSFORMERS, checked_against, families, sources
+from readme import DOCS, FENCE, README, ZOO, render
 
 ROOT = README.parent
 # Blocks of sh set a machine up; `.ci/run` runs the make targets, which install as the first says.
@@ -44,12 +46,42 @@ def test_every_code_block_is_of_a_kind_that_is_run() -> None:
         assert entries == example["project"]["entry-points"][group]
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/zeta.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text("utf-8")
+def test_every_family_is_compared_with_something() -> None:
+    for name, references in checked_against().items():
+        assert references, f"no test compares {name} with its original"
+        for what in references:
+            assert re.fullmatch(rf"`\w+`|golden vectors|(its description in )?{PLAIN}", what), what
+
+
+def test_every_family_names_its_source() -> None:
+    """What is said to be in transformers is there."""
+    transformers = importlib.util.find_spec("transformers")
+    assert transformers is not None
+    assert transformers.origin is not None
+    for cls in families().values():
+        found = sources(cls)
+        assert found
+        for source in found:
+            if isinstance(source, str) or source["repository"] != TRANSFORMERS:
+                continue
+            text = (Path(transformers.origin).parent / source["path"]).read_text("utf-8")
+            for name in source["names"].replace("`", "").split(", "):
+                first, _, method = name.partition(".")
+                assert f"\nclass {first}(" in text, name
+                assert not method or f"\n    def {method}(" in text, name
+
+
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text("utf-8")
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if target.startswith("https://"):
             continue
-        assert (ROOT / target).exists(), target
+        assert (page.parent / target).exists(), target
+    for anchor in re.findall(r"\]\(docs/zoo.md#([^)]+)\)", text):
+        assert f"\n## {anchor}\n" in ZOO.read_text("utf-8")
     for folder in re.findall(r"`([a-z-]+(?:/[a-z_.-]+)*/)`", text):
         assert Path(ROOT / folder).is_dir(), folder

@@ -446,6 +446,18 @@ def got() -> nn.Module:
     )
 
 
+def hunyuan() -> nn.Module:
+    return hf("hunyuan_vl.modeling_hunyuan_vl", "HunYuanVLVisionPatchMerger")(
+        NS(
+            hidden_size=V,
+            text_hidden_size=D,
+            spatial_merge_size=2,
+            hidden_act="gelu",
+            rms_norm_eps=1e-5,
+        )
+    )
+
+
 def perception() -> nn.Module:
     return hf("perception_lm.modeling_perception_lm", "PerceptionLMMultiModalProjector")(
         NS(
@@ -650,6 +662,14 @@ CASES = {
     ),
     "perception-lm": Case(
         "perception-lm", "llava", perception, plain, grids=((SIDE, SIDE), (7, 7))
+    ),
+    "hunyuan-vl": Case(
+        "hunyuan-vl",
+        "hunyuan-vl",
+        hunyuan,
+        with_grid,
+        grids=(*ANY, (5, 7)),
+        unused=("image_sep",),
     ),
     "llava-next-video": Case("llava-next-video", "llava", video_pooler("average"), run_video),
     "llava-next-video-max": Case(

@@ -1,0 +1,235 @@
+"""What the pages say of each family: read off its class, and off the tests that compare it."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import test_attention
+import test_example_documents
+import test_honeybee
+import test_parity
+import test_zoo
+from torch import nn
+
+from mobilevlm import PROJECTORS, Plan, Preset, load_spec, plan_projector
+
+# Where the standard case does not fit.
+SPECIAL: dict[str, dict[str, Any]] = {
+    "identity": {"in_": 2048},
+    "voxtral": {"grid": (1, 576)},
+}
+# A source: a repository, a path in it (below src/transformers for that one) and the classes or
+# functions there; or a paper.
+TRANSFORMERS = "huggingface/transformers"
+IN_REPOSITORY = re.compile(
+    r"(?P<repository>[\w.-]+/[\w.-]+), ``(?P<path>[\w./-]+)``"
+    r"(?: \((?P<names>`[\w.]+`(?:, `[\w.]+`)*)\))?"
+)
+PLAIN = "plain torch"
+PAPER = re.compile(r'\w+ et al\., "[^"]+", \d{4}')
+
+
+def families() -> dict[str, type[Preset]]:
+    """The built-in presets by name; names that are a family with options set are left out."""
+    names = (entry.name for entry in PROJECTORS.entries() if entry.source == "built-in")
+    return {name: cls for name in names if isinstance(cls := PROJECTORS.get(name), type)}
+
+
+def other_names(cls: type[Preset]) -> list[str]:
+    """The names that are this family with options set."""
+    names = (entry.name for entry in PROJECTORS.entries() if entry.source == "built-in")
+    return [name for name in names if type(PROJECTORS.get(name)) is cls]
+
+
+def standard_plan(name: str) -> Plan:
+    """The case of the README's table: 1024 -> 2048, 24x24 tokens, the options at their defaults."""
+    case: dict[str, Any] = {"in_": 1024, "out": 2048, "grid": (24, 24), **SPECIAL.get(name, {})}
+    return plan_projector(name, **case)
+
+
+# ---------------------------------------------------------------------------- docstrings
+
+
+def paragraphs(cls: type) -> list[str]:
+    """A docstring's paragraphs, each on one line, without the attributes."""
+    doc = inspect.cleandoc(cls.__doc__ or "").split("\nAttributes:")[0]
+    return [" ".join(part.split()) for part in doc.split("\n\n") if part.strip()]
+
+
+def first_line(cls: type) -> str:
+    """A docstring's first sentence, as one line that fits a table."""
+    return paragraphs(cls)[0].removesuffix(".").replace("``", "`").replace("|", "\\|")
+
+
+def attributes(cls: type) -> dict[str, str]:
+    """What a docstring says of each attribute."""
+    doc = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
+    found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", doc, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def used_by(cls: type) -> str:
+    """What the docstring says after "Used by", up to the end of that sentence."""
+    [text] = [part for part in paragraphs(cls) if part.startswith("Used by ")] or ["Used by -."]
+    match = re.match(r"Used by (.*?)(?:; |\. [A-Z]|\.$)", text)
+    assert match is not None, text
+    return match[1].replace("``", "`").replace("|", "\\|")
+
+
+def sources(cls: type) -> list[re.Match[str] | str]:
+    """The sources that the docstring names: matches of `IN_REPOSITORY`, or papers."""
+    [text] = [part for part in paragraphs(cls) if part.startswith("Source: ")]
+    found: list[re.Match[str] | str] = []
+    for item in text.removeprefix("Source: ").removesuffix(".").split("; "):
+        match = IN_REPOSITORY.fullmatch(item)
+        assert match or PAPER.fullmatch(item), f"{cls.__name__}: {item!r} is no source"
+        found.append(match or item)
+    return found
+
+
+# ---------------------------------------------------------------------------- comparisons
+
+
+def originals(module: nn.Module) -> Iterator[str]:
+    """The classes of transformers that a test's original is made of, and what is not theirs."""
+    cls = type(module)
+    theirs = cls.__module__.startswith("transformers.models.")
+    if theirs:
+        yield f"`{cls.__name__}`"
+    elif list(module.parameters(recurse=False)):
+        yield PLAIN
+    for child in module.children():  # of theirs only what the test adds
+        if not theirs or type(child).__name__ not in inspect.getsource(cls):
+            yield from originals(child)
+
+
+def compared_with(module: nn.Module) -> list[str]:
+    """The classes first, each once."""
+    return sorted(dict.fromkeys(originals(module)), key=PLAIN.__eq__)
+
+
+def checked_against() -> dict[str, list[str]]:
+    """What the tests compare each family with, from the tests' own tables and marks."""
+    found: dict[type, list[str]] = {cls: [] for cls in families().values()}
+
+    def add(name: str, *references: str) -> None:
+        thing = PROJECTORS.get(name)
+        found[thing if isinstance(thing, type) else type(thing)] += references
+
+    for case in [*test_zoo.CASES.values(), *test_attention.CASES.values()]:
+        add(case.preset, *compared_with(case.build()))
+    for name in [*test_parity.GOLDENS, *test_honeybee.GOLDENS]:
+        add(name, "golden vectors")
+    for test in vars(test_parity).values():
+        for mark in getattr(test, "pytestmark", ()):
+            if mark.name == "compares":
+                add(*mark.args)
+    return {
+        name: sorted(dict.fromkeys(found[cls]), key=lambda what: not what.startswith("`"))
+        for name, cls in families().items()
+    }
+
+
+# ---------------------------------------------------------------------------- tables and pages
+
+
+def rows(*cells: tuple[str, ...]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in cells]
+
+
+def shortened(references: list[str], cls: type[Preset]) -> str:
+    """One class, of those that the docstring names if any, and how many more; the rest in full."""
+    classes = [what for what in references if what.startswith("`")]
+    classes.sort(key=lambda what: what not in (cls.__doc__ or ""))
+    more = [f"{classes[0]} and {len(classes) - 1} more"] if len(classes) > 1 else classes
+    return "; ".join([*more, *references[len(classes) :]])
+
+
+def zoo_rows() -> list[str]:
+    """One row per family."""
+    checked = checked_against()
+    return rows(
+        *(
+            (
+                f"[`{name}`](docs/zoo.md#{name})",
+                used_by(cls),
+                f"{plan.tokens_in} -> {plan.tokens_out}",
+                f"{plan.parameters:,}",
+                plan.table()[1][-1][-1],
+                shortened(checked[name], cls),
+                source_cell(cls),
+            )
+            for name, cls in families().items()
+            for plan in [standard_plan(name)]
+        )
+    )
+
+
+def source_cell(cls: type[Preset]) -> str:
+    """Repositories with their paths, and papers; of transformers, a model's folder will do."""
+    places: dict[str, list[str]] = {}
+    for source in sources(cls):
+        if isinstance(source, str):
+            places[source] = []
+            continue
+        repository, path = source["repository"], source["path"]
+        if repository == TRANSFORMERS:
+            repository, path = "transformers", path.rpartition("/")[0]
+        places.setdefault(repository, []).append(f"`{path}`")
+    return "; ".join(f"{place} {', '.join(paths)}".strip() for place, paths in places.items())
+
+
+def zoo_page() -> str:
+    """One section per family: what it computes, its options, names, traps and sources."""
+    checked = checked_against()
+    sections = [
+        "# The zoo\n\nWhat each family of the README's table computes, its options, and the traps"
+        " in which a\nreimplementation falls. `mobilevlm show NAME in=.. out=.. grid=..` prints its"
+        " blocks. This page is\nwritten by `python tests/readme.py` from the code.\n"
+    ]
+    for name, cls in families().items():
+        lines = [f"## {name}"]
+        also = [f"`{other}`" for other in other_names(cls)]
+        lines += [part.replace("``", "`") for part in paragraphs(cls)]
+        if also:
+            lines.append(f"Names with options set: {', '.join(also)}.")
+        lines.append(f"Checked against: {', '.join(checked[name])}.")
+        said = attributes(cls)
+        options = rows(
+            *(
+                (f"`{option}`", f"`{json.dumps(field.default)}`", said[option].replace("``", "`"))
+                for option, field in cls.model_fields.items()
+                if option != "prefix_tokens"
+            )
+        )
+        if options:
+            lines.append(
+                "\n".join(["| option | default | what it is |", "|---|---|---|", *options])
+            )
+        sections.append("\n\n".join(lines) + "\n")
+    return "\n".join(sections)
+
+
+def document_rows() -> list[str]:
+    """One row per example document."""
+    by_document: dict[str, list[test_example_documents.Case]] = {}
+    for name, case in test_example_documents.CASES.items():
+        by_document.setdefault(case.document or name, []).append(case)
+    found = []
+    for name, cases in by_document.items():
+        stack = load_spec(test_example_documents.DOCUMENTS / f"{name}.json")
+        plan = plan_projector(stack, grid=(24, 24))
+        references = dict.fromkeys(what for case in cases for what in compared_with(case.build()))
+        found.append(
+            (
+                f"[`{name}.json`](../examples/documents/{name}.json)",
+                "; ".join(case.model for case in cases),
+                f"{stack.in_} -> {stack.out}",
+                f"{plan.tokens_in} -> {plan.tokens_out}",
+                f"{plan.parameters:,}",
+                ", ".join(references),
+            )
+        )
+    return rows(*found)
