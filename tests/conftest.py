@@ -9,9 +9,10 @@ import pytest
 import torchvision_operators
 from plugins import Site
 
-from mobilevlm import BLOCKS, PROJECTORS
+from mobilevlm import BLOCKS, PROJECTORS, __version__
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
 
+VERSION = __version__  # which is read once: before a test installs a fake of that name
 # The reference models are built here, small; nothing is to be looked for elsewhere.
 os.environ["HF_HUB_OFFLINE"] = "1"
 torchvision_operators.declare()

@@ -35,6 +35,7 @@ EVENTS: dict[str, threading.Event] = {}
 
 def watching(**options: Any) -> Registry[Any]:
     """Return a registry that watches a number, and one that it cannot put back."""
+    STATE.clear()
     STATE.update(mood=1, fuse=1)
     mood = Probe("the mood", lambda: STATE["mood"], lambda value: STATE.update(mood=value))
     fuse = Probe("the fuse", lambda: STATE["fuse"])
@@ -275,7 +276,7 @@ def test_cudas_random_state_is_watched_once_cuda_is_in_use(
     monkeypatch.setattr(
         torch.cuda, "set_rng_state_all", lambda states: STATE.update(cuda=int(states[0]))
     )
-    STATE.pop("cuda", None)
+    STATE.clear()
     told = []
     for name in ("north", "south"):
         module = f"{name}_blocks"
