@@ -1,16 +1,17 @@
 # `make demo` and `make test` do their own set-up: a virtual environment in .venv with the versions
-# in constraints.txt; `make test-export` and `make test-zeta` have environments of their own, with
-# constraints-export.txt and constraints-zeta.txt. Nothing outside this folder is touched.
+# in constraints.txt; `make test-export`, `make test-litert` and `make test-zeta` have environments of
+# their own, with constraints-export.txt and so on. Nothing outside this folder is touched.
 
 PYTHON ?= python3
 VENV ?= .venv
 EXPORT_VENV ?= .venv-export
+LITERT_VENV ?= .venv-litert
 ZETA_VENV ?= .venv-zeta
 BIN := $(VENV)/bin
 SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests
 
-.PHONY: demo test lint types pytest test-export test-zeta bench clean
+.PHONY: demo test lint types pytest test-export test-litert test-zeta bench clean
 
 demo: $(VENV)/.demo  ## Project a photograph with three projectors.
 	$(BIN)/python examples/demo.py
@@ -29,8 +30,12 @@ pytest: $(VENV)/.test
 	$(PYTEST) -q --doctest-modules --pyargs mobilevlm
 	$(PYTEST) -q -n 2 --dist loadfile $(PYTEST_OPTIONS) tests
 
-test-export: $(EXPORT_VENV)/.done  ## ONNX, GGUF and ExecuTorch, run in their own runtimes.
+test-export: $(EXPORT_VENV)/.done  ## ONNX, GGUF and ExecuTorch, run in their own runtimes; recipes.
 	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q tests/export
+
+test-litert: $(LITERT_VENV)/.done  ## The recipe for LiteRT, which needs an older pydantic.
+	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q -p no:anyio \
+		tests/export/test_recipes.py -k litert
 
 test-zeta: $(ZETA_VENV)/.done  ## Zeta's modules as blocks, with zetascale itself.
 	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/zeta/pytest.ini --rootdir tests/zeta -q \
@@ -64,7 +69,13 @@ $(EXPORT_VENV)/.done: pyproject.toml constraints.txt constraints-export.txt $(SO
 	test -x $(EXPORT_VENV)/bin/python || $(PYTHON) -m venv $(EXPORT_VENV)
 	rm -rf build
 	$(EXPORT_VENV)/bin/python -m pip install -q -c constraints.txt -c constraints-export.txt \
-		".[onnx,gguf,executorch]" pytest transformers
+		".[onnx,gguf,executorch]" openvino pytest transformers
+	touch $@
+
+$(LITERT_VENV)/.done: pyproject.toml constraints-litert.txt $(SOURCES)
+	test -x $(LITERT_VENV)/bin/python || $(PYTHON) -m venv $(LITERT_VENV)
+	rm -rf build
+	$(LITERT_VENV)/bin/python -m pip install -q -c constraints-litert.txt . litert-torch pytest
 	touch $@
 
 $(ZETA_VENV)/.done: pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)
@@ -74,4 +85,4 @@ $(ZETA_VENV)/.done: pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCE
 	touch $@
 
 clean:
-	rm -rf .venv .venv-export .venv-zeta build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from ..blocks.patch_merge import PatchMergeModule
 from ..registry import quote
 from .axes import Dims
 from .door import BATCH, Door
@@ -46,6 +47,20 @@ class ExecuTorch(Target):
         longest = {BATCH: most, "height": height, "width": width, "tokens": tokens}
         dims = (1, *door.dims[1:]) if most == 1 else door.dims
         return dataclasses.replace(door, dims=dims, longest=longest)
+
+    def refuse(self, job: Job) -> None:
+        merges = [
+            path
+            for path, module in job.projector.named_modules()
+            if isinstance(module, PatchMergeModule)
+        ]
+        if job.dynamic_grid and merges:
+            raise ExportError(
+                f"{merges[0]} merges windows of tokens",
+                "dynamic_grid",
+                "a fixed grid",
+                "ExecuTorch would set memory aside as if a window were as large as the grid.",
+            )
 
     def write(self, job: Job, path: Path, tell: Tell) -> None:
         from executorch.backends.xnnpack.partition.config.xnnpack_config import (

@@ -21,6 +21,8 @@ class IntervalPool(nn.Module):
     traced grid, and is silently wrong for any other.
     """
 
+    averages = True  # as `AdaptiveAvgPool` says, so that it too goes before linear layers
+
     def __init__(self, size: Grid | None, stride: int | None) -> None:
         super().__init__()
         self.size = size

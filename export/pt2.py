@@ -36,6 +36,7 @@ class Pt2(Target):
     def write(self, job: Job, path: Path, tell: Tell) -> None:
         tell("Tracing")
         program = job.door.trace()
+        program.example_inputs = None  # or they would lie in the file
         tell("Writing")
         extra = {DOCUMENT: job.document} if job.document else None
         torch.export.save(program, path, extra_files=extra)

@@ -127,4 +127,8 @@ def test_what_it_cannot_hold_is_refused(tmp_path: Path) -> None:
         "weights: 'q8_0'; expected one of f32, int8"
     )
     assert refusal(ldp, path, grid=(4, 4), opset=20) == "opset: .pte does not take it"
-    assert target.MAX_BATCH == 4
+    merging = build_projector("qwen2-vl", 16, 24)
+    assert refusal(merging, path, grid=(4, 4), dynamic_grid=True) == (
+        "dynamic_grid: blocks.1 merges windows of tokens; expected a fixed grid. ExecuTorch would "
+        "set memory aside as if a window were as large as the grid."
+    )

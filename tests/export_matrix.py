@@ -1,0 +1,114 @@
+"""Which preset goes into which format: the table of docs/export.md.
+
+``python tests/export_matrix.py [COLUMN ...]`` exports every preset in small, and writes the
+columns anew, all by default; ``.onnx`` and ``.pte`` stand for their columns. Needs the extras of
+the formats: ``.venv-export/bin/python tests/export_matrix.py``, some 20 minutes for all.
+"""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from mobilevlm import PROJECTORS, MobileVLMError, build_projector, export_projector
+
+PAGE = Path(__file__).parent.parent / "docs" / "export.md"
+COLUMNS: dict[str, dict[str, Any]] = {
+    ".pt2": {},
+    ".pt2 free": {"dynamic_grid": True},
+    ".onnx": {},
+    ".onnx free": {"dynamic_grid": True},
+    ".onnx int8": {"weights": "int8"},
+    ".gguf": {},
+    ".pte": {},
+    ".pte free": {"dynamic_grid": True},
+    ".pte int8": {"weights": "int8"},
+}
+HEADER = f"| preset | {' | '.join(f'`{column}`' for column in COLUMNS)} |"
+REASONS = "\nWhy not:\n\n"
+# 64 -> 96 channels; options that keep what is inside small too, and where the rest does not fit.
+SMALL: dict[str, dict[str, Any]] = {
+    "aya-vision": {"hidden": 96},
+    "blip2": {"width": 64, "depth": 2, "heads": 4},
+    "c-abstractor": {"hidden": 64, "depth": 1},
+    "flamingo": {"depth": 1, "heads": 2, "head_dim": 32},
+    "idefics2": {"hidden": 96, "depth": 1, "heads": 4, "kv_heads": 2, "head_dim": 16},
+    "identity": {"out": 64},
+    "llama4": {"hidden": 96},
+    "minicpmv": {"heads": 4},
+}
+GRIDS = {"voxtral": (1, 48)}
+
+
+def presets() -> list[str]:
+    """The families; other names are these with options set."""
+    return [
+        entry.name
+        for entry in PROJECTORS.entries()
+        if entry.source == "built-in" and isinstance(PROJECTORS.get(entry.name), type)
+    ]
+
+
+def cell(name: str, column: str) -> str:
+    """Export in small: the largest relative difference from eager, or why it is refused."""
+    projector = build_projector(name, **{"in_": 64, "out": 96, **SMALL.get(name, {})})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"p{column.split()[0]}"
+        try:
+            report = export_projector(
+                projector, path, grid=GRIDS.get(name, (24, 24)), **COLUMNS[column]
+            )
+        except MobileVLMError as error:
+            return str(error).replace(f"{path}: ", "")
+    return f"{report.relative:.0e}"
+
+
+def is_number(text: str) -> bool:
+    return re.fullmatch(r"\d(e-\d+|e\+00)", text) is not None
+
+
+def read(page: str) -> dict[str, dict[str, str]]:
+    """Preset to column to what stands there, a reason in full."""
+    _, _, tail = page.partition(HEADER)
+    reasons = dict(re.findall(r"^- \[(\w)\] (.*)$", tail, re.MULTILINE))
+    found = {}
+    for line in re.findall(r"^\| `(.*) \|$", tail, re.MULTILINE):
+        name, *cells = line.split(" | ")
+        texts = [reasons.get(text.strip("[]"), text) for text in cells]
+        found[name.strip("`")] = dict(zip(COLUMNS, texts, strict=True))
+    return found
+
+
+def render(page: str, matrix: dict[str, dict[str, str]]) -> str:
+    """The page with this matrix in place of what is there."""
+    letters: dict[str, str] = {}
+    rows = []
+    for name, texts in sorted(matrix.items()):
+        cells = [f"`{name}`"]
+        for column in COLUMNS:
+            text = texts.get(column, "")
+            if text and not is_number(text):
+                text = f"[{letters.setdefault(text, chr(ord('a') + len(letters)))}]"
+            cells.append(text)
+        rows.append(f"| {' | '.join(cells)} |\n")
+    head = page.partition(HEADER)[0]
+    rule = f"|{'---|' * (1 + len(COLUMNS))}\n"
+    why = "".join(f"- [{letter}] {text}\n" for text, letter in letters.items())
+    return f"{head}{HEADER}\n{rule}{''.join(rows)}{REASONS}{why}"
+
+
+def main(wanted: list[str]) -> None:
+    chosen = [column for column in COLUMNS if not wanted or {column, column.split()[0]} & {*wanted}]
+    page = PAGE.read_text("utf-8")
+    before = read(page)
+    matrix = {}
+    for name in presets():
+        done = {column: cell(name, column) for column in chosen}
+        matrix[name] = {**before.get(name, {}), **done}
+        print(name, *done.values(), sep="  ", flush=True)
+    PAGE.write_text(render(page, matrix), "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
