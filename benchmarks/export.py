@@ -1,22 +1,29 @@
-"""Exported files beside PyTorch: size, difference and time, as a Markdown table.
+"""Exported files beside PyTorch, 1024 -> 2048 channels and 576 tokens: a Markdown table.
 
 python benchmarks/export.py [SUFFIX ...]
 
-Needs the extras of the formats; `make test-export` makes an environment that has them.
+Needs the extras of the formats: `.venv-export/bin/python benchmarks/export.py`, after
+`make test-export`. A cell says size, difference, time over eager's, and over eager's without fast
+forms; onnxruntime and OpenVINO run on one thread, ExecuTorch on those it takes, and eager on as many.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from mobilevlm import build_projector, export_projector, fast_paths
+from mobilevlm import Projector, build_projector, export_projector, fast_paths
+from mobilevlm.export.check import expect, time_ratio
+from mobilevlm.export.door import open_door
+from mobilevlm.export.target import Loaded
 
 PRESETS = ("mlp2x_gelu", "ldpnet", "ldpnetv2")
+GRID = (24, 24)
 FILES = (
     (".pt2", "f32"),
     (".onnx", "f32"),
@@ -28,33 +35,58 @@ FILES = (
 )
 
 
-def cells(preset: str, suffix: str, weights: str, folder: Path) -> Iterator[str]:
-    """One row: beside eager as it runs, and beside eager without the fast forms."""
-    torch.manual_seed(0)
-    projector = build_projector(preset, 1024, 2048)
+def exported(projector: Projector, suffix: str, weights: str, folder: Path) -> str:
     path = folder / f"p{suffix}"
-    report = export_projector(projector, path, grid=(24, 24), weights=weights)
-    yield from (f"`{preset}`", f"`{suffix}`", weights, f"{report.bytes / 1e6:.1f} MB")
-    yield f"{report.relative:.0e}"
-    yield ratio(report.time_ratio)
+    report = export_projector(projector, path, grid=GRID, weights=weights)
+    if report.time_ratio is None:
+        return cell(report.bytes, report.relative)
     with fast_paths(False):
-        plain = export_projector(projector, path, grid=(24, 24), weights=weights)
-    yield ratio(plain.time_ratio)
+        plain = export_projector(projector, path, grid=GRID, weights=weights)
+    return cell(report.bytes, report.relative, report.time_ratio, plain.time_ratio)
 
 
-def ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def openvino(projector: Projector, folder: Path) -> str:
+    """The recipe's file: OpenVINO's own, made of the ONNX file."""
+    import openvino
+
+    export_projector(projector, folder / "p.onnx", grid=GRID)
+    path = folder / "p.xml"
+    openvino.save_model(openvino.convert_model(folder / "p.onnx"), path, compress_to_fp16=False)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"}
+    compiled = openvino.compile_model(path, "CPU", settings)
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(compiled(x.numpy())[0])
+
+    door = open_door(projector.eval(), GRID, dynamic_grid=False)
+    loaded = Loaded(run, inputs=door.dims, outputs=(), versions={})
+    x, y = expect(door)[0]
+    difference = float((run(x) - y).abs().max() / y.abs().max())
+    ours = time_ratio(loaded, door, x)
+    with fast_paths(False):
+        plain = time_ratio(loaded, door, x)
+    return cell(path.with_suffix(".bin").stat().st_size, difference, ours, plain)
+
+
+def cell(size: int, difference: float, *ratios: float | None) -> str:
+    numbers = [f"{size / 1e6:.1f} MB", f"{difference:.0e}", *(f"{each:.2f}" for each in ratios if each)]
+    return ", ".join(numbers)
 
 
 def main(suffixes: list[str]) -> None:
-    print("| projector | format | weights | size | difference | time | beside plain torch |")
-    print("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        for preset in PRESETS:
-            for suffix, weights in FILES:
-                if not suffixes or suffix in suffixes:
-                    row = cells(preset, suffix, weights, Path(folder))
-                    print(f"| {' | '.join(row)} |", flush=True)
+    print(f"| format | weights | {' | '.join(f'`{name}`' for name in PRESETS)} |")
+    print(f"|{'---|' * (2 + len(PRESETS))}")
+    torch.manual_seed(0)
+    projectors = [build_projector(name, 1024, 2048) for name in PRESETS]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for suffix, weights in FILES:
+            if not suffixes or suffix in suffixes:
+                cells = [exported(each, suffix, weights, folder) for each in projectors]
+                print(f"| `{suffix}` | {weights} | {' | '.join(cells)} |", flush=True)
+        if find_spec("openvino") and (not suffixes or "openvino" in suffixes):
+            cells = [openvino(each, folder) for each in projectors]
+            print(f"| OpenVINO | f32 | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from ..blocks.patch_merge import PatchMergeModule
 from ..registry import quote
 from .axes import Dims
 from .door import BATCH, Door
 from .errors import ExportError
+from .rewrites import with_sliced_merges
 from .target import Job, Loaded, Target, Tell
 
 if TYPE_CHECKING:
@@ -48,20 +48,6 @@ class ExecuTorch(Target):
         dims = (1, *door.dims[1:]) if most == 1 else door.dims
         return dataclasses.replace(door, dims=dims, longest=longest)
 
-    def refuse(self, job: Job) -> None:
-        merges = [
-            path
-            for path, module in job.projector.named_modules()
-            if isinstance(module, PatchMergeModule)
-        ]
-        if job.dynamic_grid and merges:
-            raise ExportError(
-                f"{merges[0]} merges windows of tokens",
-                "dynamic_grid",
-                "a fixed grid",
-                "ExecuTorch would set memory aside as if a window were as large as the grid.",
-            )
-
     def write(self, job: Job, path: Path, tell: Tell) -> None:
         from executorch.backends.xnnpack.partition.config.xnnpack_config import (
             ConfigPrecisionType,
@@ -69,12 +55,15 @@ class ExecuTorch(Target):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
+        door = job.door
+        if job.dynamic_grid:
+            door = dataclasses.replace(door, module=with_sliced_merges(door.module))
         tell("Tracing")
-        program = job.door.trace()
+        program = door.trace()
         partitioners = [XnnpackPartitioner()]
         if job.weights == "int8":
             tell("Quantising")
-            program = _quantised(program, job.door)
+            program = _quantised(program, door)
             # Apart from the rest: among other operations XNNPACK's reader loses the quantisation
             # of an input that is a sum (1.5.1).
             dynamic = ConfigPrecisionType.DYNAMIC_QUANT
@@ -125,7 +114,8 @@ def _quantised(program: ExportedProgram, door: Door) -> ExportedProgram:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
-    # Linear layers alone: convolutions quantised so are lowered, and then fail when they are run.
+    # Linear layers alone, which hold nearly all weights: XNNPACK does not run every convolution that
+    # it was given so.
     quantizer = XNNPACKQuantizer().set_module_type(nn.Linear, config)
     prepared: GraphModule = prepare_pt2e(program.module(), quantizer)
     prepared(door.example(door.batches[0], door.traced))

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..registry import quote
 from .axes import renamed, symbols_of
 from .errors import ExportError
-from .pooling import with_exact_pools
+from .rewrites import with_exact_pools
 from .target import Job, Loaded, Target, Tell
 
 if TYPE_CHECKING:

@@ -27,11 +27,17 @@ from mobilevlm import (
     load_spec,
     save_projector,
 )
+from mobilevlm.blocks.patch_merge import PatchMergeModule
 from mobilevlm.blocks.pool import AdaptiveAvgPool
 from mobilevlm.cli.app import app
 from mobilevlm.export import target
 from mobilevlm.export.errors import Mismatch
-from mobilevlm.export.pooling import IntervalPool, with_exact_pools
+from mobilevlm.export.rewrites import (
+    IntervalPool,
+    SlicedMerge,
+    with_exact_pools,
+    with_sliced_merges,
+)
 
 COMPOSED = {
     "in": 6,
@@ -297,6 +303,19 @@ def test_exact_pools_are_adaptive_pools(grid: tuple[int, int]) -> None:
         assert isinstance(exact[0], IntervalPool)
         assert exact[0].averages == adaptive.averages
         torch.testing.assert_close(exact(x), adaptive(x))
+
+
+@pytest.mark.parametrize("order", ["hwc", "chw"])
+@pytest.mark.parametrize("odd", ["refuse", "pad", "drop"])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_sliced_merges_are_merges(order: str, odd: str, transpose: bool) -> None:
+    for size, grid in [((2, 2), (4, 6)), ((2, 3), (6, 9)), ((1, 4), (3, 8)), ((3, 1), (9, 5))]:
+        h, w = grid if odd == "refuse" else (grid[0] + 1, grid[1] + 2)
+        x = torch.randn(2, h, w, 5)
+        merge = PatchMergeModule(size, order, odd, transpose=transpose)
+        sliced = with_sliced_merges(nn.Sequential(merge))
+        assert isinstance(sliced[0], SlicedMerge)
+        assert torch.equal(sliced(x), merge(x))
 
 
 # ---------------------------------------------------------------------- refusals

@@ -74,6 +74,24 @@ def test_a_free_grid(name: str, weights: str, tmp_path: Path) -> None:
         assert (y - want).abs().max() < (1e-5 if weights == "f32" else 0.05) * want.abs().max()
 
 
+@pytest.mark.parametrize("order", ["hwc", "chw"])
+def test_a_free_grid_of_windows(
+    order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p.pte"
+    blocks = [{"type": "patch-merge", "order": order, "odd": "pad"}, "pointwise"]
+    projector = build_projector({"in": 8, "out": 12, "blocks": blocks}).eval()
+    report = export_projector(projector, path, grid=(7, 9), dynamic_grid=True)
+    assert report.relative < 1e-5
+    x = torch.randn(2, 12, 17, 8)
+    torch.testing.assert_close(execute(path, x), projector(x.flatten(1, 2), grid=(12, 17)))
+    path.unlink()
+    # Left to torch.export, a side is split in two parts that are both free.
+    monkeypatch.setattr(target, "with_sliced_merges", lambda module: module)
+    message = refusal(projector, path, grid=(7, 9), dynamic_grid=True)
+    assert "RuntimeError: Failed to load method forward" in message
+
+
 def test_a_batch_of_one_needs_the_least_memory(tmp_path: Path) -> None:
     path = tmp_path / "p.pte"
     projector = build_projector("ldpnetv2", 64, 512)
@@ -127,8 +145,3 @@ def test_what_it_cannot_hold_is_refused(tmp_path: Path) -> None:
         "weights: 'q8_0'; expected one of f32, int8"
     )
     assert refusal(ldp, path, grid=(4, 4), opset=20) == "opset: .pte does not take it"
-    merging = build_projector("qwen2-vl", 16, 24)
-    assert refusal(merging, path, grid=(4, 4), dynamic_grid=True) == (
-        "dynamic_grid: blocks.1 merges windows of tokens; expected a fixed grid. ExecuTorch would "
-        "set memory aside as if a window were as large as the grid."
-    )

@@ -1,0 +1,98 @@
+"""Blocks in operations that a runtime computes alike for every grid."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..blocks.feature import Grid
+from ..blocks.patch_merge import PatchMergeModule
+from ..blocks.pool import AdaptiveAvgPool
+
+__all__ = ["IntervalPool", "SlicedMerge", "with_exact_pools", "with_sliced_merges"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class IntervalPool(nn.Module):
+    """`AdaptiveAvgPool` as two matrix products; ``(b, h, w, c) -> (b, h', w', c)``.
+
+    ONNX has no adaptive pooling: PyTorch's exporter writes an average pool whose window fits the
+    traced grid, and is silently wrong for any other.
+    """
+
+    averages = True  # as `AdaptiveAvgPool` says, so that it too goes before linear layers
+
+    def __init__(self, size: Grid | None, stride: int | None) -> None:
+        super().__init__()
+        self.size = size
+        self.stride = stride or 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        rows, columns = self.size or (h // self.stride, w // self.stride)
+        y = torch.matmul(_shares(h, rows).to(x), x.flatten(2)).view(b, rows, w, c)
+        return torch.matmul(_shares(w, columns).to(x), y)
+
+
+def _shares(n: int, size: int) -> Tensor:
+    """What each of n tokens gives to each of `size` averages; ``(size, n)``, rows add up to 1."""
+    window, token = torch.arange(size)[:, None], torch.arange(n)
+    inside = (token >= window * n // size) & (token < ((window + 1) * n + size - 1) // size)
+    return inside / inside.sum(1, keepdim=True)
+
+
+class SlicedMerge(nn.Module):
+    """`PatchMergeModule` as slices side by side; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``.
+
+    Split in two by a view, a free side h becomes ``h // 2`` and ``h // (h // 2)``, and a runtime that
+    sets memory aside for the largest of each would take windows as large as the grid.
+    """
+
+    def __init__(self, merge: PatchMergeModule) -> None:
+        super().__init__()
+        self.size = merge.size
+        self.order = merge.order
+        self.odd = merge.odd
+        self.transpose = merge.transpose
+
+    def forward(self, x: Tensor) -> Tensor:
+        (p, q), (h, w) = self.size, x.shape[1:3]
+        if self.odd == "pad":
+            rows, columns = (h + p - 1) // p, (w + q - 1) // q
+            x = F.pad(x, (0, 0, 0, q - 1, 0, p - 1))
+        else:
+            rows, columns = h // p, w // q
+        tokens = [x[:, i::p, j::q][:, :rows, :columns] for i in range(p) for j in range(q)]
+        y = torch.cat(tokens, 3)
+        if self.order == "chw":
+            y = y.index_select(3, torch.arange(y.shape[3]).view(p * q, -1).t().flatten())
+        return y.transpose(1, 2) if self.transpose else y
+
+
+def with_exact_pools(module: nn.Module) -> nn.Module:
+    """Return a copy in which adaptive pools are `IntervalPool`s; weights are shared."""
+    return _rewritten(module, AdaptiveAvgPool, lambda pool: IntervalPool(pool.size, pool.stride))
+
+
+def with_sliced_merges(module: nn.Module) -> nn.Module:
+    """Return a copy in which windows are merged by `SlicedMerge`; weights are shared."""
+    return _rewritten(module, PatchMergeModule, SlicedMerge)
+
+
+def _rewritten(module: nn.Module, kind: type[M], make: Callable[[M], nn.Module]) -> nn.Module:
+    memo: dict[int, object] = {
+        id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())
+    }
+    module = copy.deepcopy(module, memo)
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, kind):
+                setattr(parent, name, make(child))
+    return module

@@ -1,0 +1,23 @@
+"""docs/export.md's table of presets and formats, where no extra is needed; `.gguf` in tests/export."""
+
+import pytest
+from export_matrix import COLUMNS, PAGE, agrees, presets, read, render
+
+SAID = read(PAGE.read_text("utf-8"))
+AGAIN = "run: python tests/export_matrix.py"
+
+
+def test_every_preset_has_a_row_without_gaps() -> None:
+    assert list(SAID) == sorted(presets()), AGAIN
+    assert all([*row] == [*COLUMNS] and all(row.values()) for row in SAID.values()), AGAIN
+
+
+def test_the_page_is_as_it_would_be_written() -> None:
+    page = PAGE.read_text("utf-8")
+    assert render(page, SAID) == page
+
+
+@pytest.mark.parametrize("column", [".pt2", ".pt2 free"])
+@pytest.mark.parametrize("name", presets())
+def test_what_it_says_is_so(name: str, column: str) -> None:
+    assert agrees(name, column, SAID[name][column]), AGAIN
