@@ -4,7 +4,7 @@ python benchmarks/export.py [SUFFIX ...]
 
 Needs the extras of the formats: `.venv-export/bin/python benchmarks/export.py`, after
 `make test-export`. A cell says size, difference, time over eager's, and over eager's without fast
-forms; onnxruntime and OpenVINO run on one thread, ExecuTorch on those it takes, and eager on as many.
+forms; onnxruntime and OpenVINO run on one thread, ExecuTorch on those it takes, eager on as many.
 """
 
 from __future__ import annotations
@@ -69,7 +69,11 @@ def openvino(projector: Projector, folder: Path) -> str:
 
 
 def cell(size: int, difference: float, *ratios: float | None) -> str:
-    numbers = [f"{size / 1e6:.1f} MB", f"{difference:.0e}", *(f"{each:.2f}" for each in ratios if each)]
+    numbers = [
+        f"{size / 1e6:.1f} MB",
+        f"{difference:.0e}",
+        *(f"{each:.2f}" for each in ratios if each),
+    ]
     return ", ".join(numbers)
 
 

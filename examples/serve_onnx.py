@@ -6,7 +6,9 @@
 
 import io
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from typing import Any
+from wsgiref.simple_server import make_server
 
 import numpy as np
 import onnxruntime
@@ -14,13 +16,12 @@ import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1])
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        x = np.load(io.BytesIO(self.rfile.read(int(self.headers["Content-Length"]))))
-        np.save(answer := io.BytesIO(), session.run(None, {"x": x})[0])
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(answer.getvalue())
+def serve(request: dict[str, Any], start: Callable[..., object]) -> list[bytes]:
+    """Answer one request, as WSGI has it."""
+    x = np.load(io.BytesIO(request["wsgi.input"].read(int(request["CONTENT_LENGTH"]))))
+    np.save(answer := io.BytesIO(), session.run(None, {"x": x})[0])
+    start("200 OK", [("Content-Type", "application/octet-stream")])
+    return [answer.getvalue()]
 
 
-ThreadingHTTPServer(("localhost", int(sys.argv[2])), Handler).serve_forever()
+make_server("localhost", int(sys.argv[2]), serve).serve_forever()

@@ -114,8 +114,8 @@ def _quantised(program: ExportedProgram, door: Door) -> ExportedProgram:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
-    # Linear layers alone, which hold nearly all weights: XNNPACK does not run every convolution that
-    # it was given so.
+    # Linear layers alone, which hold nearly all weights: XNNPACK takes convolutions quantised so,
+    # and does not run all of them.
     quantizer = XNNPACKQuantizer().set_module_type(nn.Linear, config)
     prepared: GraphModule = prepare_pt2e(program.module(), quantizer)
     prepared(door.example(door.batches[0], door.traced))

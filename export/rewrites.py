@@ -51,8 +51,8 @@ def _shares(n: int, size: int) -> Tensor:
 class SlicedMerge(nn.Module):
     """`PatchMergeModule` as slices side by side; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``.
 
-    Split in two by a view, a free side h becomes ``h // 2`` and ``h // (h // 2)``, and a runtime that
-    sets memory aside for the largest of each would take windows as large as the grid.
+    A view would split a free side h into ``h // 2`` and ``h // (h // 2)``, and a runtime that sets
+    memory aside for the largest of each takes windows to be as large as the grid.
     """
 
     def __init__(self, merge: PatchMergeModule) -> None:

@@ -1,4 +1,4 @@
-"""docs/export.md's table of presets and formats, where no extra is needed; `.gguf` in tests/export."""
+"""docs/export.md's table of presets and formats, where no extra is needed; see tests/export."""
 
 import pytest
 from export_matrix import COLUMNS, PAGE, agrees, presets, read, render
