@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from ..blocks.feature import Grid
 from ..blocks.patch_merge import PatchMergeModule
-from ..blocks.pool import AdaptiveAvgPool
+from ..blocks.pool import AdaptiveAvgPool, BilinearPool
 
-__all__ = ["IntervalPool", "SlicedMerge", "with_exact_pools", "with_sliced_merges"]
+__all__ = ["IntervalPool", "LinearPool", "SlicedMerge", "with_exact_pools", "with_sliced_merges"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,10 +35,35 @@ class IntervalPool(nn.Module):
         self.stride = stride or 1
 
     def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
+        h, w = x.shape[1:3]
         rows, columns = self.size or (h // self.stride, w // self.stride)
-        y = torch.matmul(_shares(h, rows).to(x), x.flatten(2)).view(b, rows, w, c)
-        return torch.matmul(_shares(w, columns).to(x), y)
+        return _products(_shares(h, rows), _shares(w, columns), x)
+
+
+class LinearPool(nn.Module):
+    """`BilinearPool` as two matrix products; ``(b, h, w, c) -> (b, h', w', c)``.
+
+    ONNX resizes to a size, but PyTorch's exporter writes the ratio of the traced one, which rounds
+    other sides down.
+    """
+
+    averages = True
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[1:3]
+        rows, columns = ((side + self.stride - 1) // self.stride for side in (h, w))
+        return _products(_hats(h, rows), _hats(w, columns), x)
+
+
+def _products(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
+    """Mix the rows of a grid, then its columns."""
+    b, _, w, c = x.shape
+    y = torch.matmul(rows.to(x), x.flatten(2)).view(b, rows.shape[0], w, c)
+    return torch.matmul(columns.to(x), y)
 
 
 def _shares(n: int, size: int) -> Tensor:
@@ -46,6 +71,13 @@ def _shares(n: int, size: int) -> Tensor:
     window, token = torch.arange(size)[:, None], torch.arange(n)
     inside = (token >= window * n // size) & (token < ((window + 1) * n + size - 1) // size)
     return inside / inside.sum(1, keepdim=True)
+
+
+def _hats(n: int, size: int) -> Tensor:
+    """What each of n tokens gives to each of `size` points between them; ``(size, n)``."""
+    step = torch.ones(()) * n / size  # first, and in fp32, as eager rounds it
+    points = ((torch.arange(size) + 0.5) * step - 0.5)[:, None]
+    return (1 - (points - torch.arange(n)).abs()).clamp(min=0)
 
 
 class SlicedMerge(nn.Module):
@@ -77,8 +109,9 @@ class SlicedMerge(nn.Module):
 
 
 def with_exact_pools(module: nn.Module) -> nn.Module:
-    """Return a copy in which adaptive pools are `IntervalPool`s; weights are shared."""
-    return _rewritten(module, AdaptiveAvgPool, lambda pool: IntervalPool(pool.size, pool.stride))
+    """Return a copy in which pools are matrix products; weights are shared."""
+    module = _rewritten(module, AdaptiveAvgPool, lambda pool: IntervalPool(pool.size, pool.stride))
+    return _rewritten(module, BilinearPool, lambda pool: LinearPool(pool.stride))
 
 
 def with_sliced_merges(module: nn.Module) -> nn.Module:

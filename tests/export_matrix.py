@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from mobilevlm import PROJECTORS, MobileVLMError, build_projector, export_projector
+from mobilevlm.export import Mismatch
 
 PAGE = Path(__file__).parent.parent / "docs" / "export.md"
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -61,6 +62,8 @@ def cell(name: str, column: str) -> str:
             report = export_projector(
                 projector, path, grid=GRIDS.get(name, (24, 24)), **COLUMNS[column]
             )
+        except Mismatch:  # should have been refused before
+            raise
         except MobileVLMError as error:
             return str(error).replace(f"{path}: ", "")
     return f"{report.relative:.0e}"

@@ -28,12 +28,13 @@ from mobilevlm import (
     save_projector,
 )
 from mobilevlm.blocks.patch_merge import PatchMergeModule
-from mobilevlm.blocks.pool import AdaptiveAvgPool
+from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool
 from mobilevlm.cli.app import app
-from mobilevlm.export import target
+from mobilevlm.export import check, target
 from mobilevlm.export.errors import Mismatch
 from mobilevlm.export.rewrites import (
     IntervalPool,
+    LinearPool,
     SlicedMerge,
     with_exact_pools,
     with_sliced_merges,
@@ -49,6 +50,13 @@ COMPOSED = {
         "pointwise",
     ],
 }
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test is about time: one turn says as much."""
+    monkeypatch.setattr(check, "_ENOUGH", 0.0)
+    monkeypatch.setattr(check, "_CALLS", 1)
 
 
 KNOWN = ", ".join(target.FORMATS)
@@ -295,7 +303,7 @@ def test_a_failed_write_leaves_the_old_file(
 
 
 @pytest.mark.parametrize("grid", [(5, 4), (12, 12), (13, 17), (24, 36), (30, 5)])
-def test_exact_pools_are_adaptive_pools(grid: tuple[int, int]) -> None:
+def test_exact_pools_are_the_pools(grid: tuple[int, int]) -> None:
     x = torch.randn(2, *grid, 3)
     for size, stride in [((5, 4), None), ((1, 1), None), (None, 2), (None, 3)]:
         adaptive = AdaptiveAvgPool(size, stride)
@@ -303,6 +311,12 @@ def test_exact_pools_are_adaptive_pools(grid: tuple[int, int]) -> None:
         assert isinstance(exact[0], IntervalPool)
         assert exact[0].averages == adaptive.averages
         torch.testing.assert_close(exact(x), adaptive(x))
+    for step in (1, 2, 3):
+        bilinear = BilinearPool(step)
+        exact = with_exact_pools(nn.Sequential(bilinear))
+        assert isinstance(exact[0], LinearPool)
+        assert exact[0].averages == bilinear.averages
+        torch.testing.assert_close(exact(x), bilinear(x))
 
 
 @pytest.mark.parametrize("order", ["hwc", "chw"])

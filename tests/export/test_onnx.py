@@ -84,18 +84,25 @@ def test_a_free_grid_is_right_at_every_grid(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "pool", [{"size": [5, 4]}, {"stride": 2}, {"stride": 3}], ids=["size", "half", "third"]
+    "pool",
+    [
+        {"mode": "adaptive", "size": [5, 4]},
+        {"mode": "adaptive", "stride": 2},
+        {"mode": "adaptive", "stride": 3},
+        {"mode": "bilinear", "stride": 2},
+    ],
+    ids=["size", "half", "third", "bilinear"],
 )
-def test_adaptive_pools_stay_adaptive(
+def test_pools_fit_every_grid(
     pool: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "p.onnx"
-    blocks = ["pointwise", {"type": "pool", "mode": "adaptive", **pool}]
+    blocks = ["pointwise", {"type": "pool", **pool}]
     projector = build_projector({"in": 8, "out": 12, "blocks": blocks}).eval()
     export_projector(projector, path, dynamic_grid=True, grid=(12, 12))
     same(path, projector, *((1, h, w, 8) for h, w in [(5, 4), (12, 13), (25, 25), (7, 30)]))
     path.unlink()
-    # Left to the exporter they become a fixed window, and the check sees it.
+    # Left to the exporter they become a fixed window or ratio, and the check sees it.
     monkeypatch.setattr(target, "with_exact_pools", lambda module: module)
     with pytest.raises(Mismatch):
         export_projector(projector, path, dynamic_grid=True, grid=(12, 12))
