@@ -31,7 +31,8 @@ pytest: $(VENV)/.test
 	$(PYTEST) -q -n 2 --dist loadfile $(PYTEST_OPTIONS) tests
 
 test-export: $(EXPORT_VENV)/.done  ## ONNX, GGUF and ExecuTorch, run in their own runtimes; recipes.
-	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q tests/export
+	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q \
+		-n 2 --dist loadfile tests/export
 
 test-litert: $(LITERT_VENV)/.done  ## The recipe for LiteRT, which needs an older pydantic.
 	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q -p no:anyio \
@@ -69,7 +70,7 @@ $(EXPORT_VENV)/.done: pyproject.toml constraints.txt constraints-export.txt $(SO
 	test -x $(EXPORT_VENV)/bin/python || $(PYTHON) -m venv $(EXPORT_VENV)
 	rm -rf build
 	$(EXPORT_VENV)/bin/python -m pip install -q -c constraints.txt -c constraints-export.txt \
-		".[onnx,gguf,executorch]" openvino pytest transformers
+		".[onnx,gguf,executorch]" openvino pytest pytest-xdist transformers
 	touch $@
 
 $(LITERT_VENV)/.done: pyproject.toml constraints-litert.txt $(SOURCES)

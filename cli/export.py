@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # pickles are refused, with what to do
+
 
 def export(
     target: Annotated[
@@ -78,7 +80,7 @@ def export(
 
 def _projector(target: str, words: list[str]) -> Projector:
     """Load a checkpoint; or build what is a name or a document, with random weights."""
-    if Path(target).is_dir() or target.endswith(".safetensors"):
+    if Path(target).is_dir() or target.endswith(_WEIGHTS):
         from ..checkpoints.load import load_projector
 
         keywords = settings(words)

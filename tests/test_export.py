@@ -429,6 +429,10 @@ def test_the_command_line_exports_a_folder(tmp_path: Path) -> None:
     result = run(str(tmp_path / "saved"), str(path), "in=6")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == f"error: {tmp_path / 'saved'}: 'in' is the checkpoint's to say\n"
+    torch.save(projector.state_dict(), tmp_path / "mm_projector.bin")
+    result = run(str(tmp_path / "mm_projector.bin"), str(path))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "mobilevlm convert --from-pickle" in result.stderr
 
 
 def test_the_command_line_exports_a_name_and_says_that_its_weights_are_random(
