@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .projectors.document import dump_spec as dump_spec
     from .projectors.document import load_spec as load_spec
     from .projectors.ldp import LDP as LDP
+    from .projectors.nonfinite import NonFiniteError as NonFiniteError
+    from .projectors.nonfinite import find_nonfinite as find_nonfinite
     from .projectors.plan import Plan as Plan
     from .projectors.preset import Preset as Preset
     from .projectors.projector import Projector as Projector
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BLOCKS": "projectors",
     "LDP": "projectors.ldp",
+    "NonFiniteError": "projectors.nonfinite",
     "PROJECTORS": "projectors",
     "Block": "blocks.block",
     "Blocks": "blocks.block",
@@ -65,6 +68,7 @@ _HOMES = {
     "dump_spec": "projectors.document",
     "export_projector": "export.export",
     "fast_paths": "blocks.fast",
+    "find_nonfinite": "projectors.nonfinite",
     "inspect_checkpoint": "checkpoints.load",
     "inspect_values": "checkpoints.values",
     "load_projector": "checkpoints.load",

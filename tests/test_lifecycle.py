@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.testing
 from safetensors.torch import load_file, save_file
 from torch.export import Dim, export
 
@@ -108,6 +109,26 @@ def test_compiles_as_one_graph(projector: Projector, x: torch.Tensor, dynamic: b
         for grid in [(14, 14), (12, 13), (16, 20)]:
             y = torch.randn(2, grid[0] * grid[1], 6)
             torch.testing.assert_close(compiled(y, grid=grid), projector(y, grid=grid))
+
+
+GRIDS = [(24, 16), (24, 24), (12, 20), (16, 16), (36, 12)]
+
+
+@pytest.mark.parametrize(
+    "name", ["gemma3", "internvl", "ldp", "ldpnetv2", "mlp2x_gelu", "qwen2-vl"]
+)
+def test_compiles_once_for_every_grid(name: str) -> None:
+    projector = build_projector(name, 6, 10)
+    for tokens in (True, False):
+        torch.compiler.reset()
+        counter = torch._dynamo.testing.CompileCounter()
+        compiled = torch.compile(projector, fullgraph=True, backend=counter, dynamic=True)
+        for batch, (h, w) in enumerate(GRIDS, start=2):
+            if tokens:
+                compiled(torch.randn(batch, h * w, 6), grid=(h, w))
+            else:
+                compiled(torch.randn(batch, 6, h, w))
+        assert counter.frame_count == 1
 
 
 @pytest.mark.parametrize("name", ["ldp", "ldpnetv2", "mlp2x_gelu"])

@@ -1,0 +1,83 @@
+"""Which block makes the first NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..registry import MobileVLMError
+
+__all__ = ["NonFiniteError", "find_nonfinite"]
+
+
+class NonFiniteError(MobileVLMError, ArithmeticError):
+    """Numbers that are NaN or infinite, and the block that made them."""
+
+
+@contextmanager
+def find_nonfinite(projector: nn.Module) -> Iterator[None]:
+    """Stop at the first block that makes a NaN or an infinity, within a ``with`` block.
+
+        with find_nonfinite(projector):
+            projector(x)
+
+    NaN and infinity are numbers like any other to a projector: they come in, they go out. Within,
+    every block is watched and runs as it stands, one after the other; it is meant for searching,
+    not for speed.
+
+    Args:
+        projector: A projector, or any other module.
+
+    Raises:
+        NonFiniteError: A block gave such numbers, or they came in; it names the block by its path
+            in the document.
+    """
+
+    def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+        for x in _tensors(args):
+            if bad := _describe(x):
+                raise NonFiniteError(bad, "x", "finite numbers", "They come from before it.")
+
+    def leave(path: str) -> Any:
+        def check(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+            for y in _tensors(result):
+                if bad := _describe(y):
+                    raise NonFiniteError(bad, path, "finite numbers", _reason(module, args, y))
+
+        return check
+
+    with ExitStack() as hooks:
+        hooks.callback(projector.register_forward_pre_hook(enter).remove)
+        for path, module in projector.named_modules():
+            hooks.callback(module.register_forward_hook(leave(path or "the output")).remove)
+        yield
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values if isinstance(values, tuple | list) else (values,):
+        if isinstance(value, Tensor) and not value.is_meta:
+            yield value
+
+
+def _describe(x: Tensor) -> str:
+    """Return how many of the numbers are not finite, and the first; nothing if all are."""
+    bad = ~x.isfinite()
+    count = int(bad.sum())
+    if not count:
+        return ""
+    place = tuple(bad.nonzero()[0].tolist())
+    return f"{count:,} of {x.numel():,} numbers are not finite, the first {x[place]:g} at {place}"
+
+
+def _reason(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> str:
+    for key, tensor in module.state_dict().items():
+        if _describe(tensor):
+            return f"Its {key!r} holds such numbers: `inspect_values` finds them in a file."
+    size = max((x.detach().abs().max().item() for x in _tensors(args) if x.numel()), default=0.0)
+    text = f"Its weights and its input are finite, and the input reaches {size:g}"
+    limit = torch.finfo(y.dtype).max
+    return f"{text}; {y.dtype} ends at {limit:g}. A dtype of a wider range may hold them."
