@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests
 
-.PHONY: demo test lint types pytest test-export test-litert test-zeta bench clean
+.PHONY: demo test lint types pytest test-threads test-export test-litert test-zeta bench clean
 
 demo: $(VENV)/.demo  ## Project a photograph with three projectors.
 	$(BIN)/python examples/demo.py
@@ -29,6 +29,10 @@ types: $(VENV)/.test  ## On the installed package, as a user's type checker sees
 pytest: $(VENV)/.test
 	$(PYTEST) -q --doctest-modules --pyargs mobilevlm
 	$(PYTEST) -q -n 2 --dist loadfile $(PYTEST_OPTIONS) tests
+
+test-threads: $(VENV)/.test  ## Each of these tests on four threads at once.
+	$(PYTEST) -q --parallel-threads=4 $(addprefix tests/test_,blocks.py checkpoints.py documents.py \
+		packed.py parity.py registry.py zoo.py)
 
 test-export: $(EXPORT_VENV)/.done  ## ONNX, GGUF and ExecuTorch, run in their own runtimes; recipes.
 	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q \

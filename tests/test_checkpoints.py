@@ -102,6 +102,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
+@pytest.mark.thread_unsafe
 def test_the_document_in_the_weights_decides(own: Path) -> None:
     file = SafetensorsFile(own / "model.safetensors")
     assert list(file.metadata) == ["mobilevlm"]

@@ -702,6 +702,7 @@ def test_a_preset_cannot_take_the_keywords_of_the_call() -> None:
         assert str(caught.value) == f"Bad: a preset cannot have an option called {name!r}"
 
 
+@pytest.mark.thread_unsafe
 def test_a_local_block_stands_in_documents_under_its_short_name() -> None:
     class Gate(Block):
         bias: bool = True
@@ -789,6 +790,7 @@ def local_block(**members: Any) -> type[Block]:
         ),
     ],
 )
+@pytest.mark.thread_unsafe
 def test_faults_of_other_peoples_blocks_name_the_block(
     members: dict[str, Any], message: str
 ) -> None:
@@ -819,6 +821,7 @@ class Wrong(Preset):
         return Stack(in_=in_, out=width, prefix_tokens=prefix, blocks=(Pointwise(),))
 
 
+@pytest.mark.thread_unsafe
 def test_faults_of_other_peoples_presets_name_the_preset() -> None:
     for how, message in {
         "raise": "Wrong: expand failed: KeyError: 'boom'",

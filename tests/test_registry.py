@@ -611,7 +611,7 @@ class Model(RuleBasedStateMachine):
                     self.registry.name_of(thing)
 
 
-TestModel = Model.TestCase
+TestModel = pytest.mark.thread_unsafe(Model.TestCase)
 TestModel.settings = settings(max_examples=25, stateful_step_count=25, deadline=None, database=None)
 
 
