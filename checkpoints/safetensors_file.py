@@ -63,7 +63,7 @@ class SafetensorsFile(TensorFile):
         length = int.from_bytes(start[:8], "little")
         if length > MAX_HEADER:
             raise CheckpointError(f"a header of {length:,} bytes", where, self.kind, _CUT)
-        if size < 8 or length > size - 8:
+        if length > size - 8:  # always, where there are fewer than 8
             raise CheckpointError(_sizes_differ(size, 8 + length), where, hint=_CUT)
         file.seek(8)
         text = file.read(length)

@@ -121,8 +121,6 @@ class TensorFile(ABC):
                 raise CheckpointError(kind, path, self.kind, "Name another path.")
             with os.fdopen(handle, "rb") as file:
                 yield file, status
-        except CheckpointError:
-            raise
         except OSError as error:
             raise CheckpointError(
                 f"cannot be read: {error.strerror}", path, hint="Look at the path and its rights."
@@ -131,7 +129,7 @@ class TensorFile(ABC):
 
 def refuse_others(start: bytes, where: str, expected: str) -> None:
     """Say what a file is that is no checkpoint at all, from its first bytes."""
-    text = start.lstrip()[:64].lower()
+    text = start.lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(
             "a git-lfs pointer, not the file itself", where, hint="Run: git lfs pull"

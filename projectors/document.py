@@ -52,7 +52,7 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
         if status.st_size > MAX_BYTES:
             raise SpecError(f"{status.st_size:,} bytes", where, f"at most {MAX_BYTES:,}")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_BYTES)  # however it grew meanwhile
         text = data.decode("utf-8")
     except (OSError, ValueError) as error:
         if isinstance(error, SpecError):

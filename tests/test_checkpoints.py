@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace as NS
 from typing import Any
@@ -1133,7 +1134,10 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "X: a web page, not a checkpoint. Download the file itself.",
     ),
     "pickle, zip": (of_zip, PICKLE),
-    "pickle, raw": (lambda: pickle.dumps({"a": 1}, 2), PICKLE),
+    **{
+        f"pickle, raw, of protocol {protocol}": (partial(pickle.dumps, {"a": 1}, protocol), PICKLE)
+        for protocol in (2, 3, 4, 5)
+    },
     "gguf": (
         lambda: b"GGUF\x03" + bytes(99),
         "X: a GGUF file; expected a safetensors file. Use the model it was converted from.",
@@ -1151,6 +1155,10 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: save(mlp()) + b"more",
         "X: the file is 4,364 bytes, its header promises 4,360. Something was appended to it: "
         "save it again.",
+    ),
+    "cut by one byte": (
+        lambda: header("{}")[:-1],
+        f"X: the file is 9 bytes, its header promises 10. {CUT}",
     ),
     "huge header": (
         lambda: b"\xff" * 99,
@@ -1178,6 +1186,29 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: header('{"__metadata__":{"a":1}}'),
         "X: its metadata is not text to text. Download or save it again.",
     ),
+    "metadata of another kind": (
+        lambda: header('{"__metadata__":[]}'),
+        "X: its metadata is not text to text. Download or save it again.",
+    ),
+    "no entry": (
+        lambda: header('{"a":1}'),
+        "X['a']: not a tensor's entry; expected dtype, shape and data_offsets. "
+        "Download or save it again.",
+    ),
+    "dtype of another kind": (
+        lambda: header('{"a":{"dtype":[],"shape":[1],"data_offsets":[0,1]}}', 1),
+        "X['a']: dtype [] is not known; expected one of BF16, F16, F32, F64 and the like. "
+        "Save it again in one of them.",
+    ),
+    **{
+        f"a span of {span}": (
+            lambda span=span: header(
+                f'{{"a":{{"dtype":"U8","shape":[0],"data_offsets":{span}}}}}', 1
+            ),
+            f"X['a']: shape [0] at {span} makes no sense. Download or save it again.",
+        )
+        for span in ([0], [0, 0, 0], [1, 0], [0, 0.5], 3)
+    },
     "dtype": (
         lambda: header('{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,1]}}', 1),
         "X['a']: dtype 'F4' is not known; expected one of BF16, F16, F32, F64 and the like. "
@@ -1408,8 +1439,11 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     )
     os.mkfifo(tmp_path / "pipe")
     irregular = "X: not a regular file; expected a safetensors file. Name another path."
+    opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert refusal(tmp_path / "pipe") == irregular
     assert refusal(Path("/dev/null")) == irregular
+    if opened:
+        assert len(os.listdir("/proc/self/fd")) == opened
 
 
 @pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "", ".", "..", "a\\b", "a/b"])
@@ -1487,6 +1521,42 @@ def test_a_file_that_changes_under_way(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         file.read(["mm_projector.2.weight"])
     assert str(caught.value) == f"{path}: the file changed while it was read. Try again."
+
+
+def test_tensors_are_views_of_the_file_where_they_are_aligned(tmp_path: Path) -> None:
+    entries = (
+        '"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+        '"b":{"dtype":"U8","shape":[1],"data_offsets":[8,9]},'
+        '"c":{"dtype":"F32","shape":[1],"data_offsets":[9,13]},'
+        '"d":{"dtype":"F32","shape":[0,3],"data_offsets":[13,13]}'
+    )
+    entries += " " * (-len(entries) - 2 - 8 & 7)
+    (tmp_path / "x").write_bytes(header("{" + entries + "}", 13))
+    tensors = SafetensorsFile(tmp_path / "x").read("abcd")
+    assert {key: (each.dtype, tuple(each.shape)) for key, each in tensors.items()} == {
+        "a": (torch.float32, (2,)),
+        "b": (torch.uint8, (1,)),
+        "c": (torch.float32, (1,)),
+        "d": (torch.float32, (0, 3)),
+    }
+    assert tensors["b"].data_ptr() - tensors["a"].data_ptr() == 8
+    assert tensors["c"].data_ptr() % 4 == 0
+
+
+def test_tensors_may_be_described_in_any_order(tmp_path: Path) -> None:
+    entries = '{"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]},'
+    entries += '"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}'
+    (tmp_path / "x").write_bytes(header(entries) + b"\x01\x02\x03")
+    tensors = SafetensorsFile(tmp_path / "x").read("ab")
+    assert {key: each.tolist() for key, each in tensors.items()} == {"a": [1, 2], "b": [3]}
+
+
+def test_the_longest_header_allowed_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x").write_bytes(header("{}"))
+    monkeypatch.setattr("mobilevlm.checkpoints.safetensors_file.MAX_HEADER", 2)
+    assert not SafetensorsFile(tmp_path / "x").tensors
 
 
 def test_a_drop_in_is_saved_under_the_documents_keys(tmp_path: Path) -> None:

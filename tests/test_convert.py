@@ -1,5 +1,6 @@
 """Converting: pickles looked into without running them, results whole or not at all, values."""
 
+import errno
 import io
 import json
 import math
@@ -7,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections import OrderedDict
@@ -147,6 +149,7 @@ def test_views_are_read_as_what_they_show(tmp_path: Path) -> None:
     torch.save(mlp(), tmp_path / "y.pt")
     file = PickleFile(tmp_path / "x.pt")
     assert file.tensors["mm_projector.0.weight"].strides == (1, 24)
+    assert {stored.fault for stored in file.tensors.values()} == {""}
     for key, tensor in file.read(file.tensors).items():
         assert tensor.is_contiguous()
         assert torch.equal(tensor, mlp()[key])
@@ -170,6 +173,8 @@ def test_dtypes_are_kept(dtype: torch.dtype, tmp_path: Path) -> None:
         lambda state: {"state_dict": state, "epoch": 3, "hyper_parameters": {"lr": 0.1}},
         lambda state: {"model": OrderedDict(state), "optimizer": {"state": {0: {"step": 1}}}},
         lambda state: {"module": state, "none": None, "list": [1, "a", 2.5, True], 7: (1, 2)},
+        # A tuple counts as what it holds, its lists as one each.
+        lambda state: {"model": state, "seen": tuple([each, each] for each in range(999))},
     ],
 )
 def test_the_only_dict_of_tensors_inside(wrap: Callable[[Any], Any], tmp_path: Path) -> None:
@@ -285,6 +290,18 @@ def put(at: int, value: bytes) -> Callable[[bytearray, int], None]:
     return change
 
 
+def at_the_end() -> bytes:
+    """An archive whose last bytes begin a member, as its directory says of `data/0`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("x/data.pkl", pickled({}))
+        file.writestr("x/data/0", b"")
+        file.comment = b"PK\x03\x04"
+    data = bytearray(buffer.getvalue())
+    put(42, (len(data) - 4).to_bytes(4, "little"))(data, data.rindex(b"PK\x01\x02"))
+    return bytes(data)
+
+
 def shadowed() -> Any:
     """An OrderedDict whose attributes hide its methods."""
     items = [["k", tensor((4,), (1,), 4)]]
@@ -300,7 +317,8 @@ OLD = (
 )
 ELSE = f"X: a zip archive of something else; expected an archive of torch.save. {AGAIN}"
 DIRECTORY = f"X: its zip directory is missing or damaged. {CUT}"
-RUN = "touch /tmp/mobilevlm-was-run"
+MARK = Path(tempfile.gettempdir(), f"mobilevlm-was-run-{os.getpid()}")
+RUN = f"touch {MARK}"
 
 
 def asks(name: str) -> str:
@@ -384,12 +402,28 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: archive(pickled({}), ("../../etc/passwd", b"")),
         f"X['x/../../etc/passwd']: no name for a member of an archive. {AGAIN}",
     ),
+    "nameless": (
+        lambda: archive(pickled({}), ("data//0", b"")),
+        f"X['x/data//0']: no name for a member of an archive. {AGAIN}",
+    ),
+    "here": (
+        lambda: archive(pickled({}), ("./data/0", b"")),
+        f"X['x/./data/0']: no name for a member of an archive. {AGAIN}",
+    ),
     "newline": (
         lambda: archive(pickled({}), ("data/\n", b"")),
         f"X['x/data/\\n']: no name for a member of an archive. {AGAIN}",
     ),
     "nowhere": (
         lambda: edited_directory(put(42, b"\xff\xff\xff\x7f")),
+        f"X['x/data/0']: not where the zip directory says. {CUT}",
+    ),
+    "elsewhere": (
+        lambda: edited_directory(put(42, b"\x01\x00\x00\x00")),
+        f"X['x/data/0']: not where the zip directory says. {CUT}",
+    ),
+    "at the very end": (
+        at_the_end,
         f"X['x/data/0']: not where the zip directory says. {CUT}",
     ),
     "overlapping": (
@@ -418,8 +452,26 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: archive(b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"K\x01s."),
         told("a tuple of more than 1,000 values in its pickle"),
     ),
+    "a hash without end, remembered second": (
+        lambda: archive(b"\x80\x02})q\x00" + b"q\x01h\x01\x86" * 60 + b"K\x01s."),
+        told("a tuple of more than 1,000 values in its pickle"),
+    ),
+    "a hash without end, remembered late": (
+        lambda: archive(
+            b"\x80\x02})q\x00" + b"r\x00\x01\x00\x00j\x00\x01\x00\x00\x86" * 60 + b"K\x01s."
+        ),
+        told("a tuple of more than 1,000 values in its pickle"),
+    ),
     "a hash too deep": (
         lambda: archive(b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s."),
+        told("a tuple of more than 1,000 values in its pickle"),
+    ),
+    "a tuple too long": (
+        lambda: saved({"x": tuple(range(1_000))}),
+        told("a tuple of more than 1,000 values in its pickle"),
+    ),
+    "tuples too long together": (
+        lambda: saved({"x": (tuple(range(600)), tuple(range(600)))}),
         told("a tuple of more than 1,000 values in its pickle"),
     ),
     "allocation": (
@@ -492,6 +544,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: of_storage(b"}" + part("_checkpoint_offset") + b"]sb"),
         f"X['k']: a tensor of no storage in the archive. {AGAIN}",
     ),
+    "a storage of its own that says it is nowhere": (
+        lambda: of_storage(b"}" + part("_checkpoint_offset") + b"K\x01sb"),
+        f"X['k']: a tensor of no storage in the archive. {AGAIN}",
+    ),
 }
 
 
@@ -518,9 +574,12 @@ def test_pickles_that_are_refused(name: str, tmp_path: Path) -> None:
     make, message = HOSTILE[name]
     (tmp_path / "x.bin").write_bytes(make())
     start = time.perf_counter()
-    assert refusal(tmp_path / "x.bin") == message
-    assert time.perf_counter() - start < 10
-    assert not Path(RUN.split()[1]).exists()
+    try:
+        assert refusal(tmp_path / "x.bin") == message
+        assert time.perf_counter() - start < 10
+        assert not MARK.exists()
+    finally:
+        MARK.unlink(missing_ok=True)
 
 
 EXPANDED = "expanded from fewer numbers, or overlapping itself"
@@ -532,10 +591,16 @@ EXPANDED = "expanded from fewer numbers, or overlapping itself"
         (torch.zeros(24, 1).expand(24, 16), EXPANDED),
         (torch.zeros(1).expand(24, 16), EXPANDED),
         (torch.zeros(100).as_strided((24, 16), (2, 1)), EXPANDED),
+        # Every row begins with the last number of the one before.
+        (torch.zeros(361).as_strided((24, 16), (15, 1)), EXPANDED),
         # 8 kB that claim to be ten billion numbers.
         (torch.zeros(1).expand(100_000, 100_000), EXPANDED),
         (
             torch.zeros(24, 16, dtype=torch.complex64).conj().imag,
+            "negated or conjugated only when it is used",
+        ),
+        (
+            torch.zeros(24, 16, dtype=torch.complex64).conj(),
             "negated or conjugated only when it is used",
         ),
     ],
@@ -549,11 +614,12 @@ def test_tensors_without_numbers_of_their_own(weight: Tensor, fault: str, tmp_pa
     )
 
 
-def test_zero_3_in_a_pickle(tmp_path: Path) -> None:
-    torch.save({**mlp(), "mm_projector.0.weight": torch.empty(0)}, tmp_path / "x.bin")
+@pytest.mark.parametrize("weight", [torch.empty(0), torch.empty(1, 0).expand(24, 0)])
+def test_zero_3_in_a_pickle(weight: Tensor, tmp_path: Path) -> None:
+    torch.save({**mlp(), "mm_projector.0.weight": weight}, tmp_path / "x.bin")
     assert refusal(tmp_path / "x.bin") == (
-        "X['mm_projector.0.weight']: an empty tensor of (0,), a DeepSpeed ZeRO-3 placeholder; "
-        "expected the gathered weights. Save inside deepspeed.zero.GatheredParameters, or run "
+        f"X['mm_projector.0.weight']: an empty tensor of {tuple(weight.shape)}, a DeepSpeed "
+        "ZeRO-3 placeholder; expected the gathered weights. Save inside deepspeed.zero.GatheredParameters, or run "
         "zero_to_fp32.py first."
     )
 
@@ -664,6 +730,36 @@ def test_a_directory_of_any_size_is_not_read(
     torch.save(mlp(), tmp_path / "x.bin")
     monkeypatch.setattr(pickle_file, "MAX_DIRECTORY", 400)
     assert refusal(tmp_path / "x.bin") == DIRECTORY
+
+
+def test_the_largest_pickle_allowed_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(mlp(), tmp_path / "x.bin")
+    with zipfile.ZipFile(tmp_path / "x.bin") as file:
+        size = file.getinfo("x/data.pkl").file_size
+    monkeypatch.setattr(pickle_file, "MAX_PICKLE", size)
+    assert list(PickleFile(tmp_path / "x.bin").tensors) == list(mlp())
+
+
+def test_a_directory_may_be_in_any_order(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.bin", "w") as file:
+        for name, data in (("data.pkl", pickled({"k": tensor((2,), (1,), 2)})), ("data/0", b"")):
+            file.writestr(f"x/{name}", data or torch.ones(2).numpy().tobytes())
+        file.filelist.reverse()
+    assert PickleFile(tmp_path / "x.bin").read(["k"])["k"].tolist() == [1, 1]
+
+
+def test_a_disk_that_fails_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(mlp(), tmp_path / "x.bin")
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(zipfile, "ZipFile", fail)
+    assert refusal(tmp_path / "x.bin") == (
+        "X: cannot be read: Input/output error. Look at the path and its rights."
+    )
 
 
 FUZZ = """

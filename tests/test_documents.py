@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import Field, TypeAdapter, ValidationError
 
 from mobilevlm import (
     BLOCKS,
@@ -107,6 +108,33 @@ def test_every_default_is_written_out_one_block_a_line() -> None:
         "  ]\n"
         "}\n"
     )
+
+
+def test_what_fits_in_120_columns_stays_on_one_line_and_a_string_always() -> None:
+    class Noted(Block):
+        notes: tuple[str, ...] = Field(strict=False)
+
+        def build(self, x: Feature) -> torch.nn.Module:
+            return torch.nn.Identity()
+
+    def written(length: int) -> list[str]:
+        blocks = [Noted(notes=("a" * length,)), *["identity"] * 6]
+        spec = load_spec({"in": 4, "out": 4, "blocks": blocks})
+        text = dump_spec(spec)
+        assert load_spec(text) == spec
+        return text.splitlines()[7:-8]
+
+    BLOCKS.register("noted", Noted)
+    try:
+        line = f'    {{"type": "noted", "notes": ["{"a" * 84}"]}}'
+        assert len(line) == 120
+        assert written(84) == [f"{line},"]
+        first = ["    {", '      "type": "noted",']
+        assert written(85) == [*first, f'      "notes": ["{"a" * 85}"]', "    },"]
+        last = [f'        "{"a" * 500}"', "      ]", "    },"]
+        assert written(500) == [*first, '      "notes": [', *last]
+    finally:
+        BLOCKS.unregister("noted")
 
 
 def test_a_spec_is_edited_as_data() -> None:
@@ -364,6 +392,11 @@ REFUSED: list[tuple[Any, str]] = [
         "'out'. It is given ?x? x 96 by blocks[1] (pointwise).",
     ),
     (
+        document("identity", {"type": "pointwise", "out": 7}),
+        "blocks[1] (pointwise): it ends the chain with 7 channels; expected 128, the projector's "
+        "'out'. It is given ?x? x 64 by blocks[0] (identity).",
+    ),
+    (
         document("identity"),
         "blocks[0] (identity): it ends the chain with 64 channels; expected 128, the projector's "
         "'out'. It is given ?x? x 64 by the input.",
@@ -548,12 +581,25 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(SpecError) as caught:
             load_spec(path)
         assert str(caught.value) == f"{path}: {message}"
+        assert isinstance(caught.value.__cause__, FileNotFoundError) == (path.name == "none.json")
+    (tmp_path / "binary").write_bytes(b"\xff")
+    with pytest.raises(SpecError) as caught:
+        load_spec(tmp_path / "binary")
+    assert caught.value.hint == ""
     with pytest.raises(SpecError) as caught:
         load_spec("ldp")
     assert str(caught.value) == (
         "ldp: cannot be read: No such file or directory; expected a JSON document. A registered "
         "name is built with build_projector('ldp', ...) or shown with: mobilevlm show ldp"
     )
+
+
+def test_the_largest_document_allowed_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = dump_spec(spec_of("ldp", 4, 8), tmp_path / "x")
+    monkeypatch.setattr("mobilevlm.projectors.document.MAX_BYTES", len(text))
+    assert load_spec(text) == load_spec(tmp_path / "x") == spec_of("ldp", 4, 8)
 
 
 def test_a_huge_product_is_refused_before_anything_is_allocated() -> None:
@@ -575,6 +621,11 @@ def test_a_huge_product_is_refused_before_anything_is_allocated() -> None:
 CALLS: list[tuple[Any, type[MobileVLMError], str]] = [
     (
         lambda: build_projector("ldp"),
+        SpecError,
+        'ldp: the input width is missing. Write build_projector("ldp", 1024, 2048).',
+    ),
+    (
+        lambda: build_projector("ldp", out=2048),
         SpecError,
         'ldp: the input width is missing. Write build_projector("ldp", 1024, 2048).',
     ),
@@ -696,9 +747,10 @@ def test_names_are_never_imported(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_preset_cannot_take_the_keywords_of_the_call() -> None:
     from mobilevlm import Preset
 
-    for name in ("grid", "out", "device"):
+    for *_, name in (["grid"], ["out"], ["device"], ["type", "spec", "out", "name", "grid"]):
+        taken = dict.fromkeys((*_, name), 3)
         with pytest.raises(SpecError) as caught:
-            type("Bad", (Preset,), {"__annotations__": {name: int}, name: 3, "__module__": "m"})
+            type("Bad", (Preset,), {"__annotations__": dict.fromkeys(taken, int), **taken})
         assert str(caught.value) == f"Bad: a preset cannot have an option called {name!r}"
 
 
@@ -728,6 +780,16 @@ def test_pydantics_own_doors_are_ours_too() -> None:
             "blocks[0].body[0]: it contains itself",
         ),
         (lambda: Stack.model_validate(3), "3; expected a mapping"),
+        (lambda: Stack(**{"in": 1, "in_": 1}), "key 'in' is given twice"),
+        (
+            lambda: load_spec(["\u0430"]),
+            "source: ['\\u0430']; expected a path, JSON text or a mapping",
+        ),
+        (
+            lambda: dump_spec(["\u0430"]),
+            "stack: ['\\u0430']; expected a Stack. A projector's is projector.spec; load_spec "
+            "makes one of a mapping.",
+        ),
         (lambda: Stack.model_validate_json("{}"), "JSON is read with load_spec"),
         (
             lambda: dump_spec({}),
@@ -750,6 +812,22 @@ def test_pydantics_own_doors_are_ours_too() -> None:
         with pytest.raises(SpecError) as caught:
             call()
         assert str(caught.value) == message
+
+
+def test_a_stack_stands_in_other_models_of_pydantic() -> None:
+    stacks = TypeAdapter(dict[str, Stack])
+    stack = load_spec(document("pointwise"))
+    assert stacks.validate_python({"a": stack, "b": document("pointwise")}) == {
+        "a": stack,
+        "b": stack,
+    }
+    with pytest.raises(ValidationError, match="a valid dictionary or instance of Stack"):
+        stacks.validate_python({"a": 3})
+
+
+def test_what_is_validated_already_is_returned_as_it_is() -> None:
+    stack = load_spec(document("pointwise"))
+    assert Stack.model_validate(stack) is stack
 
 
 def test_a_smaller_cap_is_kept() -> None:
