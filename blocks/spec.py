@@ -234,7 +234,7 @@ def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
 def relocate(error: MobileVLMError, where: str) -> MobileVLMError:
     """Return the same error with its path continued outwards."""
     inner = error.where
-    if where and inner.startswith(f"{where}["):  # a chain's own messages carry its whole path
+    if inner.startswith(f"{where}["):  # a chain's own messages carry its whole path
         joined = inner
     else:
         joined = where + (inner if inner.startswith(("[", ".")) or not inner else f".{inner}")

@@ -79,7 +79,7 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
 
     Raises:
         RegistryError: A block is not registered, so it has no name to be written under.
-        SpecError: It is no stack, or the file cannot be written.
+        SpecError: It is no stack, a block holds what is no JSON, or the file cannot be written.
     """
     if not isinstance(stack, Stack):
         hint = "A projector's is projector.spec; load_spec makes one of a mapping."
@@ -89,7 +89,7 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
     except PydanticSerializationError as error:
         if isinstance(error.__cause__, RegistryError):  # a block of no registered name
             raise error.__cause__ from None
-        raise
+        raise SpecError(f"cannot be written as JSON: {error}", "stack") from error
     text = _format(document, "") + "\n"
     if path is not None:
         try:

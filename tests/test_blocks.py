@@ -1,11 +1,14 @@
 """Each block against plain torch, and what it says on paper against what it does."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError
+from mobilevlm.blocks.feature import check_grid
+from mobilevlm.blocks.pointwise import Pointwise
 
 
 def make(name: str, **fields: object) -> Block:
@@ -293,3 +296,33 @@ def test_reserved_field_names_are_refused() -> None:
         with pytest.raises(SpecError) as caught:
             type("Bad", (Block,), namespace)
         assert str(caught.value) == f"Bad: a block cannot have a field called {name!r}"
+
+
+def test_grids_have_limits() -> None:
+    assert check_grid((1, 65_536)) == (1, 65_536)
+    assert check_grid([np.int64(2), 3]) == (2, 3)
+    for grid in (
+        (0, 1),
+        (1, 0),
+        (1, 65_537),
+        (1,),
+        (1, 2, 3),
+        (True, 2),
+        (1.0, 2),
+        "12",
+        3,
+        "\u0430",
+    ):
+        with pytest.raises(GridError) as caught:
+            check_grid(grid)
+        assert str(caught.value) == (
+            f"grid: {grid!a} is not a grid; expected (height, width), two integers from 1 to 65536"
+        )
+
+
+def test_widths_have_limits() -> None:
+    assert [Pointwise(out=width).out for width in (1, 1 << 20)] == [1, 1 << 20]
+    for width in (0, (1 << 20) + 1):
+        with pytest.raises(SpecError) as caught:
+            Pointwise(out=width)
+        assert str(caught.value) == f"Pointwise.out: {width}; expected a width from 1 to 1048576"

@@ -115,6 +115,16 @@ def test_the_document_in_the_weights_decides(own: Path) -> None:
     assert same(load_projector(own), load_projector(own / "model.safetensors"))
 
 
+def test_weights_of_any_strides_are_saved(tmp_path: Path) -> None:
+    projector = build_projector("linear", 16, 24)
+    weight = projector.blocks[0].weight
+    before = weight.detach().clone()
+    weight.data = weight.data.t().contiguous().t()
+    assert not weight.is_contiguous()
+    save_projector(projector, tmp_path)
+    assert torch.equal(next(load_projector(tmp_path).parameters()), before)
+
+
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 def test_a_crash_while_saving_leaves_the_old(
     own: Path, call: str, monkeypatch: pytest.MonkeyPatch

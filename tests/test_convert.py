@@ -38,6 +38,7 @@ from mobilevlm import (
 from mobilevlm.checkpoints import pickle_file
 from mobilevlm.checkpoints.pickle_file import PickleFile
 from mobilevlm.checkpoints.tensor_file import TensorFile
+from mobilevlm.checkpoints.values import _values
 from mobilevlm.cli.output import progress_bar
 
 STATE_DICT = "Save the state dict alone, with torch.save, where the file was made."
@@ -619,8 +620,8 @@ def test_zero_3_in_a_pickle(weight: Tensor, tmp_path: Path) -> None:
     torch.save({**mlp(), "mm_projector.0.weight": weight}, tmp_path / "x.bin")
     assert refusal(tmp_path / "x.bin") == (
         f"X['mm_projector.0.weight']: an empty tensor of {tuple(weight.shape)}, a DeepSpeed "
-        "ZeRO-3 placeholder; expected the gathered weights. Save inside deepspeed.zero.GatheredParameters, or run "
-        "zero_to_fp32.py first."
+        "ZeRO-3 placeholder; expected the gathered weights. Save inside "
+        "deepspeed.zero.GatheredParameters, or run zero_to_fp32.py first."
     )
 
 
@@ -1011,6 +1012,7 @@ def test_inspect_values(
     state["mm_projector.0.weight"][0, :3] = torch.tensor([math.nan, math.inf, -math.inf])
     state["mm_projector.0.bias"].fill_(math.nan)
     state["mm_projector.2.bias"].fill_(0.1)
+    state["mm_projector.2.weight"][0, 0] = math.inf
     save_file(state, tmp_path / "x.safetensors")
     steps: list[tuple[int, int]] = []
     found = inspect_values(tmp_path / "x.safetensors", progress=lambda *step: steps.append(step))
@@ -1033,6 +1035,11 @@ def test_inspect_values(
     assert steps[0] == (0, total)
     assert steps[-1] == (total, total)
     assert len(steps) == len(state) + 1
+
+
+def test_a_number_alone_has_values() -> None:
+    found = _values("scale", torch.tensor(-3.0))
+    assert (found.shape, found.minimum, found.maximum, found.mean, found.std) == ((), -3, -3, -3, 0)
 
 
 def test_numbers_beyond_all_sums(tmp_path: Path) -> None:

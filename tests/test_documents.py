@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from mobilevlm import (
 )
 from mobilevlm.blocks.pointwise import Pointwise
 from mobilevlm.blocks.residual import Residual
+from mobilevlm.blocks.spec import check_structure, relocate, shown
 
 KNOWN = (
     "Known: attention-pool, conv, cross-attention, depthwise, depthwise-residual, extra-tokens, "
@@ -830,6 +832,100 @@ def test_what_is_validated_already_is_returned_as_it_is() -> None:
     assert Stack.model_validate(stack) is stack
 
 
+def levels(number: int, wrap: Callable[[Any], Any]) -> Any:
+    value: Any = 0
+    for _ in range(number):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refused", "message"),
+    [
+        ([0] * 65_536, [0] * 65_537, "too big; expected at most 65,536 values in a document"),
+        ([[]] * 65_536, [[]] * 65_537, "too big; expected at most 65,536 values in a document"),
+        (
+            levels(17, lambda value: {"a": value}),
+            levels(18, lambda value: {"a": value}),
+            f"{'.'.join('a' * 16)}: nested too deep; expected at most 16 levels",
+        ),
+        (
+            levels(65, lambda value: [value]),
+            levels(66, lambda value: [value]),
+            f"{'[0]' * 19}...: nested too deep; expected at most 16 levels",
+        ),
+        (
+            levels(16, lambda value: Residual(body=[value or "identity"])),
+            lambda: levels(17, lambda value: Residual(body=[value or "identity"])),
+            "Residual.body[0].body[0].body[0].body[0].body[0].body[0]....: nested too deep; "
+            "expected at most 16 levels",
+        ),
+        (
+            {"a": "b" * 10**6},
+            {"a" * 60: {1}},
+            f"{'a' * 60}: a set; expected a list or an object of JSON",
+        ),
+        ({}, {"a" * 61: {1}}, f"{'a' * 57}...: a set; expected a list or an object of JSON"),
+        ({"a": {"b": 1}}, {"a": {(1,): 2}}, "a: key (1,) is not a string"),
+        ({}, {("\u0430",): 2}, "key ('\\u0430',) is not a string"),
+        ({}, {"\u0430 b": {1}}, "['\\u0430 b']: a set; expected a list or an object of JSON"),
+    ],
+)
+def test_the_shape_of_a_document_has_limits(allowed: Any, refused: Any, message: str) -> None:
+    check_structure(allowed)
+    with pytest.raises(SpecError) as caught:
+        check_structure(refused() if callable(refused) else refused)
+    assert str(caught.value) == message
+
+
+def test_ten_problems_are_all_shown() -> None:
+    for number in (10, 11):
+        with pytest.raises(SpecError) as caught:
+            load_spec(document(*[{"type": "pointwise", "bias": 0}] * number))
+        lines = [f"  - blocks[{index}].bias: 0; expected true or false" for index in range(10)]
+        more = ["  - and 1 more"] if number == 11 else []
+        assert str(caught.value).splitlines() == [f"{number} problems", *lines, *more]
+
+
+def test_a_fault_inside_keeps_its_cause() -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(document("pointwisp"))
+    assert isinstance(caught.value.__cause__, RegistryError)
+
+
+@pytest.mark.parametrize(
+    ("where", "inner", "joined"),
+    [
+        ("a", "[0]", "a[0]"),
+        ("a", ".b", "a.b"),
+        ("a", "b", "a.b"),
+        ("a", "", "a"),
+        ("a", "a[0]", "a[0]"),
+        ("", "[0]", "[0]"),
+        ("", "", ""),
+    ],
+)
+def test_paths_are_joined(where: str, inner: str, joined: str) -> None:
+    assert relocate(SpecError("x", inner), where).where == joined
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a" * 78, f'"{"a" * 78}"'),
+        ("a" * 79, f"'{'a' * 76}..."),
+        ("\u0430", '"\\u0430"'),
+        (True, "true"),
+        (math.inf, "Infinity"),
+        ([1, True], "[1, True]"),
+        ({1}, "{1}"),
+        (levels(100_000, lambda value: (value,)), "<tuple>"),
+    ],
+)
+def test_values_are_shown_in_short(value: Any, text: str) -> None:
+    assert shown(value) == text
+
+
 def test_a_smaller_cap_is_kept() -> None:
     with pytest.raises(SpecError, match="expected at most 10"):
         build_projector("linear", 4, 4, max_parameters=10)
@@ -862,6 +958,18 @@ def local_block(**members: Any) -> type[Block]:
             "input.",
         ),
         (
+            {"flow": lambda self, x: x.replace(channels=0)},
+            "blocks[0] (local): its flow returned Feature(channels=0, grid=(None, None), "
+            "layout='raster', ends=(64, 128)); expected a Feature. It is given ?x? x 64 by the "
+            "input.",
+        ),
+        (
+            {"flow": lambda self, x: x.replace(channels=64.0)},
+            "blocks[0] (local): its flow returned Feature(channels=64.0, grid=(None, None), "
+            "layout='raster', ends=(64, 128)); expected a Feature. It is given ?x? x 64 by the "
+            "input.",
+        ),
+        (
             {"expand": lambda self, x: 5},
             "blocks[0] (local): walking failed: TypeError: 'int' object is not iterable. It is "
             "given ?x? x 64 by the input.",
@@ -877,6 +985,7 @@ def test_faults_of_other_peoples_blocks_name_the_block(
         with pytest.raises(SpecError) as caught:
             load_spec(document("local", "pointwise"))
         assert str(caught.value) == message
+        assert "walking failed" not in message or caught.value.__cause__ is not None
     finally:
         BLOCKS.unregister("local")
 
@@ -918,6 +1027,66 @@ def test_faults_of_other_peoples_presets_name_the_preset() -> None:
             build_projector("wrong", 4, 8, how="itself")
     finally:
         PROJECTORS.unregister("wrong")
+
+
+def test_a_block_of_no_registered_name_is_called_by_its_class() -> None:
+    with pytest.raises(SpecError) as caught:
+        Stack(in_=4, out=4, blocks=(local_block(flow=lambda self, x: None)(),))
+    assert str(caught.value) == (
+        "blocks[0] (Local): its flow returned None; expected a Feature. It is given ?x? x 4 by "
+        "the input."
+    )
+
+
+def test_a_block_that_forgets_a_known_grid() -> None:
+    forgets = local_block(flow=lambda self, x: x.replace(grid=(None, None)))
+    stack = Stack(in_=4, out=4, blocks=(forgets(),))
+    with pytest.raises(SpecError) as caught:
+        stack.tokens(2, 2)
+    assert str(caught.value) == ("blocks: the number of tokens is not known after the last block")
+
+
+def test_a_preset_inside_a_block_that_is_in_no_stack() -> None:
+    block = Residual(body=[{"type": "preset", "name": "mlp2x_gelu", "out": "same"}])
+    x = Feature(channels=4, grid=(2, 3), ends=(4, 8))
+    assert block.flow(x) == x
+    assert block.build(x)(torch.randn(1, 2, 3, 4)).shape == (1, 2, 3, 4)
+
+
+def test_faults_of_files_and_presets_keep_their_cause(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        dump_spec(spec_of("linear", 1, 1), tmp_path / "none" / "spec.json")
+    assert str(caught.value) == (
+        f"{tmp_path}/none/spec.json: cannot be written: No such file or directory"
+    )
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+    class Fails(Preset):
+        def expand(self, in_: int, out: int) -> Stack:
+            return Stack(in_=in_ // 0, out=out, blocks=())
+
+    with pytest.raises(SpecError) as caught:
+        Fails().stack(1, 1)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_what_no_json_can_say_is_not_written() -> None:
+    class Holds(Block):
+        thing: Any = None
+
+        def build(self, x: Feature) -> torch.nn.Module:
+            return torch.nn.Identity()
+
+    BLOCKS.register("holds", Holds)
+    try:
+        stack = Stack(in_=4, out=4, blocks=(Holds(thing=object()),))
+        with pytest.raises(SpecError) as caught:
+            dump_spec(stack)
+        assert str(caught.value) == (
+            "stack: cannot be written as JSON: Unable to serialize unknown type: <class 'object'>"
+        )
+    finally:
+        BLOCKS.unregister("holds")
 
 
 def test_a_width_inside_another_type_is_refused() -> None:
