@@ -196,7 +196,11 @@ def test_buffers_that_are_not_saved_are_there_after_loading(
     loaded = load_projector(tmp_path)
     assert {t.dtype for t in [*loaded.parameters(), *loaded.buffers()]} == {dtype}
     assert torch.equal(loaded(x), projector(x))
-    assert load_projector(tmp_path, dtype=torch.float64)(x.double()).dtype == torch.float64
+    wide = load_projector(tmp_path, dtype=torch.float64)
+    assert {t.dtype for t in [*wide.parameters(), *wide.buffers()]} == {torch.float64}
+    assert wide(x.double()).dtype == torch.float64
+    meta = load_projector(tmp_path, device="meta")
+    assert all(t.is_meta for t in [*meta.parameters(), *meta.buffers()])
 
 
 def test_nothing_is_allocated_before_reading(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -925,6 +929,7 @@ def test_honeybee(rows: int, config: dict[str, Any], tmp_path: Path) -> None:
     projector = load_projector(tmp_path)
     assert inspect_checkpoint(tmp_path).root == "abstractor."
     assert (projector.spec.prefix_tokens, projector.grid) == (rows, (8, 8))
+    assert load_projector(tmp_path, dtype=torch.float64).grid == (8, 8)
     for scale, key in ((1.0, "y"), (1e-3, "y_small")):
         x = scale * vectors["x"]
         given = torch.cat([torch.randn(len(x), rows, 16), x], 1)
@@ -1282,6 +1287,16 @@ def edited(**tensors: Tensor | None) -> dict[str, Tensor]:
     return state
 
 
+def turned_depthwise() -> dict[str, Tensor]:
+    state = to_upstream(build_projector("ldpnet", 16, 24), LAYOUTS["ldpnet"])
+    state = {f"mm_projector.{key}": tensor for key, tensor in state.items()}
+    key = next(key for key, tensor in state.items() if tensor.shape == (24, 1, 3, 3))
+    state[key] = state[key][:, 0].permute(1, 2, 0).contiguous()
+    return state
+
+
+ONE = torch.zeros(1)
+
 STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "zero-3": (
         lambda: edited(_0_weight=torch.empty(0)),
@@ -1306,6 +1321,76 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
         lambda: edited(_0_weight=torch.zeros(16, 24)),
         "X['mm_projector.0.weight']: a tensor of (16, 24) beside a bias of 24; expected (24, 16). "
         "It looks transposed. Save it as upstream does.",
+    ),
+    "missing": (
+        lambda: edited(_2_bias=None),
+        "X: 1 tensors missing and 0 left over for mlp\n  missing  mm_projector.2.bias (24,). The "
+        "file is of another family or incomplete.",
+    ),
+    "12 extra": (
+        lambda: edited(**{f"_9_x{n:02}": torch.zeros(1) for n in range(12)}),
+        "X: 0 tensors missing and 12 left over for mlp"
+        + "".join(f"\n  extra    mm_projector.9.x{n:02} (1,)" for n in range(12))
+        + ". The file is of another family or incomplete.",
+    ),
+    "13 extra": (
+        lambda: edited(**{f"_9_x{n:02}": torch.zeros(1) for n in range(13)}),
+        "X: 0 tensors missing and 13 left over for mlp"
+        + "".join(f"\n  extra    mm_projector.9.x{n:02} (1,)" for n in range(12))
+        + "\n  .... The file is of another family or incomplete.",
+    ),
+    "with an axis more": (
+        lambda: edited(_2_bias=torch.zeros(1, 24)),
+        "X['mm_projector.2.bias']: a tensor of (1, 24); expected (24,). It holds as many numbers "
+        "in another shape. Save it as upstream does.",
+    ),
+    "axes in another order": (
+        turned_depthwise,
+        "X['mm_projector.mb_block.1.block.0.0.weight']: a tensor of (3, 3, 24); expected "
+        "(24, 1, 3, 3). It holds as many numbers in another shape. Save it as upstream does.",
+    ),
+    "bytes": (
+        lambda: edited(_0_bias=torch.zeros(24, dtype=torch.uint8)),
+        "X['mm_projector.0.bias']: a tensor of torch.uint8; expected floating-point weights "
+        "of 16 bits or more. Load the model without quantisation and save it again.",
+    ),
+    "bytes as numbers": (
+        lambda: edited(_0_weight=torch.zeros(24, 16, dtype=torch.uint8)),
+        "X['mm_projector.0.weight']: a tensor of torch.uint8; expected floating-point weights "
+        "of 16 bits or more. Load the model without quantisation and save it again.",
+    ),
+    "another height": (
+        lambda: edited(_2_weight=torch.zeros(20, 20)),
+        "X['mm_projector.0.weight']: a tensor of (24, 16); expected (20, 16). "
+        "Its family or its widths are others than the rest says.",
+    ),
+    "twice the height": (
+        lambda: edited(_0_weight=torch.zeros(48, 16)),
+        "X['mm_projector.0.weight']: a tensor of (48, 16); expected (24, 16). "
+        "Its family or its widths are others than the rest says.",
+    ),
+    "flattened, of another size": (
+        lambda: edited(_2_weight=torch.zeros(100)),
+        "X: 2.weight: a tensor of (100,); expected two axes (out, in)",
+    ),
+    **{
+        word: (
+            lambda word=word: {f"{n}.w": torch.zeros(2) for n in range(5)} | {f"z.{word}.w": ONE},
+            f"X: no projector that is known, among 6 tensors such as 'z.{word}.w'. Build one with "
+            "build_projector and load its state dict yourself.",
+        )
+        for word in ("connector", "mlp1", "aligner", "merger")
+    },
+    "nothing likely": (
+        lambda: {f"{n}.w": torch.zeros(2) for n in range(5)},
+        "X: no projector that is known, among 5 tensors such as '0.w', '1.w', '2.w', '3.w'. Build "
+        "one with build_projector and load its state dict yourself.",
+    ),
+    "much that is likely": (
+        lambda: {f"my_projector.{n}.w": torch.zeros(2) for n in range(5)},
+        "X: no projector that is known, among 5 tensors such as 'my_projector.0.w', "
+        "'my_projector.1.w', 'my_projector.2.w', 'my_projector.3.w'. Build one with "
+        "build_projector and load its state dict yourself.",
     ),
     "flattened": (
         lambda: edited(_0_weight=torch.zeros(384)),
@@ -1551,6 +1636,72 @@ def test_tensors_are_views_of_the_file_where_they_are_aligned(tmp_path: Path) ->
     }
     assert tensors["b"].data_ptr() - tensors["a"].data_ptr() == 8
     assert tensors["c"].data_ptr() % 4 == 0
+
+
+def test_one_channel_is_not_taken_for_4_bits(tmp_path: Path) -> None:
+    state = to_upstream(build_projector("mlp2x-gelu", 1, 4), LAYOUTS["mlp"])
+    save_file({f"mm_projector.{key}": tensor for key, tensor in state.items()}, tmp_path / "x")
+    assert load_projector(tmp_path / "x").spec.in_ == 1
+
+
+def test_a_grid_for_a_projector_that_needs_none(tmp_path: Path) -> None:
+    save_file(mlp(), tmp_path / "x")
+    assert load_projector(tmp_path / "x", grid=(4, 6)).grid == (4, 6)
+
+
+def test_values_on_the_meta_device_cannot_overflow(tmp_path: Path) -> None:
+    save_file(mlp(), tmp_path / "x")
+    loaded = load_projector(tmp_path / "x", device="meta", dtype=torch.float16, check_values=True)
+    assert all(each.is_meta for each in loaded.parameters())
+
+
+def test_an_inspection_in_one_line(own: Path, tmp_path: Path) -> None:
+    save_file(mlp(), tmp_path / "x")
+    assert str(inspect_checkpoint(tmp_path / "x")) == (
+        f"{tmp_path}/x: mlp, 16 -> 24, float32, 4 tensors under 'mm_projector.', 0 others left"
+    )
+    found = inspect_checkpoint(own)
+    assert found.root == ""
+    assert str(found) == (
+        f"{own}: document, 16 -> 24, float32, {len(found.used)} tensors under 'no prefix', 0 "
+        "others left"
+    )
+
+
+def test_a_root_where_nothing_is_known(tmp_path: Path) -> None:
+    save_file({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "x")
+    with pytest.raises(CheckpointError, match="no projector that is known, among 1 tensors"):
+        load_projector(tmp_path / "x", root="vision")
+
+
+def test_a_grid_that_a_document_does_not_take(tmp_path: Path) -> None:
+    projector = build_projector("qwen2-vl", 16, 24)
+    save_projector(projector, tmp_path)
+    message = None
+    with pytest.raises(GridError) as caught:
+        build_projector("qwen2-vl", 16, 24, grid=(3, 3))
+    message = str(caught.value)
+    with pytest.raises(GridError) as caught:
+        load_projector(tmp_path, grid=(3, 3))
+    assert str(caught.value) == message
+    text = (tmp_path / "config.json").read_text()
+    path = tmp_path / "x.safetensors"
+    save_file(load_file(tmp_path / WEIGHTS), path, {"mobilevlm": text.replace("24", '"24"')})
+    with pytest.raises(CheckpointError, match="its document does not fit") as wrong:
+        load_projector(path, grid=(4, 4))
+    assert isinstance(wrong.value.__cause__, SpecError)
+
+
+def test_a_document_beside_a_tensor_of_another_shape(own: Path, tmp_path: Path) -> None:
+    state = load_file(own / WEIGHTS)
+    key = next(iter(state))
+    shape = tuple(state[key].shape)
+    state[key] = torch.zeros(7, 5, 3)
+    save_file(state, tmp_path / "x", {"mobilevlm": (own / "config.json").read_text()})
+    assert refusal(tmp_path / "x") == (
+        f"X['{key}']: a tensor of (7, 5, 3); expected {shape}. Its family or its widths are others "
+        "than the rest says."
+    )
 
 
 def test_tensors_may_be_described_in_any_order(tmp_path: Path) -> None:

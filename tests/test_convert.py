@@ -37,6 +37,7 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints import pickle_file
 from mobilevlm.checkpoints.pickle_file import PickleFile
+from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
 from mobilevlm.checkpoints.tensor_file import TensorFile
 from mobilevlm.checkpoints.values import _values
 from mobilevlm.cli.output import progress_bar
@@ -864,6 +865,10 @@ def test_nothing_is_lost(source: Path, tmp_path: Path) -> None:
     assert taken(source, out) == f"{holds} folder. {ASK}"
     convert_checkpoint(source, out, replace=True, dtype=torch.float16)
     assert inspect_checkpoint(out).dtype == torch.float16
+    (out / "config.json").unlink()
+    convert_checkpoint(source, out, replace=True)
+    with pytest.raises(CheckpointError, match="cannot be read: No such file or directory"):
+        convert_checkpoint(tmp_path / "none", out, replace=True)
     # Not a folder of ours only.
     (out / "notes.txt").write_text("mine")
     assert taken(source, out, replace=True) == (
@@ -889,6 +894,17 @@ def test_nothing_is_lost(source: Path, tmp_path: Path) -> None:
     assert same(load_projector(tmp_path / "empty"), load_projector(source))
 
 
+def test_four_names_are_shown_of_what_is_there(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in "abcd":
+        (out / name).touch()
+    four = "X: a folder that holds 'a', 'b', 'c', 'd'"
+    assert taken(source, out) == f"{four}; expected a new or an empty folder. {ASK}"
+    (out / "e").touch()
+    assert taken(source, out) == f"{four}, ...; expected a new or an empty folder. {ASK}"
+
+
 def test_what_is_read_is_never_replaced(source: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     convert_checkpoint(source, own)
@@ -907,9 +923,10 @@ def test_what_is_read_is_never_replaced(source: Path, tmp_path: Path) -> None:
 
 def test_back_to_upstreams_keys(source: Path, tmp_path: Path) -> None:
     convert_checkpoint(source, tmp_path / "own")
-    out = tmp_path / "back" / "mm_projector.safetensors"
+    out = tmp_path / "back" / "again" / "mm_projector.safetensors"
     convert_checkpoint(tmp_path / "own", out, to="mlp", prefix="mm_projector.")
     assert os.listdir(out.parent) == [out.name]
+    assert SafetensorsFile(out).metadata == {"format": "pt"}
     back = load_file(out)
     assert back.keys() == mlp().keys()
     assert all(torch.equal(back[key], tensor) for key, tensor in mlp().items())
@@ -928,6 +945,10 @@ def test_back_to_upstreams_keys(source: Path, tmp_path: Path) -> None:
         ("ldpnet", other),
     ):
         assert taken(source, tmp_path / "new.safetensors", to=to) == message
+    with pytest.raises(CheckpointError, match="unknown layout 'mpl'"):  # before anything is read
+        convert_checkpoint(tmp_path / "none", tmp_path / "new.safetensors", to="mpl")
+    (tmp_path / "empty").mkdir()
+    assert taken(source, tmp_path / "empty", to="mlp") == f"{there} {ASK}"
 
 
 @pytest.mark.parametrize(("name", "inner"), [("ldpnet", "model."), ("ldpnetv2", "")])
