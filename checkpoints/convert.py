@@ -129,4 +129,4 @@ def _holds(target: Path, source: Path, *, folder: bool) -> bool:
     """Whether what is read would be written over."""
     beside = (target, source.parent) if folder else (target.parent, source)
     pairs = ((target, source), beside)
-    return any(a.exists() and b.exists() and a.samefile(b) for a, b in pairs)
+    return any(b.exists() and a.samefile(b) for a, b in pairs)

@@ -130,10 +130,7 @@ class _Bounded:
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, n: int = -1) -> bytes:
-        data = self._file.read(MAX_DIRECTORY if n < 0 else min(n, MAX_DIRECTORY))
-        if len(data) == MAX_DIRECTORY:
-            raise zipfile.BadZipFile
-        return data
+        return self._file.read(MAX_DIRECTORY if n < 0 else min(n, MAX_DIRECTORY))
 
 
 def _members(file: BufferedReader, size: int, where: str) -> dict[str, _Member]:

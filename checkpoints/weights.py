@@ -81,7 +81,7 @@ class Weights:
     def config(self) -> dict[str, Any]:
         """The folder's ``config.json``, or an empty dict; read when it is asked for."""
         path = self.path / "config.json"
-        return _read_json(path) if self.path.is_dir() and path.exists() else {}
+        return _read_json(path) if path.exists() else {}
 
     def stored(self, key: str) -> Stored:
         """Return what a file's header says of a tensor.
@@ -119,8 +119,6 @@ class Weights:
     @property
     def pickled_files(self) -> list[str]:
         """The folder's files that are pickled weights by their names."""
-        if not self.path.is_dir():
-            return []
         names = sorted(path.name for path in self.path.glob(f"*{_PICKLES.suffix}"))
         return [name for name in names if name != "training_args.bin"]  # transformers' Trainer's
 

@@ -78,7 +78,7 @@ def did_you_mean(name: object, candidates: Iterable[str]) -> str:
     if not isinstance(name, str) or not name or len(name) > 2 * MAX_LENGTH:
         return ""
     wanted = name.lower().replace("_", "-")
-    known = {each.lower().replace("_", "-"): each for each in sorted(set(candidates))}
+    known = {each.lower().replace("_", "-"): each for each in candidates}
     near = sorted((_distance(wanted, key), key) for key in known)
     close = [key for distance, key in near if distance <= max(1, len(wanted) // 3)]
     # difflib finds what an edit distance misses: a word left out, as in "depthwise-res".

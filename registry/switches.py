@@ -30,7 +30,7 @@ def disabled() -> frozenset[str]:
 
 def is_off(off: frozenset[str], distribution: str, name: str = "") -> bool:
     """Return whether a distribution, or one name of it, is among what is switched off."""
-    return bool(off) and not off.isdisjoint({*ALL, distribution, f"{distribution}/{name}"})
+    return not off.isdisjoint({*ALL, distribution, f"{distribution}/{name}"})
 
 
 def is_strict() -> bool:

@@ -436,6 +436,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: edited_directory(put(20, b"\xff\xff\xff\x7f\xff\xff\xff\x7f")),
         f"X: its members end beyond the file at byte 243. {CUT}",
     ),
+    "a member up to the very end": (
+        lambda: edited_directory(put(20, (203).to_bytes(4, "little") * 2)),
+        f"X['k']: it needs 16 bytes, the archive has 203 for it. {CUT}",
+    ),
     "big-endian": (
         lambda: archive(pickled({}), ("byteorder", b"big")),
         "X: its numbers are big-endian. Save it on a little-endian machine.",

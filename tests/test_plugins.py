@@ -22,6 +22,7 @@ from mobilevlm.registry import (
     Entry,
     Problem,
     UnknownName,
+    disabled,
     discovery,
 )
 
@@ -354,6 +355,13 @@ def test_other_values_switch_nothing_off(
     site.mallet()
     monkeypatch.setenv(DISABLE_VARIABLE, value)
     assert gadgets().get("mallet").__qualname__ == "Mallet"
+
+
+def test_what_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(DISABLE_VARIABLE, raising=False)
+    assert disabled() == frozenset()
+    monkeypatch.setenv(DISABLE_VARIABLE, " , Acme_Blocks,, other/Gate ,")
+    assert disabled() == {"acme-blocks", "other/gate"}
 
 
 def test_switching_one_off_ends_a_quarrel(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

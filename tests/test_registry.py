@@ -189,6 +189,19 @@ def test_two_near_names_are_both_offered() -> None:
     assert did_you_mean("mlp9x_gelu", names) == "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?"
 
 
+def test_how_near_a_name_must_be() -> None:
+    assert did_you_mean("", ["a", "b"]) == ""
+    # One edit always is near, be the name as short as it may; of six letters two are.
+    assert did_you_mean("xb", ["ab"]) == "Did you mean 'ab'?"
+    assert did_you_mean("abcdef", ["abcdefxyz", "badcef"]) == (
+        "Did you mean 'badcef' or 'abcdefxyz'?"
+    )
+    assert did_you_mean("abcdef", ["xyzdef"]) == ""
+    # The nearest comes first.
+    assert did_you_mean("abcdef", ["abcdaa", "abcdez"]) == "Did you mean 'abcdez' or 'abcdaa'?"
+    assert did_you_mean("LDP", ["Ldp", "Ldq"]) == "Did you mean 'Ldp'?"
+
+
 def test_a_dash_for_an_underscore_is_no_slip_at_all() -> None:
     assert did_you_mean("norm_act", ["norm-act", "norm-acts"]) == "Did you mean 'norm-act'?"
     assert did_you_mean("a-b", ["a_b", "a_c"]) == "Did you mean 'a_b'?"
