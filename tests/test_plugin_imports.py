@@ -56,7 +56,7 @@ def test_what_a_plugin_prints_is_held_back_and_told(
 ) -> None:
     source = (
         "import sys\n"
-        "print('hello')\n"
+        "assert sys.stdout.write('hello\\n') == 6\n"
         "sys.stderr.writelines(['to ', 'you'])\n"
         "print(sys.stdout.encoding, file=sys.stderr)\n"
     )
@@ -110,12 +110,14 @@ def test_a_logger_made_at_import_writes_on(site: Site, capsys: pytest.CaptureFix
 def test_other_threads_print_meanwhile(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     source = (
         "import threading\n"
-        "thread = threading.Thread(target=print, args=['elsewhere'])\n"
+        "def speak():\n"
+        "    print(__import__('sys').stdout.write('elsewhere: '))\n"
+        "thread = threading.Thread(target=speak)\n"
         "thread.start(); thread.join()\n"
     )
     site.mallet(source=source + CLASS)
     gadgets().get("mallet")
-    assert capsys.readouterr() == ("elsewhere\n", "")
+    assert capsys.readouterr() == ("elsewhere: 11\n", "")
 
 
 def test_two_imports_that_end_in_the_order_they_began(

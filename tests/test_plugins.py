@@ -602,6 +602,12 @@ def test_a_distribution_without_entry_points_is_no_problem(site: Site) -> None:
     assert problems(gadgets(), "stranger") == []
 
 
+def test_a_version_is_read_without_what_stands_around_it(site: Site) -> None:
+    metadata = "Name:\tnorth-tools \r\nVersion:  1.0 \r\n"
+    site.install("north-tools", "1.0", MALLET, metadata=metadata)
+    assert str(gadgets().find("mallet")) == "north-tools 1.0 (north_tools:Mallet)"
+
+
 def test_metadata_without_a_version(site: Site) -> None:
     site.install("north-tools", "1.0", MALLET, metadata="Name: north-tools\n")
     assert str(gadgets().find("mallet")) == "north-tools ? (north_tools:Mallet)"

@@ -30,6 +30,7 @@ from mobilevlm.registry import (
     Entry,
     MobileVLMError,
     NameTaken,
+    Probe,
     Registry,
     RegistryError,
     UnknownName,
@@ -255,6 +256,25 @@ def test_an_absent_distribution_is_named() -> None:
 
 
 # ---------------------------------------------------------------------- register
+
+
+def test_siblings_know_each_other_and_watch_the_same() -> None:
+    probe = Probe("the mood", lambda: None)
+    first = gadgets(probes=lambda: (probe,))
+    second: Registry[Any] = Registry(
+        "tool",
+        group="mobilevlm.tools",
+        builtins={"chisel": "decimal:Context"},
+        accepts=lambda thing: isinstance(thing, type),
+        expected="a class",
+        sibling=first,
+    )
+    expected = "unknown gadget 'chisel'. 'chisel' is a tool, not a gadget."
+    assert message(UnknownName, first.get, "chisel") == expected
+    expected = "unknown tool 'hammer'. 'hammer' is a gadget, not a tool."
+    assert message(UnknownName, second.get, "hammer") == expected
+    assert second._plugins.probes() == (probe,)
+    assert gadgets(sibling=gadgets(), probes=lambda: (probe,))._plugins.probes() == (probe,)
 
 
 def test_register_is_a_decorator_and_a_call() -> None:
