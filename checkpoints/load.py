@@ -274,7 +274,7 @@ def recognise_projector(
     if not done:
         first = failures[0] if failures else _nothing_known(weights)
         hint = _others(weights) or first.hint
-        raise CheckpointError(first.found, first.where, first.expected, hint)
+        raise CheckpointError(first.found, first.where, first.expected, hint) from first.__cause__
     return done[0]
 
 

@@ -1509,6 +1509,46 @@ def test_strange_configs_are_refused_or_have_no_say(config: dict[str, Any], tmp_
     assert (config["model_type"], found) in {("llava", "mlp")}
 
 
+def test_a_refusal_keeps_its_cause(own: Path, tmp_path: Path) -> None:
+    save_file(hf_mlp(), tmp_path / WEIGHTS)
+    for name, cause in (("activation", CheckpointError), ("merge", TypeError)):
+        (tmp_path / "config.json").write_text(CONFIGS[name][0])
+        with pytest.raises(CheckpointError) as caught:
+            load_projector(tmp_path)
+        assert type(caught.value.__cause__) is cause
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path / "none")
+    assert type(caught.value.__cause__) is FileNotFoundError
+
+
+def test_a_config_is_to_be_compared_where_nothing_else_fits(tmp_path: Path) -> None:
+    state = hf_mlp()
+    del state["multi_modal_projector.linear_2.bias"]
+    save_file(state, tmp_path / WEIGHTS)
+    (tmp_path / "config.json").write_text(CONFIGS["merge"][0])
+    assert refusal(tmp_path) == (
+        'X: its config and tensors make no internvl: "unsupported operand type(s) for /: '
+        "'int' and 'str'\". Compare config.json with the model it is of."
+    )
+
+
+def test_five_files_and_no_index(tmp_path: Path) -> None:
+    for name in "edcba":
+        save_file(mlp(), tmp_path / f"{name}.safetensors")
+    assert refusal(tmp_path) == (
+        f"X: 5 safetensors files and no {INDEX}. Name one of them: a.safetensors, b.safetensors, "
+        "c.safetensors, d.safetensors."
+    )
+
+
+def test_the_first_of_many_pickles_is_named(tmp_path: Path) -> None:
+    for name in "hgfedcba":
+        (tmp_path / f"{name}.bin").write_bytes(of_zip())
+    assert refusal(tmp_path).startswith(
+        f"X: no weights in this folder; expected {WEIGHTS}. a.bin is a pickle,"
+    )
+
+
 def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     hint = "Name the file or the folder that holds them."
     assert refusal(tmp_path) == f"X: no weights in this folder; expected {WEIGHTS}. {hint}"

@@ -708,6 +708,14 @@ def test_folders_of_pickles(tmp_path: Path) -> None:
     convert_checkpoint(folder, tmp_path / "out", from_pickle=True)
 
 
+def test_a_folder_of_pickles_without_a_projector(tmp_path: Path) -> None:
+    torch.save({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "pytorch_model.bin")
+    assert refusal(tmp_path) == (
+        "X: no projector that is known, among 1 tensors such as 'lm_head.weight'. Build one with "
+        "build_projector and load its state dict yourself."
+    )
+
+
 def test_a_lora_folder_says_where_the_projector_may_be(tmp_path: Path) -> None:
     save_file({"lora_A.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")
     torch.save(mlp(), tmp_path / "non_lora_trainables.bin")

@@ -661,6 +661,25 @@ def test_an_unusable_entry_point_is_a_problem(site: Site, line: str, what: str, 
         )
 
 
+def test_a_fault_of_one_distribution_is_no_excuse_for_another(site: Site) -> None:
+    site.install("north-tools", "1.0", "[mobilevlm.gadgets]\nmallet = a\n")
+    site.install("stranger", "1.0", MALLET + "this is no entry point\n")
+    assert message(UnknownName, gadgets().get, "south-tools/mallet") == (
+        "unknown gadget 'south-tools/mallet'. It comes from 'south-tools', which is not installed "
+        "or offers no such thing."
+    )
+
+
+def test_what_a_distribution_offers_is_listed_in_order(site: Site) -> None:
+    names = ("plane", "file", "awl", "vice", "drill")
+    points = "".join(f"{name} = north_tools:Mallet\n" for name in names)
+    site.install("north-tools", "1.0", f"[mobilevlm.gadgets]\n{points}")
+    listed = ", ".join(f"north-tools/{name}" for name in sorted(names))
+    assert message(UnknownName, gadgets().get, "north-tools/zzzzzzzzzzzzzzzz") == (
+        f"unknown gadget 'north-tools/zzzzzzzzzzzzzzzz'. Known: {listed}."
+    )
+
+
 def test_a_fault_of_one_name_is_no_excuse_for_another(site: Site) -> None:
     points = "[mobilevlm.gadgets]\nMallet = a:B\nhook = north_tools:Hook\n"
     site.install("north-tools", "1.0", points)

@@ -685,8 +685,16 @@ def test_pyproject_mirrors_the_table(registry: Registry[Any]) -> None:
 
 
 def test_register_without_a_name() -> None:
+    letter = type("\u0410", (), {"__module__": "m"})
+    for cls, shown in ((dict, "<class 'dict'>"), (letter, "<class 'm.\\u0410'>")):
+        with pytest.raises(RegistryError) as caught:
+            BLOCKS.register(cls)  # type: ignore[call-overload]
+        assert str(caught.value) == (
+            f'register: {shown} is not a name. Write @BLOCKS.register("name").'
+        )
     with pytest.raises(RegistryError) as caught:
-        BLOCKS.register(dict)  # type: ignore[call-overload]
+        BLOCKS.register(dict, Identity)  # type: ignore[call-overload]
     assert str(caught.value) == (
-        "register: <class 'dict'> is not a name. Write @BLOCKS.register(\"name\")."
+        "<class 'dict'> is not a usable block name; expected lower-case ASCII letters, digits and "
+        "'-', starting with a letter, at most 64"
     )
