@@ -498,6 +498,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: saved({"model": {**mlp(), "epoch": [3]}}),
         f"X['model']['epoch']: of type list; expected a tensor. {STATE_DICT}",
     ),
+    "more tensors inside": (
+        lambda: saved({**mlp(), "ema": mlp()}),
+        f"X['ema']: of type dict; expected a tensor. {STATE_DICT}",
+    ),
     "a number as a key": (
         lambda: saved({**mlp(), 7: torch.zeros(3)}),
         told("a key that is no text but of type int"),

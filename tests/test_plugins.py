@@ -17,6 +17,7 @@ from mobilevlm import BLOCKS, PROJECTORS, SpecError, Stack, dump_spec, load_spec
 from mobilevlm.blocks.identity import Identity
 from mobilevlm.registry import (
     DISABLE_VARIABLE,
+    STRICT_VARIABLE,
     AmbiguousName,
     BrokenPlugin,
     Entry,
@@ -25,6 +26,7 @@ from mobilevlm.registry import (
     disabled,
     discovery,
 )
+from mobilevlm.registry.switches import is_strict
 
 BROKEN = "gadget 'north-tools/mallet' from north-tools 1.0 (north_tools:Mallet)"
 MEND = "The fault is in stranger: update or uninstall it."
@@ -362,6 +364,14 @@ def test_what_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert disabled() == frozenset()
     monkeypatch.setenv(DISABLE_VARIABLE, " , Acme_Blocks,, other/Gate ,")
     assert disabled() == {"acme-blocks", "other/gate"}
+
+
+@pytest.mark.parametrize(
+    ("value", "strict"), [("", False), (" 0 ", False), (" Off", False), ("1", True), ("yes", True)]
+)
+def test_what_is_strict(value: str, strict: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STRICT_VARIABLE, value)
+    assert is_strict() is strict
 
 
 def test_switching_one_off_ends_a_quarrel(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,7 @@ def test_how_near_a_name_must_be() -> None:
 
 def test_a_dash_for_an_underscore_is_no_slip_at_all() -> None:
     assert did_you_mean("norm_act", ["norm-act", "norm-acts"]) == "Did you mean 'norm-act'?"
-    assert did_you_mean("a-b", ["a_b", "a_c"]) == "Did you mean 'a_b'?"
+    assert did_you_mean("a-b", ["a_b", "a-c"]) == "Did you mean 'a_b'?"
 
 
 def test_nobody_mistypes_a_name_of_129_letters() -> None:
