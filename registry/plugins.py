@@ -91,7 +91,7 @@ class Plugins:
             raise BrokenPlugin(f"its import {effects}", self._where(offer), "", _tell(offer))
         if load.effects:
             text = f"{self._where(offer)}: its import {load.effects}. {_tell(offer)}"
-            warnings.warn(text, PluginWarning, stacklevel=4)
+            warnings.warn(text, PluginWarning, stacklevel=3)
         return thing
 
     def report(self, offer: Offer, entry: Entry, *, check: bool) -> Plugin:

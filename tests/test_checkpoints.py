@@ -1250,8 +1250,20 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "Download or save it again.",
     ),
     "bytes": (
-        lambda: header('{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', 4),
+        lambda: header('{"a":{"dtype":"F32","shape":[2],"data_offsets":[1,5]}}', 5),
         "X['a']: 4 bytes; expected 8 for F32 of (2,). Download or save it again.",
+    ),
+    "letters": (
+        lambda: header('{"a":{"dtype":"U8","shape":["\\u0430"],"data_offsets":["\\u0430"]}}', 1),
+        "X['a']: shape ['\\u0430'] at ['\\u0430'] makes no sense. Download or save it again.",
+    ),
+    "65 axes": (
+        lambda: header(f'{{"a":{{"dtype":"U8","shape":{[1] * 65},"data_offsets":[0,1]}}}}', 1),
+        f"X['a']: shape [{'1, ' * 25}1... at [0, 1] makes no sense. Download or save it again.",
+    ),
+    "huge in many axes": (
+        lambda: header(f'{{"a":{{"dtype":"U8","shape":{[9] * 64},"data_offsets":[0,1]}}}}', 1),
+        f"X['a']: shape [{'9, ' * 25}9... is too large for any file. Download or save it again.",
     ),
     "overlap": (
         lambda: header(
@@ -1750,6 +1762,12 @@ def test_tensors_may_be_described_in_any_order(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(header(entries) + b"\x01\x02\x03")
     tensors = SafetensorsFile(tmp_path / "x").read("ab")
     assert {key: each.tolist() for key, each in tensors.items()} == {"a": [1, 2], "b": [3]}
+
+
+def test_a_tensor_may_have_64_axes(tmp_path: Path) -> None:
+    entry = f'{{"dtype":"U8","shape":{[1] * 64},"data_offsets":[0,1]}}'
+    (tmp_path / "x").write_bytes(header(f'{{"a":{entry}}}', 1))
+    assert SafetensorsFile(tmp_path / "x").tensors["a"].shape == (1,) * 64
 
 
 def test_the_longest_header_allowed_is_read(

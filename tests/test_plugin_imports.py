@@ -1,5 +1,6 @@
 """What importing a plugin does besides: it prints, seeds, changes defaults, takes its time."""
 
+import linecache
 import logging
 import random
 import sys
@@ -48,6 +49,7 @@ def warned(call: Callable[..., object], *args: Any) -> str:
         call(*args)
     [warning] = caught
     assert warning.filename == __file__
+    assert linecache.getline(__file__, warning.lineno).strip() == "call(*args)"
     return str(warning.message)
 
 
@@ -425,6 +427,22 @@ def test_strict_mode_refuses_at_the_first_look(
     assert all(plugin.entry.source != "built-in" for plugin in registry.plugins())
     monkeypatch.setenv(DISABLE_VARIABLE, "north-tools")
     assert registry.get("hammer").__qualname__ == "Decimal"
+
+
+def test_strict_mode_takes_a_tidy_plugin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STRICT_VARIABLE, "1")
+    site.mallet()
+    assert gadgets().get("mallet").__qualname__ == "Mallet"
+
+
+def test_strict_mode_counts_one_more(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.install("north-tools", "1.0", "[mobilevlm.gadgets]\nhammer = a:B\nOne = a:B\n")
+    monkeypatch.setenv(STRICT_VARIABLE, "1")
+    assert message(BrokenPlugin, gadgets().names) == (
+        "MOBILEVLM_STRICT_PLUGINS: north-tools: entry point 'One = a:B' in [mobilevlm.gadgets] "
+        "has no usable name; expected 'one', in lower case (and 1 more). "
+        f"{TELL} 'mobilevlm doctor' shows every problem."
+    )
 
 
 def test_strict_mode_counts_the_rest(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -432,6 +432,29 @@ def test_a_plugin_that_cannot_be_imported_fails_alone(
     assert registry.names() == ["hammer", "hook", "mallet", "saw", "tape-measure"]
 
 
+def test_a_plugin_may_miss_a_part_of_itself(site: Site) -> None:
+    site.mallet(source="import north_tools.handle")
+    with pytest.raises(BrokenPlugin) as caught:
+        gadgets().get("mallet")
+    assert type(caught.value.__cause__) is ModuleNotFoundError
+    assert caught.value.hint == UPDATE
+
+
+def test_metadata_that_is_broken_meanwhile_is_not_gone(site: Site) -> None:
+    info = site.install("north-tools", "1.0", MALLET)
+    registry = gadgets()
+    assert "mallet" in registry
+    (info / "entry_points.txt").write_bytes(b"\xff")
+    assert message(BrokenPlugin, registry.get, "mallet") == (
+        f"{BROKEN}: ModuleNotFoundError on import: No module named 'north_tools'. {UPDATE}"
+    )
+
+
+def test_a_problem_in_one_line() -> None:
+    assert str(Problem("north-tools", "a fault")) == "north-tools: a fault"
+    assert str(Problem("north-tools", "a fault", "Mend it.")) == "north-tools: a fault. Mend it."
+
+
 @pytest.mark.parametrize(
     ("source", "missing"), [("import no_such.thing", "no_such"), ("import json.no", "json.no")]
 )
