@@ -173,7 +173,7 @@ def read_projector(
     projector.load_state_dict(state, strict=True, assign=True)
     if any(buffer.is_meta for buffer in projector.buffers()):
         # Buffers that are not saved, such as a table of sines, come with a module built in earnest.
-        dtype = dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None)
+        dtype = dtype or next((t.dtype for t in state.values()), None)
         projector = Projector(
             projector.spec, grid=projector.grid, device=device or "cpu", dtype=dtype
         )

@@ -145,7 +145,7 @@ class Weights:
                 hint=f"Name one of them: {', '.join(names[:4])}.",
             )
         hint = "Name the file or the folder that holds them."
-        if self.pickled_files and not self.pickled:
+        if self.pickled_files:
             hint = (
                 f"{self.pickled_files[0]} is a pickle, which can run code, so it is not loaded. "
                 "Convert it: mobilevlm convert --from-pickle PATH OUT"

@@ -325,7 +325,7 @@ class Registry(Generic[T]):
         key, offers = match
         if len(offers) > 1:
             raise self._plugins.ambiguous(offers)
-        if not offers and normalize(name) in self._renamed:
+        if normalize(name) in self._renamed:
             text = f"{self.kind} {quote(name)} is now called {key!r}"
             warnings.warn(text, FutureWarning, stacklevel=3)
         return key, offers[0] if offers else None
@@ -363,7 +363,7 @@ class Registry(Generic[T]):
         lower = normalize(name.rpartition("/")[2].lower()) if isinstance(name, str) else None
         for problem in self.problems():
             its = problem.distribution == distribution and problem.name in ("", short)
-            if its or (distribution is None and problem.name and problem.name == lower):
+            if its or (distribution is None and problem.name == lower):
                 hint = f"{problem.distribution} is installed, but {problem.text}."
                 return UnknownName(found, hint=hint)
         names = self.names()

@@ -1,5 +1,6 @@
 """Checkpoints: our own, real models of transformers, LLaVA's files, and all that can be wrong."""
 
+import errno
 import io
 import json
 import os
@@ -44,6 +45,7 @@ from mobilevlm import (
     SpecError,
     build_projector,
     build_vision_projector,
+    load_spec,
 )
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.families import inner_config, recognise
@@ -201,6 +203,46 @@ def test_buffers_that_are_not_saved_are_there_after_loading(
     assert wide(x.double()).dtype == torch.float64
     meta = load_projector(tmp_path, device="meta")
     assert all(t.is_meta for t in [*meta.parameters(), *meta.buffers()])
+
+
+def test_buffers_of_both_kinds_and_no_parameters(tmp_path: Path, registries: None) -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("saved", torch.ones(2))
+            self.register_buffer("sine", torch.arange(2.0), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.sine
+
+    class Sines(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("sine", torch.arange(2.0), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.sine
+
+    for name, module in (("table", Table), ("sines", Sines)):
+        build = {"build": lambda self, x, module=module: module()}
+        BLOCKS.register(name, type(name.title(), (Block,), {"__module__": __name__, **build}))
+        save_projector(build_projector({"in": 2, "out": 2, "blocks": [name]}), tmp_path / name)
+        x = torch.zeros(1, 4, 2, dtype=torch.float64)
+        with torch.device("meta"):  # is not where to put it
+            loaded = load_projector(tmp_path / name, dtype=torch.float64)
+        assert {(t.dtype, t.device.type) for t in loaded.buffers()} == {(torch.float64, "cpu")}
+        assert loaded(x)[0, 0].tolist() == [0, 1]
+
+
+def test_a_document_that_fits_no_grid_is_refused_as_a_checkpoint(own: Path, tmp_path: Path) -> None:
+    blocks = '[{"type": "pool", "mode": "adaptive", "size": [1, 1]}, {"type": "pool", "stride": 2}]'
+    text = f'{{"schema": 1, "in": 16, "out": 16, "blocks": {blocks}}}'
+    with pytest.raises(GridError) as caught:
+        load_spec(text)
+    save_file({"x": torch.zeros(1)}, tmp_path / "x", {"mobilevlm": text})
+    assert refusal(tmp_path / "x") == (
+        f"X[__metadata__]: its document does not fit: {caught.value}"
+    )
 
 
 def test_nothing_is_allocated_before_reading(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1303,7 +1345,7 @@ def turned_depthwise() -> dict[str, Tensor]:
     state = to_upstream(build_projector("ldpnet", 16, 24), LAYOUTS["ldpnet"])
     state = {f"mm_projector.{key}": tensor for key, tensor in state.items()}
     key = next(key for key, tensor in state.items() if tensor.shape == (24, 1, 3, 3))
-    state[key] = state[key][:, 0].permute(1, 2, 0).contiguous()
+    state[key] = state[key][:, 0].permute(1, 0, 2).contiguous()
     return state
 
 
@@ -1358,7 +1400,7 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "axes in another order": (
         turned_depthwise,
-        "X['mm_projector.mb_block.1.block.0.0.weight']: a tensor of (3, 3, 24); expected "
+        "X['mm_projector.mb_block.1.block.0.0.weight']: a tensor of (3, 24, 3); expected "
         "(24, 1, 3, 3). It holds as many numbers in another shape. Save it as upstream does.",
     ),
     "bytes": (
@@ -1544,6 +1586,18 @@ def test_a_config_is_to_be_compared_where_nothing_else_fits(tmp_path: Path) -> N
     )
 
 
+def test_every_projector_that_the_tensors_alone_fit_is_named(tmp_path: Path) -> None:
+    state = hf_mlp()
+    save_file(
+        {**state, **{f"a.{key}": each + 1 for key, each in state.items()}}, tmp_path / WEIGHTS
+    )
+    (tmp_path / "config.json").write_text('{"model_type": "strange_vl"}')
+    assert refusal(tmp_path).endswith(
+        "The tensors alone fit mlp, 16 -> 24, under 'a.multi_modal_projector.', or mlp, 16 -> 24, "
+        "under 'multi_modal_projector.': is config.json another model's?"
+    )
+
+
 def test_five_files_and_no_index(tmp_path: Path) -> None:
     for name in "edcba":
         save_file(mlp(), tmp_path / f"{name}.safetensors")
@@ -1606,7 +1660,12 @@ def test_indexes_that_do_not_fit(tmp_path: Path) -> None:
     os.mkfifo(index)
     assert refusal(tmp_path) == f"{INDEX}: not a regular file; expected a JSON object. {JSON_HINT}"
     index.unlink()
-    for value in ("{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'):
+    for value in (
+        "{}",
+        '{"weight_map": []}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": "a.safetensors", "b": 1}}',
+    ):
         index.write_text(value)
         assert refusal(tmp_path) == (
             f"{INDEX}: no weight_map; expected a mapping of keys to file names. {JSON_HINT}"
@@ -1624,6 +1683,38 @@ def test_indexes_that_do_not_fit(tmp_path: Path) -> None:
     assert refusal(tmp_path) == (
         "b.safetensors: cannot be read: No such file or directory. Look at the path and its rights."
     )
+
+
+def test_the_first_of_many_bad_shards_is_named(tmp_path: Path) -> None:
+    homes = {str(index): f"../{name}" for index, name in enumerate("hgfedcba")}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": homes}))
+    assert refusal(tmp_path) == (
+        f"{INDEX}: shard '../a' is no plain file name. Shards stand beside their index."
+    )
+
+
+def test_json_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = tmp_path / INDEX
+    index.write_text("[" * 100_000)
+    assert refusal(tmp_path) == f"{INDEX}: nested too deep. {JSON_HINT}"
+    with index.open("wb") as file:
+        file.truncate(100_000_001)
+    assert refusal(tmp_path) == f"{INDEX}: 100,000,001 bytes; expected at most 100,000,000"
+    homes = json.dumps({"weight_map": dict.fromkeys(mlp(), "a.safetensors")})
+    index.write_text(homes)
+    save_file(mlp(), tmp_path / "a.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr("mobilevlm.checkpoints.weights.MAX_JSON", len(homes))
+        assert inspect_checkpoint(tmp_path).family == "mlp"
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    assert refusal(tmp_path) == f"{INDEX}: cannot be read: Input/output error"
+    with pytest.raises(CheckpointError) as caught:
+        inspect_checkpoint(tmp_path)
+    assert type(caught.value.__cause__) is OSError
 
 
 JSON_HINT = "Download it again."
