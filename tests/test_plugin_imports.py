@@ -25,6 +25,7 @@ from mobilevlm.registry import (
     Probe,
     Registry,
 )
+from mobilevlm.registry.watch import watch
 
 WHERE = "gadget 'north-tools/mallet' from north-tools 1.0 (north_tools:Mallet)"
 ENTRY = Entry("mallet", "north-tools", "1.0", "north_tools:Mallet")
@@ -120,6 +121,33 @@ def test_other_threads_print_meanwhile(site: Site, capsys: pytest.CaptureFixture
     site.mallet(source=source + CLASS)
     gadgets().get("mallet")
     assert capsys.readouterr() == ("elsewhere: 11\n", "")
+
+
+def test_an_import_inside_another_holds_back_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with watch(()) as outer:
+        with watch(()) as inner:
+            print("inside")
+        print("after")
+    assert (inner.printed, outer.printed) == ("inside\n", "after\n")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_effects_that_come_later_are_told_too(site: Site) -> None:
+    source = (
+        "asked = []\n"
+        "def __getattr__(name):\n"
+        "    print(*asked, end='')\n"
+        "    asked.append('again')\n"
+        "    return type(name, (), {})\n"
+    )
+    site.mallet(source=source)
+    registry = gadgets()
+    registry.get("mallet")
+    registry.refresh()
+    assert warned(registry.get, "mallet") == f"{WHERE}: its import printed 'again'. {TELL}"
+    registry.refresh()
+    [plugin] = registry.plugins(check=True)
+    assert (plugin.state, plugin.text) == ("untidy", "its import printed 'again again'")
 
 
 def test_two_imports_that_end_in_the_order_they_began(

@@ -703,6 +703,12 @@ def test_a_fault_of_one_distribution_is_no_excuse_for_another(site: Site) -> Non
     )
 
 
+def test_conflicts_are_listed_in_order(site: Site) -> None:
+    points = "[mobilevlm.gadgets]\ntape-measure = a:B\nsaw = a:B\nhammer = a:B\n"
+    site.install("north-tools", "1.0", points)
+    assert [each.name for each in gadgets().conflicts()] == ["hammer", "saw", "tape-measure"]
+
+
 def test_what_a_distribution_offers_is_listed_in_order(site: Site) -> None:
     names = ("plane", "file", "awl", "vice", "drill")
     points = "".join(f"{name} = north_tools:Mallet\n" for name in names)

@@ -200,7 +200,7 @@ def test_how_near_a_name_must_be() -> None:
     assert did_you_mean("abcdef", ["xyzdef"]) == ""
     # The nearest comes first.
     assert did_you_mean("abcdef", ["abcdaa", "abcdez"]) == "Did you mean 'abcdez' or 'abcdaa'?"
-    assert did_you_mean("LDP", ["Ldp", "Ldq"]) == "Did you mean 'Ldp'?"
+    assert did_you_mean("LDP", ["Ldp", "ldq"]) == "Did you mean 'Ldp'?"
 
 
 def test_a_dash_for_an_underscore_is_no_slip_at_all() -> None:
