@@ -13,6 +13,7 @@ import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -256,6 +257,36 @@ def test_an_absent_distribution_is_named() -> None:
 
 
 # ---------------------------------------------------------------------- register
+
+
+def test_a_worker_is_told_where_a_registration_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "multiprocessing.process"
+    ordinary = f"unknown gadget 'screwdriver'. {KNOWN}"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    assert message(UnknownName, gadgets().get, "screwdriver") == ordinary
+    for parent, expected in (
+        (None, ordinary),
+        (
+            object(),
+            "unknown gadget 'screwdriver'. This is a worker process: what is registered under if "
+            "__name__ == '__main__' is not known here. Register it in a module that the worker "
+            "imports.",
+        ),
+    ):
+        fake = SimpleNamespace(parent_process=lambda parent=parent: parent)
+        monkeypatch.setitem(sys.modules, module, fake)
+        assert message(UnknownName, gadgets().get, "screwdriver") == expected
+
+
+def test_what_is_unregistered_meanwhile_is_unknown() -> None:
+    expected = f"unknown gadget 'screwdriver'. {KNOWN}"
+    assert message(UnknownName, gadgets()._own, "screwdriver") == expected
+
+
+def test_a_thing_of_another_kind_cannot_be_registered() -> None:
+    assert message(RegistryError, gadgets().register, "nail", 3) == (
+        "register('nail'): 3 cannot be a gadget; expected a class"
+    )
 
 
 def test_siblings_know_each_other_and_watch_the_same() -> None:
