@@ -87,7 +87,7 @@ def _named(names: list[str]) -> dict[str, Any]:
 
 def _object(cls: type[Spec], first: Mapping[str, Any], required: list[str]) -> dict[str, Any]:
     """Return the schema of a class's fields, described as its docstring does."""
-    schema = cls.model_json_schema(mode="validation", ref_template="#/$defs/{model}")
+    schema = cls.model_json_schema(mode="validation")
     told = _attributes(inspect.getdoc(cls) or "")
     properties = {
         name: {**_tidy(field), **({"description": told[name]} if name in told else {})}
@@ -127,4 +127,4 @@ def _tidy(schema: Any) -> Any:
 
 def _pointer(name: str) -> str:
     """Write a name as a part of a JSON pointer in a URI."""
-    return name.replace("~", "~0").replace("/", "~1").replace(" ", "%20")
+    return name.replace("/", "~1").replace(" ", "%20")

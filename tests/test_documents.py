@@ -36,6 +36,7 @@ from mobilevlm import (
 from mobilevlm.blocks.pointwise import Pointwise
 from mobilevlm.blocks.residual import Residual
 from mobilevlm.blocks.spec import check_structure, relocate, shown
+from mobilevlm.projectors.nested import NestedPreset
 
 KNOWN = (
     "Known: attention-pool, conv, cross-attention, depthwise, depthwise-residual, extra-tokens, "
@@ -137,6 +138,19 @@ def test_what_fits_in_120_columns_stays_on_one_line_and_a_string_always() -> Non
         assert written(500) == [*first, '      "notes": [', *last]
     finally:
         BLOCKS.unregister("noted")
+
+
+def test_a_document_is_never_one_line() -> None:
+    assert dump_spec(load_spec({"in": 4, "out": 4, "blocks": ["identity"]})).splitlines() == [
+        "{",
+        '  "schema": 1,',
+        '  "in": 4,',
+        '  "out": 4,',
+        '  "prefix_tokens": 0,',
+        '  "token_order": "raster",',
+        '  "blocks": [{"type": "identity"}]',
+        "}",
+    ]
 
 
 def test_a_spec_is_edited_as_data() -> None:
@@ -667,6 +681,16 @@ CALLS: list[tuple[Any, type[MobileVLMError], str]] = [
         "in: the document says 64, the call says 65",
     ),
     (
+        lambda: build_projector(document("pointwise"), 64.0),
+        SpecError,
+        "in: the document says 64, the call says 64.0",
+    ),
+    (
+        lambda: build_projector(document("pointwise"), out="\u0430"),
+        SpecError,
+        "out: the document says 128, the call says '\\u0430'",
+    ),
+    (
         lambda: build_projector(spec_of("linear", 64, 128), out=64.0),
         SpecError,
         "out: the document says 128, the call says 64.0",
@@ -887,7 +911,40 @@ def test_ten_problems_are_all_shown() -> None:
         assert str(caught.value).splitlines() == [f"{number} problems", *lines, *more]
 
 
+def test_widths_are_looked_at_before_a_preset_computes_with_them(registries: None) -> None:
+    class Halves(Preset):
+        a: int = 0
+        b: int = 0
+        c: int = 0
+        d: int = 0
+        e: int = 0
+
+        def expand(self, in_: int, out: int) -> Stack:
+            return Stack(in_=in_, out=out, blocks=(Pointwise(out=in_ // 2 + out // 2), Pointwise()))
+
+    PROJECTORS.register("halves", Halves)
+    PROJECTORS.register("quarters", Halves(a=1, b=1, c=1, d=1, e=1))
+    for widths, message in (
+        (("8", 8), 'in: "8"; expected an integer'),
+        ((8, "8"), 'out: "8"; expected an integer'),
+    ):
+        with pytest.raises(SpecError) as caught:
+            build_projector("halves", *widths)
+        assert str(caught.value) == message
+    with pytest.raises(SpecError) as caught:
+        build_projector("quarters", 8, 8, e=2, d=2, c=2, b=2, a=2)
+    assert str(caught.value) == (
+        "quarters: option 'a' is part of the name. quarters means a=1: choose another name."
+    )
+
+
 def test_a_fault_inside_keeps_its_cause() -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(document({"type": "preset", "name": "lpd"}))
+    assert isinstance(caught.value.__cause__, RegistryError)
+    with pytest.raises(SpecError) as caught:
+        build_projector("ldp", 4, 4, eps=-1.0)
+    assert caught.value.__suppress_context__  # of pydantic's words
     with pytest.raises(SpecError) as caught:
         load_spec(document("pointwisp"))
     assert isinstance(caught.value.__cause__, RegistryError)
@@ -1050,6 +1107,14 @@ def test_a_preset_inside_a_block_that_is_in_no_stack() -> None:
     block = Residual(body=[{"type": "preset", "name": "mlp2x_gelu", "out": "same"}])
     x = Feature(channels=4, grid=(2, 3), ends=(4, 8))
     assert block.flow(x) == x
+    for name, y in (
+        ("ldp", Feature(channels=8, grid=(1, 2), ends=(4, 8))),
+        ("idefics3", Feature(channels=8, grid=(1, 1), ends=(4, 8))),
+    ):
+        options = {"merge": 2} if name == "idefics3" else {}
+        inner = NestedPreset(name=name, **options)
+        grid = x.replace(grid=(2, 2)) if options else x
+        assert inner.flow(grid) == y
     assert block.build(x)(torch.randn(1, 2, 3, 4)).shape == (1, 2, 3, 4)
 
 

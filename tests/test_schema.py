@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from plugins import Site
 
 from mobilevlm import PROJECTORS, SpecError, dump_spec, load_spec, spec_of
 from mobilevlm.projectors.schema import document_schema
@@ -19,6 +20,36 @@ NAMES = [entry.name for entry in PROJECTORS.entries() if entry.source == "built-
 def test_it_is_a_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     assert json.loads(json.dumps(SCHEMA)) == SCHEMA
+    assert SCHEMA["title"] == "A projector of mobilevlm"
+    assert {key: SCHEMA["properties"][key] for key in ("schema", "in", "out")} == {
+        "schema": {
+            "const": 1,
+            "default": 1,
+            "type": "integer",
+            "description": 'The version of the document format, written ``"schema"``.',
+        },
+        "in": {
+            "maximum": 1_048_576,
+            "minimum": 1,
+            "type": "integer",
+            "description": 'The input width, written ``"in"``.',
+        },
+        "out": {
+            "maximum": 1_048_576,
+            "minimum": 1,
+            "type": "integer",
+            "description": "The output width.",
+        },
+    }
+    refs = [each["$ref"] for each in SCHEMA["$defs"]["block"]["anyOf"][1:]]
+    assert "#/$defs/preset%20ldp" in refs
+
+
+def test_broken_plugins_are_left_out(site: Site) -> None:
+    points = "[mobilevlm.blocks]\nsway = north_tools:Sway\n"
+    points += "[mobilevlm.projectors]\nswing = north_tools:Swing\n"
+    site.install("north-tools", "1.0", points, {"north_tools.py": "1 / 0"})
+    assert document_schema() == SCHEMA
 
 
 @pytest.mark.parametrize("name", NAMES)
