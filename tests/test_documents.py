@@ -408,6 +408,10 @@ REFUSED: list[tuple[Any, str]] = [
         "'out'. It is given ?x? x 96 by blocks[1] (pointwise).",
     ),
     (
+        document(["\u0430"]),
+        'blocks[0]: [\'\\u0430\']; expected a block such as {"type": "pointwise"}',
+    ),
+    (
         document("identity", {"type": "pointwise", "out": 7}),
         "blocks[1] (pointwise): it ends the chain with 7 channels; expected 128, the projector's "
         "'out'. It is given ?x? x 64 by blocks[0] (identity).",

@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import traceback
@@ -892,6 +893,18 @@ def test_a_document_says_whose_block_it_is(site: Site) -> None:
         "blocks[0].type: unknown block 'north-blocks/sway'. "
         "It comes from 'north-blocks', which is not installed or offers no such thing."
     )
+
+
+def test_a_plugins_block_is_pickled_by_its_name(site: Site) -> None:
+    points = "[mobilevlm.blocks]\nsway = north_tools:Sway\n"
+    site.install("north-tools", "1.0", points, {"north_tools.py": SWAY})
+    sway = {"type": "north-tools/sway", "bias": False}
+    stack = load_spec({"in": 4, "out": 4, "blocks": ["identity", sway]})
+    data = pickle.dumps(stack)
+    assert pickle.loads(data) == stack
+    assert b"north-tools/sway" in data
+    assert b"north_tools" not in data
+    assert b"_reopen" not in pickle.dumps(Identity())
 
 
 def test_a_broken_block_is_a_fault_at_its_place(site: Site) -> None:
