@@ -178,7 +178,7 @@ def bodies(block: Block) -> dict[str, tuple[Block, ...]]:
     for name, value in block.__dict__.items():
         if _is_chain(value):
             found[name] = value
-        elif isinstance(value, tuple) and value and all(map(_is_chain, value)):
+        elif isinstance(value, tuple) and all(map(_is_chain, value)):
             found |= {f"{name}.{index}": chain for index, chain in enumerate(value)}
     return found
 

@@ -33,6 +33,7 @@ from mobilevlm import (
     plan_projector,
     spec_of,
 )
+from mobilevlm.blocks.block import bodies, count
 from mobilevlm.blocks.pointwise import Pointwise
 from mobilevlm.blocks.residual import Residual
 from mobilevlm.blocks.spec import check_structure, relocate, shown
@@ -406,6 +407,31 @@ REFUSED: list[tuple[Any, str]] = [
         document("pointwise", {"type": "pointwise", "out": 96}, "norm-act"),
         "blocks[2] (norm-act): it ends the chain with 96 channels; expected 128, the projector's "
         "'out'. It is given ?x? x 96 by blocks[1] (pointwise).",
+    ),
+    (
+        document({"type": "residual", "body": [{"type": "preset", "name": "lpd"}]}),
+        "blocks[0].body[0] (preset): unknown projector 'lpd'. Did you mean 'ldp' or 'mlp'? It is "
+        "given ?x? x 64 by the input.",
+    ),
+    (
+        document(
+            {
+                "type": "parallel",
+                "branches": [["identity"], ["identity", {"type": "preset", "name": "lpd"}]],
+            }
+        ),
+        "blocks[0].branches[1][1] (preset): unknown projector 'lpd'. Did you mean 'ldp' or 'mlp'? "
+        "It is given ?x? x 64 by .branches[1][0] (identity).",
+    ),
+    (
+        document({"type": "repeat", "times": 4096, "body": ["identity"]}),
+        "blocks[0] (repeat): too many blocks; expected at most 4,096 in all. It is given ?x? x 64 "
+        "by the input.",
+    ),
+    (
+        document(*[{"type": "residual", "body": ["identity"]}] * 2049),
+        "blocks[2048] (residual): too many blocks; expected at most 4,096 in all. It is given ?x? "
+        "x 64 by blocks[2047] (residual).",
     ),
     (
         document(["\u0430"]),
@@ -904,6 +930,29 @@ def test_the_shape_of_a_document_has_limits(allowed: Any, refused: Any, message:
     with pytest.raises(SpecError) as caught:
         check_structure(refused() if callable(refused) else refused)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        ["identity"] * 4096,
+        [{"type": "repeat", "times": 4095, "body": ["identity"]}],
+        [{"type": "residual", "body": ["identity"]}] * 2048,
+    ],
+)
+def test_4096_blocks_are_allowed(blocks: list[Any]) -> None:
+    spec = load_spec({"in": 8, "out": 8, "blocks": blocks})
+    assert count(spec.blocks) == 4096
+
+
+def test_an_empty_tuple_is_no_chain() -> None:
+    class Noted(Block):
+        notes: tuple[str, ...] = ()
+
+        def build(self, x: Feature) -> torch.nn.Module:
+            return torch.nn.Identity()
+
+    assert bodies(Noted()) == {}
 
 
 def test_ten_problems_are_all_shown() -> None:
