@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError
+from mobilevlm.blocks.block import mixes_tokens, needs_grid
 from mobilevlm.blocks.feature import check_grid
 from mobilevlm.blocks.pointwise import Pointwise
 
@@ -296,6 +297,20 @@ def test_reserved_field_names_are_refused() -> None:
         with pytest.raises(SpecError) as caught:
             type("Bad", (Block,), namespace)
         assert str(caught.value) == f"Bad: a block cannot have a field called {name!r}"
+
+
+@pytest.mark.parametrize(
+    ("block", "grid", "mixes"),
+    [
+        ("identity", False, False),
+        ({"type": "depthwise", "kernel": 3}, True, True),
+        ({"type": "resampler", "queries": 4}, False, True),
+    ],
+)
+def test_a_block_tells_of_those_inside_it(block: object, grid: bool, mixes: bool) -> None:
+    for blocks in ([block], [{"type": "repeat", "times": 2, "body": ["identity", block]}]):
+        made = make("repeat", times=1, body=blocks).body
+        assert (needs_grid(made), mixes_tokens(made)) == (grid, mixes)
 
 
 def test_grids_have_limits() -> None:
