@@ -75,6 +75,7 @@ class Part:
         rows: The rows of upstream's tensor that are ours; None is all of them.
         transpose: Whether upstream stores it (in, out).
         skip: How many rows, along its second axis, stand before ours and have no use.
+        dtype: What a buffer that holds no weights, such as a counter, must be; None for weights.
     """
 
     key: str
@@ -84,6 +85,7 @@ class Part:
     rows: tuple[int, int] | None = None
     transpose: bool = False
     skip: int = 0
+    dtype: torch.dtype | None = None
 
     def read(self, tensor: Tensor) -> Tensor:
         """Return our tensor out of upstream's."""

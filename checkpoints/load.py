@@ -165,7 +165,7 @@ def read_projector(
     state: dict[str, Tensor] = {}
     # One by one, so that no more than a tensor is held twice.
     for key, tensor in weights.read(wanted, progress):
-        fits = tensor.to(device=device, dtype=dtype)
+        fits = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
         if check_values:
             _refuse_non_finite(f"{weights.path}[{quote(key)}]", tensor, fits)
         for part in wanted[key]:
@@ -173,7 +173,7 @@ def read_projector(
     projector.load_state_dict(state, strict=True, assign=True)
     if any(buffer.is_meta for buffer in projector.buffers()):
         # Buffers that are not saved, such as a table of sines, come with a module built in earnest.
-        dtype = dtype or next((t.dtype for t in state.values()), None)
+        dtype = dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None)
         projector = Projector(
             projector.spec, grid=projector.grid, device=device or "cpu", dtype=dtype
         )
@@ -246,10 +246,10 @@ def recognise_projector(
                 f"{where}[__metadata__]",
                 hint="" if error.hint else "Save it again with save_projector.",
             ) from error
-        own = [
-            (key, Part(key, tensor.shape, key, tensor.shape))
-            for key, tensor in projector.state_dict().items()
-        ]
+        own = []
+        for key, tensor in projector.state_dict().items():
+            dtype = None if tensor.is_floating_point() else tensor.dtype
+            own.append((key, Part(key, tensor.shape, key, tensor.shape, dtype=dtype)))
         _fit(own, {key: weights.stored(key) for key in weights.keys}, "document", weights, "")
         return Known("document", projector, own, "")
     grid = None if grid is None else check_grid(grid)
@@ -391,7 +391,10 @@ def _fit(
                 str(tuple(part.stored)),
                 hint,
             )
-        if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        if part.dtype is not None:
+            if tensor.dtype != part.dtype:
+                raise CheckpointError(f"a tensor of {tensor.dtype}", where, str(part.dtype))
+        elif tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             raise CheckpointError(
                 f"a tensor of {tensor.dtype}",
                 where,

@@ -205,6 +205,44 @@ def test_buffers_that_are_not_saved_are_there_after_loading(
     assert all(t.is_meta for t in [*meta.parameters(), *meta.buffers()])
 
 
+def test_buffers_that_count_keep_their_dtype(tmp_path: Path, registries: None) -> None:
+    class Normalise(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.register_buffer("aside", torch.ones(channels), persistent=False)
+            self.norm = nn.BatchNorm1d(channels)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(x.flatten(0, 2)).view_as(x)
+            return y * self.aside
+
+    class NormaliseBlock(Block):
+        def build(self, x: Feature) -> nn.Module:
+            return Normalise(x.channels)
+
+    BLOCKS.register("normalise", NormaliseBlock)
+    projector = build_projector({"in": 8, "out": 8, "blocks": ["normalise"]})
+    projector(torch.randn(2, 9, 8))
+    save_projector(projector.eval(), tmp_path)
+    loaded = load_projector(tmp_path, dtype=torch.bfloat16, check_values=True).eval()
+    count = loaded.get_buffer("blocks.0.norm.num_batches_tracked")
+    assert (count.dtype, count.item()) == (torch.int64, 1)
+    assert loaded.get_buffer("blocks.0.aside").dtype == torch.bfloat16
+    x = torch.randn(1, 9, 8)
+    assert torch.equal(load_projector(tmp_path).eval()(x), projector(x))
+
+    path = tmp_path / "model.safetensors"
+    state, metadata = load_file(path), SafetensorsFile(path).metadata
+    state["blocks.0.norm.num_batches_tracked"] = torch.ones(())
+    save_file(state, path, metadata)
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}['blocks.0.norm.num_batches_tracked']: a tensor of torch.float32; "
+        "expected torch.int64"
+    )
+
+
 def test_buffers_of_both_kinds_and_no_parameters(tmp_path: Path, registries: None) -> None:
     class Table(nn.Module):
         def __init__(self) -> None:
