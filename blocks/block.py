@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, Wi
 from ..registry import MobileVLMError, RegistryError, quote
 from . import BLOCKS
 from .errors import SpecError
-from .feature import Feature, hides_width, is_width
+from .feature import Feature, hides_width
 from .spec import MAX_BLOCKS, Spec, relocate, shown
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Block(Spec):
                     raise SpecError(
                         f"a block cannot have a field called {spelling!r}", cls.__name__, "", hint
                     )
-            if not is_width(field) and hides_width(field.annotation):
+            if hides_width(field.annotation):
                 raise SpecError(
                     "a Width stands inside another type",
                     f"{cls.__name__}.{name}",

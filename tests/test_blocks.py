@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError
-from mobilevlm.blocks.block import mixes_tokens, needs_grid
+from mobilevlm.blocks.block import chains, mixes_tokens, needs_grid
 from mobilevlm.blocks.feature import check_grid
 from mobilevlm.blocks.pointwise import Pointwise
 
@@ -311,6 +311,18 @@ def test_a_block_tells_of_those_inside_it(block: object, grid: bool, mixes: bool
     for blocks in ([block], [{"type": "repeat", "times": 2, "body": ["identity", block]}]):
         made = make("repeat", times=1, body=blocks).body
         assert (needs_grid(made), mixes_tokens(made)) == (grid, mixes)
+
+
+def test_the_chains_inside_a_block_follow_one_another() -> None:
+    body = ["identity", {"type": "pool", "stride": 2}, "identity"]
+    found = list(chains(make("repeat", times=2, body=body), feature(8, 12)))
+    assert [path for path, _ in found] == ["0.body", "1.body"]
+    assert [[step.y.grid for step in steps] for _, steps in found] == [
+        [(8, 12), (4, 6), (4, 6)],
+        [(4, 6), (2, 3), (2, 3)],
+    ]
+    found = list(chains(make("residual", body=["identity"]), feature()))
+    assert [path for path, _ in found] == ["body"]
 
 
 def test_grids_have_limits() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from mobilevlm import (
     BLOCKS,
@@ -429,9 +429,27 @@ REFUSED: list[tuple[Any, str]] = [
         "by the input.",
     ),
     (
+        document({"type": "repeat", "times": 100, "body": ["identity"] * 50}),
+        "blocks[0] (repeat): too many blocks; expected at most 4,096 in all. It is given ?x? x 64 "
+        "by the input.",
+    ),
+    (
         document(*[{"type": "residual", "body": ["identity"]}] * 2049),
         "blocks[2048] (residual): too many blocks; expected at most 4,096 in all. It is given ?x? "
         "x 64 by blocks[2047] (residual).",
+    ),
+    (document("pointwise", "scale"), "blocks[1]: key 'by' is missing"),
+    (
+        document({"type": "residual", "body": [{"type": "repeat", "body": ["identity"]}]}),
+        "blocks[0].body[0]: key 'times' is missing",
+    ),
+    (
+        document("pointwise", token_order="bloked"),
+        "token_order: \"bloked\"; expected 'raster' or 'blocked'. Did you mean 'blocked'?",
+    ),
+    (
+        document("pointwise", token_order="rastr"),
+        "token_order: \"rastr\"; expected 'raster' or 'blocked'. Did you mean 'raster'?",
     ),
     (
         document(["\u0430"]),
@@ -943,6 +961,39 @@ def test_the_shape_of_a_document_has_limits(allowed: Any, refused: Any, message:
 def test_4096_blocks_are_allowed(blocks: list[Any]) -> None:
     spec = load_spec({"in": 8, "out": 8, "blocks": blocks})
     assert count(spec.blocks) == 4096
+
+
+def test_what_pydantic_says_otherwise_is_said_alike() -> None:
+    class Table(Block):
+        rows: dict[str, int] | None = None
+
+        @field_validator("rows")
+        @classmethod
+        def _some(cls, rows: dict[str, int] | None) -> dict[str, int] | None:
+            if rows == {}:
+                raise ValueError("no rows")
+            return rows
+
+        def build(self, x: Feature) -> torch.nn.Module:
+            return torch.nn.Identity()
+
+    with pytest.raises(SpecError) as caught:
+        Table(rows=3)
+    assert str(caught.value) == "Table.rows: 3; expected a valid dictionary"
+    with pytest.raises(SpecError) as caught:
+        Table(rows={})
+    assert str(caught.value) == "Table.rows: {}; expected value error, no rows"
+    assert caught.value.__suppress_context__  # of pydantic's words
+
+
+def test_nothing_is_expanded_of_too_many_blocks(registries: None) -> None:
+    BLOCKS.register("local", local_block(expand=lambda self, x: 1 // 0))
+    with pytest.raises(SpecError) as caught:
+        load_spec(document(*[{"type": "residual", "body": ["identity"]}] * 2048, "local"))
+    assert str(caught.value) == (
+        "blocks[2048] (local): too many blocks; expected at most 4,096 in all. It is given ?x? x "
+        "64 by blocks[2047] (residual)."
+    )
 
 
 def test_an_empty_tuple_is_no_chain() -> None:
