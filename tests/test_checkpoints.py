@@ -210,6 +210,7 @@ def test_buffers_that_count_keep_their_dtype(tmp_path: Path, registries: None) -
         def __init__(self, channels: int) -> None:
             super().__init__()
             self.register_buffer("aside", torch.ones(channels), persistent=False)
+            self.register_buffer("first", torch.tensor(0))
             self.norm = nn.BatchNorm1d(channels)
 
         def forward(self, x: Tensor) -> Tensor:
