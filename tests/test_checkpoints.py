@@ -1677,6 +1677,10 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     assert refusal(tmp_path) == (
         f"X: 2 safetensors files and no {INDEX}. Name one of them: a.safetensors, x.safetensors."
     )
+
+
+@pytest.mark.thread_unsafe  # it counts the process's open files
+def test_what_is_no_regular_file_is_refused_and_left_closed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     irregular = "X: not a regular file; expected a safetensors file. Name another path."
     opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0

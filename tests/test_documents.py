@@ -114,6 +114,7 @@ def test_every_default_is_written_out_one_block_a_line() -> None:
     )
 
 
+@pytest.mark.thread_unsafe
 def test_what_fits_in_120_columns_stays_on_one_line_and_a_string_always() -> None:
     class Noted(Block):
         notes: tuple[str, ...] = Field(strict=False)
@@ -1239,6 +1240,7 @@ def test_faults_of_files_and_presets_keep_their_cause(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
+@pytest.mark.thread_unsafe
 def test_what_no_json_can_say_is_not_written() -> None:
     class Holds(Block):
         thing: Any = None

@@ -302,7 +302,7 @@ def run_gemma4(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
     padding = torch.zeros(x.shape[:2], dtype=torch.bool)
     pooled, mask = module.pooler(x, positions, padding, output_length=h * w // 4)
     assert mask.all()
-    z: Tensor = module(pooled)
+    z: Tensor = module(pooled.to(x.dtype))  # the vision model casts back, too
     return z
 
 
