@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import torchvision_operators
 from plugins import Site
 
@@ -16,6 +17,12 @@ VERSION = __version__  # which is read once: before a test installs a fake of th
 # The reference models are built here, small; nothing is to be looked for elsewhere.
 os.environ["HF_HUB_OFFLINE"] = "1"
 torchvision_operators.declare()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """What fails once fails again: weights and inputs are random, and the same each time."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

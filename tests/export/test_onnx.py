@@ -28,7 +28,7 @@ def same(path: Path, projector: Projector, *shapes: tuple[int, ...]) -> None:
         x = torch.randn(shape)
         [y] = runtime.run(None, {"x": x.numpy()})
         want = projector(x.flatten(1, 2), grid=shape[1:3])
-        torch.testing.assert_close(torch.from_numpy(y), want, rtol=1e-4, atol=1e-6)
+        assert (torch.from_numpy(y) - want).abs().max() < 1e-5 * want.abs().max()
 
 
 def refusal(projector: Projector, path: Path, **keywords: Any) -> str:

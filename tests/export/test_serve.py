@@ -58,7 +58,7 @@ def test_it_answers_with_what_the_projector_computes(tmp_path: Path) -> None:
             x = torch.randn(2, h, w, 16)
             y = torch.from_numpy(ask(port, x.numpy()))
             want = projector(x.flatten(1, 2), grid=(h, w))
-            torch.testing.assert_close(y, want, rtol=1e-4, atol=1e-5)
+            assert (y - want).abs().max() < 1e-5 * want.abs().max()
     finally:
         server.terminate()
         server.wait()
