@@ -213,13 +213,11 @@ class Projector(nn.Module):
                 if self.spec.prefix_tokens
                 else "",
             )
-        for h, w in dict.fromkeys(sizes):
-            self._admit(h, w)
         modules: Sequence[nn.Module] | None = self._gathered() if self._blocked else None
         if self._blocked and modules is None:
             x = to_raster_packed(x, sizes)
         pairs = list(zip(modules or self.blocks, self._mixing, strict=True))
-        return run_packed(pairs, x, sizes, self._admitted.__getitem__)
+        return run_packed(pairs, x, sizes, self._track)
 
     def _check(self, x: Tensor) -> torch.Size:
         """Return the shape of a feature of this projector's width and dtype; refuse all else."""
@@ -246,7 +244,13 @@ class Projector(nn.Module):
         first = _first_parameter(self)
         own = dtype if first is None else first.dtype
         # Quantised weights are no floats, and autocast casts by itself.
-        if own != dtype and own.is_floating_point and not _autocasts(x.device.type, dtype, own):
+        if (
+            own != dtype
+            and own.is_floating_point
+            and not _autocasts(x.device.type, dtype, own)
+            # Such as that of fully sharded training, which casts what goes in.
+            and not any(module._forward_pre_hooks for module in self.modules())
+        ):
             raise GridError(
                 f"the input is {dtype}, the parameters are {own}",
                 "x",
@@ -281,8 +285,15 @@ class Projector(nn.Module):
 
     def _admit(self, h: int, w: int) -> None:
         """Let the blocks refuse a grid, once per grid; a compiler sees their modules only."""
-        if torch.compiler.is_compiling() or (h, w) in self._admitted:
-            return
+        if not torch.compiler.is_compiling() and (h, w) not in self._admitted:
+            self._track((h, w))
+
+    def _track(self, grid: Grid) -> Sequence[Grid]:
+        """Return the grids after each block, if the blocks take this one; remember it."""
+        known = self._admitted.get(grid)
+        if known is not None:
+            return known
+        h, w = grid
         if self._blocked and (h % 2 or w % 2):
             raise GridError(
                 f"a grid of {h}x{w} cannot come in blocks of 2x2",
@@ -291,14 +302,15 @@ class Projector(nn.Module):
                 "Set token_order='raster' if the tokens come row by row.",
             )
         track: list[Grid] = []
-        for step in self.spec.walk((h, w)):
+        for step in self.spec.walk(grid):
             rows, columns = step.y.grid
             if rows is None or columns is None:
                 raise SpecError("a block forgets how many tokens it makes", "blocks")
             track.append((rows, columns))
         if len(self._admitted) >= _ADMITTED:
             self._admitted = {}
-        self._admitted[h, w] = track
+        self._admitted[grid] = track
+        return track
 
     def _misfit(self, n: int, h: int, w: int, grid: Any) -> GridError:
         prefix = self.spec.prefix_tokens

@@ -22,7 +22,7 @@ torchvision_operators.declare()
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """What fails once fails again: weights and inputs are random, and the same each time."""
-    torch.manual_seed(0)
+    torch.manual_seed(2048)
 
 
 @pytest.fixture

@@ -142,6 +142,20 @@ def test_compiles_with_inductor(name: str) -> None:
             torch.testing.assert_close(compiled(x, grid=grid), projector(x, grid=grid))
 
 
+@pytest.mark.parametrize("name", ["internvl", "ldp", "mlp2x_gelu"])
+@torch.no_grad()
+def test_packed_images_compile_and_export_before_any_was_seen(name: str) -> None:
+    torch.compiler.reset()
+    projector, seen = build_projector(name, 6, 10), build_projector(name, 6, 10)
+    seen.load_state_dict(projector.state_dict())
+    compiled = torch.compile(projector, backend="aot_eager")
+    for grids in ([(4, 4), (2, 6)], [(6, 2), (4, 4), (8, 8)]):
+        x = torch.randn(sum(h * w for h, w in grids), 6)
+        torch.testing.assert_close(compiled(x, grids), seen(x, grids))
+        program = export(build_projector(name, 6, 10), (x, grids), strict=False)
+        assert program.module()(x, grids).shape == seen(x, grids).shape
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports_with_a_dynamic_batch(projector: Projector, x: torch.Tensor, strict: bool) -> None:
     program = export(projector, (x,), dynamic_shapes={"x": {0: Dim("b")}}, strict=strict)

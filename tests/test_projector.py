@@ -201,6 +201,25 @@ def test_a_residual_that_would_broadcast_is_refused_when_compiled() -> None:
         torch.compile(module, fullgraph=True, backend="eager")(torch.randn(1, 2, 2, 6))
 
 
+def test_packed_images_of_more_sizes_than_are_remembered() -> None:
+    projector = build_projector("ldp", 2, 3)
+    grids = [(h, w) for h in range(1, 33) for w in range(1, 33)]
+    x = torch.randn(sum(h * w for h, w in grids) + 1600, 2)
+    torch.testing.assert_close(
+        projector(x, [*grids, (40, 40)])[-400:], projector(x[None, -1600:], (40, 40))[0]
+    )
+    for grid in grids:
+        projector(x[: grid[0] * grid[1]], [grid])
+    assert projector(x[:17], [(1, 1), (4, 4)]).shape == (5, 3)
+
+
+def test_who_casts_what_goes_in_is_not_refused() -> None:
+    projector, x = build_projector("mlp2x_gelu", 6, 10), torch.randn(1, 4, 6)
+    first = projector.blocks[0]
+    first.register_forward_pre_hook(lambda _, args: (args[0].float(),))
+    assert torch.equal(projector(x.double()), projector(x))
+
+
 def test_counting_macs_is_not_disturbed_by_other_threads() -> None:
     """The counter must see its own thread only, and leave no hook behind."""
     busy, stop = build(), threading.Event()
