@@ -108,7 +108,7 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
     """Pair every parameter of a projector with upstream's."""
     leaves = [
         (path, module)
-        for path, module in projector.named_modules()
+        for path, module in projector.blocks.named_modules(prefix="blocks")
         if any(parameter is not None for parameter in module._parameters.values())
     ]
     ours = iter(leaves)
@@ -129,6 +129,8 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
             if parameter is None:
                 continue
             shape = stored = parameter.shape
+            if isinstance(module, nn.Linear):  # a drop-in's may be kept as a convolution's
+                shape = stored = shape[:2]
             theirs = f"{name.path}{name.join}{leaf}".removeprefix(".")
             if name.form not in ("plain", "conv"):
                 theirs = name.path
@@ -192,7 +194,7 @@ def to_upstream(projector: Projector, family: str | Layout) -> dict[str, Tensor]
         CheckpointError: There is no such layout, or it does not name this projector's weights.
     """
     layout = find_layout(family) if isinstance(family, str) else family
-    state = nn.Module.state_dict(projector)  # a drop-in's own speaks upstream's keys already
+    state = projector.blocks.state_dict(prefix="blocks.")
     found: dict[str, Tensor] = {}
     for part in parts(projector, layout):
         tensor = part.write(state[part.key])

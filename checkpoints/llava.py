@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..blocks.errors import SpecError
 from ..projectors.lookup import to_stack
 from ..projectors.projector import Projector
 from ..registry import quote
-from .layouts import LAYOUTS, Layout, Part, parts
+from .layouts import LAYOUTS, from_upstream, parts
 
 __all__ = ["UpstreamProjector", "build_vision_projector"]
 
@@ -28,7 +28,11 @@ _UPSTREAM = {
 
 
 class UpstreamProjector(Projector):
-    """A projector whose state dict has upstream's keys and shapes, read and written.
+    """A projector whose modules and weights have upstream's names and shapes.
+
+    Each module with weights stands at upstream's place in the tree, and there alone, so that what
+    lists, saves, loads or replaces modules and weights by name finds upstream's. `blocks` holds the
+    same modules in order of use, and follows where one is replaced.
 
     Args:
         layout: The layout's name, and what stands before its keys.
@@ -38,33 +42,66 @@ class UpstreamProjector(Projector):
 
     def __init__(self, layout: tuple[str, str], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._upstream = layout
+        self._layout = layout
+        # Upstream's parent and name of each module, and ours.
+        self._places: list[tuple[nn.Module, str, nn.Module, str]] = []
+        name, before = layout
+        found = list(parts(self, LAYOUTS[name]))
+        modules = dict(self.named_modules())
+        self.__dict__["blocks"] = self._modules.pop("blocks")
+        for part in found:
+            path, _, leaf = part.key.rpartition(".")
+            module = modules[path]
+            if type(module) is nn.Linear and len(part.stored) == 4:
+                module.__class__ = _Convolution
+                module._parameters[leaf] = nn.Parameter(module.weight.detach()[..., None, None])
+            above, _, place = path.rpartition(".")
+            self._put(module, (before + part.theirs).split(".")[:-1], modules[above], place)
 
-    def _parts(self) -> list[tuple[str, Part]]:
-        name, before = self._upstream
-        layout: Layout = LAYOUTS[name]
-        return [(before + part.theirs, part) for part in parts(self, layout)]
+    def _put(self, module: nn.Module, theirs: list[str], ours: nn.Module, place: str) -> None:
+        if not theirs:  # upstream's module is the projector itself: they share their parameters
+            self._parameters = module._parameters
+            return
+        parent: nn.Module = self
+        for name in theirs[:-1]:
+            if name not in parent._modules:
+                parent.add_module(name, nn.Module())
+            parent = parent.get_submodule(name)
+        if theirs[-1] not in parent._modules:
+            parent.add_module(theirs[-1], module)
+            self._places.append((parent, theirs[-1], ours, place))
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Return the weights under upstream's keys; the arguments are torch's."""
-        destination = kwargs.pop("destination", None)
-        prefix = kwargs.pop("prefix", "")
-        ours = super().state_dict(*args, **kwargs)
-        found = OrderedDict() if destination is None else destination
-        for key, part in self._parts():
-            found[prefix + key] = part.write(ours[part.key])
-        return found
+    def forward(self, x: Tensor, grid: Any = None) -> Tensor:
+        """Project, as `Projector.forward` does."""
+        for parent, name, ours, place in self._places:
+            if ours._modules[place] is not parent._modules[name]:
+                ours._modules[place] = parent._modules[name]
+        return super().forward(x, grid)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Rename upstream's keys in place; torch hands what is here on to the modules inside."""
-        for key, part in self._parts():
-            tensor = state_dict.pop(prefix + key, None)
-            if tensor is not None:
-                fits = tensor.shape == part.stored
-                state_dict[prefix + part.key] = part.read(tensor) if fits else tensor
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of every module, as torch does."""
+        self.blocks.train(mode)
+        return super().train(mode)
+
+    def native(self) -> Projector:
+        """Return a projector with our own keys and shapes, which shares these weights.
+
+        Raises:
+            CheckpointError: A module was replaced by one with other weights.
+        """
+        ours = Projector(self.spec, grid=self.grid, device="meta")
+        name, before = self._layout
+        state = {key.removeprefix(before): tensor for key, tensor in self.state_dict().items()}
+        ours.load_state_dict(from_upstream(ours, LAYOUTS[name], state), assign=True)
+        return ours.train(self.training)
+
+
+class _Convolution(nn.Linear):
+    """A linear layer whose weight is kept as a 1x1 convolution's, (out, in, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project; ``(..., in) -> (..., out)``."""
+        return F.linear(x, self.weight.flatten(1), self.bias)
 
 
 def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any) -> Projector:

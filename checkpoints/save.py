@@ -10,6 +10,7 @@ from safetensors.torch import save
 from ..projectors.document import dump_spec
 from ..projectors.files import replace_file
 from ..projectors.projector import Projector
+from .llava import UpstreamProjector
 
 __all__ = ["CONFIG", "DOCUMENT", "WEIGHTS", "save_projector"]
 
@@ -35,7 +36,8 @@ def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None
         OSError: The folder cannot be written.
     """
     document = dump_spec(projector.spec)
-    # The document's own keys: `build_vision_projector`'s state dict has upstream's.
+    if isinstance(projector, UpstreamProjector):
+        projector = projector.native()
     state = projector.blocks.state_dict(prefix="blocks.")
     tensors = {key: tensor.contiguous() for key, tensor in state.items()}
     data = save(tensors, {DOCUMENT: document})

@@ -2,14 +2,27 @@
 
 import copy
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from test_parity import GOLDEN, golden
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+from torch.func import functional_call
 
-from mobilevlm import CheckpointError, build_vision_projector, to_upstream
+from mobilevlm import (
+    CheckpointError,
+    Projector,
+    build_vision_projector,
+    load_projector,
+    save_projector,
+    to_upstream,
+)
+
+NAMES = ["linear", "mlp2x_gelu", "mlp2x_res2x_gelu", "ldpnet", "ldpnetv2"]
 
 
 def config(name: str, in_: int = 16, out: int = 24) -> SimpleNamespace:
@@ -68,6 +81,106 @@ def test_llavas_own_code_works_unchanged(name: str) -> None:
         for other in (copy.deepcopy(whole), pickle.loads(pickle.dumps(whole))):
             assert torch.equal(other.mm_projector(x), expected)
             assert other.state_dict().keys() == source.state_dict().keys()
+
+
+def llava(name: str) -> Any:
+    """A model of transformers' that builds its projector as LLaVA's does."""
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    class Llava(PreTrainedModel):
+        config_class = PretrainedConfig
+
+        def __init__(self, config: PretrainedConfig) -> None:
+            super().__init__(config)
+            self.mm_projector = build_vision_projector(config)
+            self.post_init()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.mm_projector(x)
+            return y
+
+    return Llava(PretrainedConfig(mm_projector_type=name, mm_hidden_size=16, hidden_size=24))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_lead_to_the_weights(name: str, tmp_path: Path, quiet: None) -> None:
+    model, x = llava(name).eval(), torch.randn(1, 144, 16)
+    state = model.state_dict()
+    with torch.inference_mode():
+        expected = model(x)
+    # What LLaVA's training saves of an adapter.
+    assert {k: v.shape for k, v in model.named_parameters()} == {
+        k: v.shape for k, v in state.items()
+    }
+    model.save_pretrained(tmp_path)
+    for dtype in (torch.float32, torch.bfloat16):
+        read = type(model).from_pretrained(tmp_path, dtype=dtype).eval()
+        assert all(torch.equal(v, state[k].to(dtype)) for k, v in read.state_dict().items())
+    with torch.inference_mode():
+        assert torch.equal(type(model).from_pretrained(tmp_path).eval()(x), expected)
+        other = llava(name).eval()
+        assert torch.equal(functional_call(other, state, (x,)), expected)
+        assert not torch.equal(other(x), expected)
+        assert get_model_state_dict(model).keys() == state.keys()
+        set_model_state_dict(other, get_model_state_dict(model))
+        assert torch.equal(other(x), expected)
+    part = {k: v for k, v in state.items() if not k.endswith("bias")}
+    left = [k for k in state if k.endswith("bias")]
+    assert sorted(model.load_state_dict(part, strict=False).missing_keys) == sorted(left)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_lives_as_a_projector_does(name: str, tmp_path: Path) -> None:
+    projector, x = build_vision_projector(config(name)).eval(), torch.randn(1, 144, 16)
+    expected = projector(x)
+    expected.sum().backward()
+    assert all(parameter.grad is not None for parameter in projector.parameters())
+    with torch.device("meta"):
+        meta = build_vision_projector(config(name))
+    meta.load_state_dict(projector.state_dict(), assign=True)
+    empty = copy.deepcopy(projector).to("meta").to_empty(device="cpu")
+    empty.load_state_dict(projector.state_dict())
+    with torch.no_grad():
+        assert torch.equal(meta(x), expected)
+        assert torch.equal(empty(x), expected)
+        torch.compiler.reset()
+        compiled = torch.compile(projector, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), expected)
+        program = torch.export.export(projector, (x,))
+        torch.testing.assert_close(program.module()(x), expected)
+    save_projector(projector, tmp_path)
+    ours = load_projector(tmp_path)
+    assert next(iter(ours.state_dict())).startswith("blocks.")
+    assert type(ours) is Projector
+    torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-6)
+    assert not projector.train().eval().blocks.training
+    assert projector.double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", ["mlp2x_gelu", "mlp2x_res2x_gelu", "ldpnet", "ldpnetv2"])
+def test_an_adapter_takes_a_modules_place(name: str, tmp_path: Path) -> None:
+    class Adapter(nn.Module):
+        def __init__(self, base: nn.Module) -> None:
+            super().__init__()
+            self.base = base
+            self.scale = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.base(x) * self.scale
+            return y
+
+    for path in [
+        k.removesuffix(".weight")
+        for k in build_vision_projector(config(name)).state_dict()
+        if k.endswith("weight")
+    ]:
+        projector = build_vision_projector(config(name))
+        projector.set_submodule(path, Adapter(projector.get_submodule(path)))
+        projector(torch.randn(1, 144, 16)).sum().backward()
+        assert projector.get_submodule(path).scale.grad is not None
+        with pytest.raises(CheckpointError):
+            save_projector(projector, tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_extra_and_misshapen_tensors_are_torchs_errors() -> None:
