@@ -162,7 +162,8 @@ def _matrix(shapes: Shapes, key: str) -> tuple[int, int]:
 
 
 def _mlp_of(depth: int, shapes: Shapes, first: str, last: str, act: str = "gelu") -> Found:
-    options = {"depth": depth, "act": act, "bias": f"{first}.bias" in shapes}
+    bias = any(key.endswith(".bias") for key in shapes)
+    options = {"depth": depth, "act": act, "bias": bias}
     in_ = _matrix(shapes, f"{first}.weight")[1]
     return Found("mlp", in_, _matrix(shapes, f"{last}.weight")[0], options)
 

@@ -53,6 +53,11 @@ def export(
         from ..export.export import export_projector
         from ..export.target import find_target
 
+        if "=" in out.name and not out.suffix:
+            raise UsageError(
+                f"{str(out)!r} stands where the file belongs",
+                hint="Write: mobilevlm export NAME OUT in=1024 out=2048",
+            )
         find_target(out)  # before anything is built
         projector = _projector(target, words or [])
         try:

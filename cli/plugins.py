@@ -88,6 +88,11 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
             for finding in diagnosis.findings:
                 typer.echo(f"{finding.level}: {finding}")
             bad = sum(finding.level == "problem" for finding in diagnosis.findings)
+            without = {each.extra for each in diagnosis.requirements if not each.found} - {""}
+            if without:
+                typer.echo(
+                    f"Not in use: the extra{'s' * (len(without) > 1)} {', '.join(sorted(without))}."
+                )
             typer.echo("All is well." if not bad else f"{bad} problem{'s' * (bad > 1)}.")
         if not diagnosis.ok:
             raise typer.Exit(FAILED)

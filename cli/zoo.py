@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..projectors import BLOCKS, PROJECTORS
-from ..registry import Entry, MobileVLMError, Registry
+from ..registry import Entry, MobileVLMError, Registry, did_you_mean
 from .arguments import UsageError, call
 from .options import Debug, Json, Target, Words
 from .output import FAILED, echo_json, echo_table, explain, reporting
@@ -56,7 +56,9 @@ def list_(
             ]
             echo_table(["name", "kind", "from", "target"], rows)
         else:
-            explain(f"nothing matches {pattern!r}", "note")
+            names = [name for registry in registries for name in registry.names()]
+            hint = did_you_mean(pattern, names)
+            explain(f"nothing matches {pattern!r}" + (f". {hint}" if hint else ""), "note")
         for problem in PROJECTORS.problems():
             explain(str(problem), "note")
 

@@ -56,6 +56,10 @@ def to_stack(spec: object, in_: int | None, out: int | None, options: dict[str, 
             raise SpecError("the input width is given twice", "in")
         in_ = options.pop("in")
     if isinstance(spec, str):
+        if spec.lstrip().startswith("{"):
+            raise SpecError(
+                "the text of a document", "spec", "a name or a mapping", "Read it with load_spec."
+            )
         preset = instantiate(spec, options)
         if in_ is None or out is None:
             missing = "input" if in_ is None else "output"

@@ -63,8 +63,8 @@ class Projector(nn.Module):
         if not isinstance(stack, Stack):
             hint = "build_projector takes names and mappings."
             raise SpecError(quote(stack), "stack", "a Stack", hint)
-        if dtype is not None and not dtype.is_floating_point:
-            raise SpecError(str(dtype), "dtype", "a floating-point dtype")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise SpecError(quote(dtype), "dtype", "a floating-point dtype, such as torch.bfloat16")
         self.spec = stack
         self.max_parameters = max_parameters
         self.grid: Grid | None = None if grid is None else check_grid(grid)
@@ -201,6 +201,7 @@ class Projector(nn.Module):
                 f"packed tokens {tuple(x.shape)} with grid={grids!r:.60}",
                 "grid",
                 "a list with the grid of each image, [(h, w), ...]",
+                "For one image, pass x[None].",
             )
         sizes = [check_grid(grid, f"grid[{index}]") for index, grid in enumerate(grids)]
         total = sum(h * w for h, w in sizes)

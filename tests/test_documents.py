@@ -877,7 +877,15 @@ def test_pydantics_own_doors_are_ours_too() -> None:
         ),
         (
             lambda: build_projector("ldp", 4, 4, dtype=torch.int8),
-            "dtype: torch.int8; expected a floating-point dtype",
+            "dtype: torch.int8; expected a floating-point dtype, such as torch.bfloat16",
+        ),
+        (
+            lambda: build_projector("ldp", 4, 4, dtype="bfloat16"),
+            "dtype: 'bfloat16'; expected a floating-point dtype, such as torch.bfloat16",
+        ),
+        (
+            lambda: build_projector(' {"in": 8, "out": 8, "blocks": ["pointwise"]}'),
+            "spec: the text of a document; expected a name or a mapping. Read it with load_spec.",
         ),
         (
             lambda: build_projector("ldp", 4, 4, eps=-1.0),

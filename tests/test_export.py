@@ -450,6 +450,12 @@ def test_the_command_line_exports_a_name_and_says_that_its_weights_are_random(
         "at (3, 650, 6): differs from eager by 0.0e+00, 0.0e+00 relative",
     ]
     assert lines[4].startswith("takes ")
+    result = run("ldp", "in=6", "out=10", "p.pt2")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: 'in=6' stands where the file belongs. Write: mobilevlm export NAME OUT in=1024 "
+        "out=2048\n",
+    )
     result = run("ldp", "p.onx", "in=6", "out=10")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: p.onx: no format has the suffix '.onx'")

@@ -311,7 +311,7 @@ REFUSED = [
     (
         lambda p: p(torch.randn(16, 6)),
         "grid: packed tokens (16, 6) with grid=None; expected a list with the grid of each image, "
-        "[(h, w), ...]",
+        "[(h, w), ...]. For one image, pass x[None].",
     ),
     (
         lambda p: p(torch.randn(1, 16, 7)),
