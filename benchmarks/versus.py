@@ -1,12 +1,15 @@
 """Our projectors beside the originals: the same weights, the same tokens, in turns.
 
 python benchmarks/versus.py [--threads 1 2] [--batch 1 8] [--dtype float32 bfloat16] [--train]
-                            [--rounds N] [--json FILE] [NAME ...]
+                            [--device cpu cuda] [--rounds N] [--json FILE] [NAME ...]
+
+Without --device it runs on the CPU, and then on an accelerator that torch finds.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -25,25 +28,49 @@ from mobilevlm.cli.timing import compare, repeat
 from mobilevlm.projectors.macs import count_macs
 from mobilevlm.projectors.table import align
 
-HEADER = ["projector", "T", "B", "dtype", "run", "peer", "ours", "ratio", "best/best", "target"]
+HEADER = [
+    "projector",
+    "device",
+    "T",
+    "B",
+    "dtype",
+    "run",
+    "peer",
+    "ours",
+    "ratio",
+    "best/best",
+    "target",
+]
 HEADER += ["x of limit"]
 
 
-def gemm_peak(dtype: torch.dtype) -> float:
-    """Measure the best matrix product of this machine, now, in multiply-accumulates a second."""
-    x = torch.randn(576, 2048, dtype=dtype)
-    weight = torch.randn(2048, 2048, dtype=dtype)
-    calls: list[Callable[[], Any]] = [lambda: torch.nn.functional.linear(x, weight)]
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+def gemm_peak(dtype: torch.dtype, device: str) -> float:
+    """Measure the best matrix product of a device, now, in multiply-accumulates a second."""
+    x = torch.randn(576, 2048, dtype=dtype, device=device)
+    weight = torch.randn(2048, 2048, dtype=dtype, device=device)
+
+    def product() -> None:
+        torch.nn.functional.linear(x, weight)
+        wait(x)
+
+    calls: list[Callable[[], Any]] = [product]
+    if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         calls.append(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], ""))
     best = min(repeat(call, 7).low for call in calls)
     return 576 * 2048 * 2048 / best
+
+
+def wait(x: Tensor) -> None:
+    """Let an accelerator finish what it was given."""
+    if x.device.type != "cpu":
+        torch.accelerator.synchronize(x.device)
 
 
 def forward(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
     def run() -> None:
         with torch.inference_mode():
             call(x)
+        wait(x)
 
     return run
 
@@ -52,6 +79,7 @@ def training(call: Callable[[Tensor], Tensor], module: Any, x: Tensor) -> Callab
     def run() -> None:
         module.zero_grad(set_to_none=True)
         call(x).sum().backward()
+        wait(x)
 
     return run
 
@@ -93,16 +121,19 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             except (FileNotFoundError, ImportError) as error:
                 print(f"{name}: left out: {error}", file=sys.stderr)
                 continue
-            for dtype_name in args.dtype:
+            for device, dtype_name in itertools.product(args.device, args.dtype):
                 dtype = getattr(torch, dtype_name)
-                peer.ours.to(dtype)
-                peer.module.to(dtype)
-                object.__setattr__(peer, "x", peer.x.to(dtype))
+                # What an original makes of its own accord, such as positions, belongs there too.
+                torch.set_default_device(None if device == "cpu" else device)
+                peer.ours.to(device, dtype)
+                peer.module.to(device, dtype)
+                object.__setattr__(peer, "x", peer.x.to(device, dtype))
                 agree(name, peer, dtype)
-                for threads in args.threads:
+                for threads in args.threads if device == "cpu" else [1]:
                     torch.set_num_threads(threads)
                     for batch in args.batch:
                         yield case(name, peer, dtype_name, threads, batch, args)
+            torch.set_default_device(None)
 
 
 def case(
@@ -116,9 +147,12 @@ def case(
         a, b = forward(peer.theirs, x), forward(call, x)
     found = compare(a, b, args.rounds)
     target = PEERS[name].targets.get(dtype, (0.0, 0.0))[threads > 1]
+    if x.device.type != "cpu":
+        target = 0.0
     row = {
         "name": name,
         "peer": PEERS[name].group,
+        "device": x.device.type,
         "threads": threads,
         "batch": batch,
         "dtype": dtype,
@@ -131,7 +165,7 @@ def case(
     }
     if not args.train:
         macs = batch * needed(peer)
-        row["of_limit"] = found.b.low / (macs / gemm_peak(getattr(torch, dtype)))
+        row["of_limit"] = found.b.low / (macs / gemm_peak(x.dtype, x.device.type))
     return row
 
 
@@ -152,6 +186,7 @@ def cells(row: dict[str, Any]) -> list[str]:
     verdict = "" if not target else f"{target:g} {'ok' if row['ratio'] >= target else 'missed'}"
     return [
         row["name"],
+        row["device"],
         str(row["threads"]),
         str(row["batch"]),
         row["dtype"],
@@ -171,12 +206,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    devices = ["cpu"]
+    if torch.accelerator.is_available():
+        devices.append(str(torch.accelerator.current_accelerator()))
+    parser.add_argument("--device", nargs="+", default=devices)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     rows = list(measure(args))
-    print(align(HEADER, list(map(cells, rows)), right={5, 6, 7, 8, 10}))
+    print(align(HEADER, list(map(cells, rows)), right={6, 7, 8, 9, 11}))
     median = statistics.median(row["ratio"] for row in rows)
     print(f"{len(rows)} cases, median ratio {median:.2f}")
     if args.json:

@@ -53,7 +53,11 @@ def test_list_takes_a_pattern(pattern: str, expected: list[str] | None) -> None:
 def test_list_without_a_match() -> None:
     assert run("list", "zzz") == (0, "", "note: nothing matches 'zzz'\n")
     assert run("list", "zzz", "--json") == (0, "[]\n", "")
-    assert run("list", "lpd") == (0, "", "note: nothing matches 'lpd'. Did you mean 'ldp'?\n")
+    assert run("list", "lpd") == (
+        0,
+        "",
+        "note: nothing matches 'lpd'. Did you mean 'ldp' or 'mlp'?\n",
+    )
 
 
 def test_show_prints_the_plan() -> None:
