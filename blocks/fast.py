@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,15 @@ from torch.nn.modules import module as torch_module
 
 __all__ = ["enabled", "fast_paths", "hooked", "recording", "reusable"]
 
+
+@dataclass(eq=False)
+class _Wish:
+    on: bool
+
+
 _on = os.environ.get("MOBILEVLM_FAST_PATHS", "1") != "0"
+# The one from the start, then those of the open ``with`` blocks; the last one counts.
+_wishes = [_Wish(_on)]
 
 
 @contextmanager
@@ -22,17 +31,27 @@ def fast_paths(on: bool = True) -> Iterator[None]:
     They compute the same numbers up to rounding: a pool that runs before the pointwise layer it
     follows, matrix products by oneDNN where torch would take a slower library, activations
     within those, sums in place. ``MOBILEVLM_FAST_PATHS=0`` in the environment turns them off from
-    the start.
+    the start. Of several ``with`` blocks that are open, in whatever threads, the last one
+    entered counts.
 
     Args:
         on: Whether they may run.
     """
-    global _on
-    before, _on = _on, on
+    wish = _Wish(on)
+    _wishes.append(wish)
+    _settle()
     try:
         yield
     finally:
-        _on = before
+        _wishes.remove(wish)
+        _settle()
+
+
+def _settle() -> None:
+    # Not under a lock, which torch.compile cannot trace: whoever writes last looks once more.
+    global _on
+    while _on is not _wishes[-1].on:
+        _on = _wishes[-1].on
 
 
 def enabled() -> bool:

@@ -1,21 +1,24 @@
 """The fast forms: the same numbers as the plain ones, and out of the way of everybody else."""
 
 import copy
+import itertools
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from plugins import at_once
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevlm import build_projector, fast_paths, plan_projector
-from mobilevlm.blocks import gemm
+from mobilevlm.blocks import fast, gemm
 from mobilevlm.blocks.chain import Chain, order
 from mobilevlm.blocks.norm_act import NormActModule
 from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool, WindowPool
@@ -325,6 +328,49 @@ def test_the_environment_switches_it_off() -> None:
         for value in ("0", "1")
     ]
     assert found == ["False", "True"]
+
+
+def test_blocks_that_overlap_end_in_the_state_before() -> None:
+    """As those of threads do: they need not be left in the order they were entered in."""
+    for wishes in itertools.product((False, True), repeat=3):
+        for exits in itertools.permutations(range(3)):
+            open_ = []
+            for on in wishes:
+                context = fast_paths(on)
+                context.__enter__()
+                open_.append((on, context))
+                assert fast.enabled() is on
+            for leaving in [open_[index] for index in exits]:
+                leaving[1].__exit__(None, None, None)
+                open_.remove(leaving)
+                assert fast.enabled() is (open_[-1][0] if open_ else True)
+
+
+def test_threads_that_switch_it_at_once() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def switch(on: bool) -> None:
+        for _ in range(2000):
+            with fast_paths(on):
+                pass
+
+    try:
+        assert at_once(*(partial(switch, on) for on in (False, True, False, True))) == []
+    finally:
+        sys.setswitchinterval(interval)
+    assert fast.enabled()
+
+
+def test_compiled_code_may_switch_it() -> None:
+    def call(x: Tensor) -> Tensor:
+        with fast_paths(False):
+            return x if fast.enabled() else -x
+
+    x = torch.ones(1)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(call, backend="eager", fullgraph=True)(x), -x)
+    assert fast.enabled()
 
 
 # ---------------------------------------------------------------------- in place
