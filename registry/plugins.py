@@ -166,7 +166,9 @@ class Plugins:
         with watch(self.probes()) as load:
             try:
                 thing = offer.point.load()
-            except (Exception, SystemExit) as error:  # a real Ctrl-C still stops the program
+            except KeyboardInterrupt:  # a real Ctrl-C still stops the program
+                raise
+            except BaseException as error:  # also what a cancelled task or a Rust panic raises
                 fault = error
         if fault is not None:
             found = f"{type(fault).__name__} on import: {fault}"

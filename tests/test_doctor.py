@@ -163,6 +163,21 @@ def test_plugins_says_what_is_broken_untidy_or_off(
     assert "west_blocks" not in sys.modules
 
 
+def test_a_plugin_that_raises_what_is_no_exception(site: Site) -> None:
+    points = "[mobilevlm.blocks]\nsway = north_blocks:Sway\n"
+    install(site, "import asyncio\nraise asyncio.CancelledError('late')\n", points)
+    text = "CancelledError on import: late. The fault is in north-blocks: update or uninstall it."
+    assert timeless(run("plugins", "--check")[1]) == (
+        "name  kind   from              target             state\n"
+        "----  -----  ----------------  -----------------  ------\n"
+        "sway  block  north-blocks 1.0  north_blocks:Sway  broken\n"
+    )
+    assert run("plugins", "--check")[::2] == (1, f"error: sway: {text}\n")
+    status, out, _ = run("doctor")
+    where = "block 'sway' of north-blocks 1.0"
+    assert (status, findings(out)) == (1, [f"problem: {where}: {text}"])
+
+
 def test_plugins_in_strict_mode(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows what the look-ups refuse."""
     install(site, points="[mobilevlm.blocks]\nSway = north_blocks:Sway\n")

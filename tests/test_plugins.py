@@ -1,5 +1,6 @@
 """Plugins: distributions that offer things, and everything that can be wrong with one of them."""
 
+import asyncio
 import importlib
 import importlib.metadata
 import importlib.util
@@ -405,6 +406,17 @@ def test_switching_one_off_ends_a_quarrel(site: Site, monkeypatch: pytest.Monkey
         ),
         ("raise SystemExit('no licence')", SystemExit, "SystemExit on import: no licence"),
         ("import sys; sys.exit(3)", SystemExit, "SystemExit on import: 3"),
+        (
+            "import asyncio\nraise asyncio.CancelledError('late')",
+            asyncio.CancelledError,
+            "CancelledError on import: late",
+        ),
+        ("raise GeneratorExit('early')", GeneratorExit, "GeneratorExit on import: early"),
+        (
+            "class PanicException(BaseException): pass\nraise PanicException('overflow')",
+            BaseException,
+            "PanicException on import: overflow",
+        ),
     ],
 )
 def test_a_plugin_that_cannot_be_imported_fails_alone(
@@ -424,7 +436,7 @@ def test_a_plugin_that_cannot_be_imported_fails_alone(
         with pytest.raises(BrokenPlugin) as caught:
             registry.get(name)
         assert str(caught.value) == f"{BROKEN}: {found}. {UPDATE}"
-        assert type(caught.value.__cause__) is cause
+        assert isinstance(caught.value.__cause__, cause)
     if cause is ZeroDivisionError:  # the way to the fault is shown, down to its line
         text = "".join(traceback.format_exception(caught.value))
         assert f'File "{site.folder / "north_tools.py"}", line 1, in <module>\n    1 / 0\n' in text
