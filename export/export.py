@@ -56,6 +56,10 @@ def export_projector(
     if that is free, and compared with the projector; it gets its name only if it agrees. What was
     there before is untouched until then. The projector is not changed.
 
+    In threads, exports run one after the other. Meanwhile the standard output and error of the
+    whole process are held back, other threads' lines too, as converters print from C++: what
+    was held back is shown, on standard error, if the export fails, and is dropped if it succeeds.
+
     Args:
         projector: The projector.
         path: The file to write.
@@ -70,8 +74,8 @@ def export_projector(
         progress: Is told what is being done.
 
     Raises:
-        ExportError: The format cannot express it, its packages are not installed, or the file does
-            not do what the projector does.
+        ExportError: The format cannot express it, its packages are not installed, the projector
+            cannot be copied, or the file does not do what the projector does.
         GridError: A block does not take the grid.
         OSError: The file cannot be written.
     """
@@ -103,9 +107,9 @@ def export_projector(
         document = ""
     job = Job(frozen, door, sides, dynamic_grid, weights, document, options)
     target.refuse(job)
-    pairs = expect(door)
 
     with replacing(path) as beside, torch.no_grad(), quiet() as noise:
+        pairs = expect(door)  # no earlier: it would see another thread's tracing
 
         def say(stage: str) -> None:
             if progress is not None:
@@ -161,7 +165,7 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
     """Copy a projector for inference, on the CPU. Weights that fit as they are, are shared.
 
     Raises:
-        ExportError: A weight is no plain tensor of floats.
+        ExportError: A weight is no plain tensor of floats, or it cannot be copied.
     """
     memo: dict[int, object] = {}
     for name, parameter in projector.named_parameters():
@@ -179,4 +183,11 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
     for buffer in projector.buffers():
         kind = dtype if buffer.is_floating_point() else None
         memo[id(buffer)] = buffer.detach().to("cpu", kind)
-    return copy.deepcopy(projector, memo).eval()
+    try:
+        return copy.deepcopy(projector, memo).eval()
+    except Exception as error:
+        raise ExportError(
+            f"it cannot be copied: {type(error).__name__}: {first_line(error)}",
+            "projector",
+            hint="It must pass copy.deepcopy: after torch.nn.utils.prune, call prune.remove.",
+        ) from error

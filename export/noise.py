@@ -6,11 +6,14 @@ import io
 import os
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
 
 __all__ = ["Quiet", "quiet"]
+
+_turn = threading.RLock()
 
 
 class Quiet:
@@ -65,17 +68,19 @@ class Quiet:
 
 @contextmanager
 def quiet() -> Iterator[Quiet]:
-    """Catch what is printed in here, and show it only if the body raises."""
-    noise = Quiet()
-    try:
-        noise.on()
-        yield noise
-    except BaseException:
-        noise.off()
-        noise.show()
-        raise
-    finally:
-        noise.close()
+    """Catch what the process prints meanwhile, and show it only if the body raises.
+
+    One thread at a time is in here: outputs that overlap could not be turned back, and neither
+    torch's tracer nor all converters are safe in threads.
+    """
+    with _turn, closing(Quiet()) as noise:
+        try:
+            noise.on()
+            yield noise
+        except BaseException:
+            noise.off()
+            noise.show()
+            raise
 
 
 @contextmanager

@@ -4,13 +4,17 @@ import json
 import math
 import os
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from plugins import at_once
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn.utils import prune
 from typer.testing import CliRunner
 
 from mobilevlm import (
@@ -31,7 +35,7 @@ from mobilevlm.blocks.patch_merge import PatchMergeModule
 from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool
 from mobilevlm.cli.app import app
 from mobilevlm.export import check, target
-from mobilevlm.export.errors import Mismatch
+from mobilevlm.export.errors import ExportError, Mismatch
 from mobilevlm.export.rewrites import (
     IntervalPool,
     LinearPool,
@@ -190,6 +194,32 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     export_projector(projector, tmp_path / "p.pt2", grid=(4, 6), progress=stages.append)
     assert stages == ["Tracing", "Writing", "Running it again", "Timing it"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_threads_export_in_turn(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def job(name: str) -> None:
+        for _ in range(2):
+            export_projector(build_projector("ldp", 6, 10), tmp_path / name, grid=(4, 6))
+
+    assert at_once(*(partial(job, f"{index}.pt2") for index in range(2))) == []
+    assert len(list(tmp_path.iterdir())) == 2
+    print("still heard")
+    os.write(2, b"here too")
+    assert capfd.readouterr() == ("still heard\n", "here too")
+
+
+def test_an_export_within_another(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    projector = build_projector("mlp", 6, 10)
+
+    def nested(stage: str) -> None:
+        print(stage)
+        if stage == "Writing":
+            export_projector(projector, tmp_path / "inner.pt2")
+
+    export_projector(projector, tmp_path / "outer.pt2", progress=nested)
+    assert len(list(tmp_path.iterdir())) == 2
+    stages = "Tracing\nWriting\nRunning it again\nTiming it\n"
+    assert capfd.readouterr() == (stages, "")
 
 
 # ---------------------------------------------------------------------- traps
@@ -373,6 +403,24 @@ def test_refusals_say_what_was_found_and_expected(tmp_path: Path) -> None:
         "a fixed grid. Drop them before, with prefix_tokens=0 here."
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "folder.pt2"]
+
+
+def test_a_projector_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+    projector = build_projector("linear", 6, 10)
+    prune.l1_unstructured(projector.blocks[0], "weight", amount=0.5)
+    with pytest.raises(ExportError) as caught:
+        export_projector(projector, path)
+    cause = caught.value.__cause__
+    assert type(cause) is RuntimeError
+    hint = "It must pass copy.deepcopy: after torch.nn.utils.prune, call prune.remove."
+    assert str(caught.value) == f"projector: it cannot be copied: RuntimeError: {cause}. {hint}"
+    prune.remove(projector.blocks[0], "weight")
+    assert export_projector(projector, path).max_abs == 0
+    projector.lock = threading.Lock()
+    assert refusal(projector, path) == (
+        f"projector: it cannot be copied: TypeError: cannot pickle '_thread.lock' object. {hint}"
+    )
 
 
 def test_grids_that_do_not_fit_are_refused(tmp_path: Path) -> None:
