@@ -168,6 +168,15 @@ def test_the_document_lies_inside(tmp_path: Path) -> None:
     assert load_spec(extra["mobilevlm.json"]) == projector.spec
 
 
+def test_a_drop_in_is_exported_as_the_projector_that_it_is(tmp_path: Path) -> None:
+    config = {"mm_projector_type": "ldpnet", "mm_hidden_size": 6, "hidden_size": 10}
+    projector = build_vision_projector(config).eval()
+    path = tmp_path / "p.pt2"
+    assert export_projector(projector, path, grid=(4, 4)).relative < 1e-5
+    assert any("blocks.0.weight" in key for key in torch.export.load(path).state_dict)
+    assert "model.mlp.1.weight" in projector.state_dict()
+
+
 def test_the_projector_is_left_as_it_was(tmp_path: Path) -> None:
     projector = build_projector("ldp", 6, 10, dtype=torch.float64).train()
     before = {name: p.clone() for name, p in projector.named_parameters()}
