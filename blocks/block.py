@@ -31,7 +31,7 @@ __all__ = [
 
 
 _FACTS = ("needs_grid", "mixes_tokens")
-_RESERVED = ("type", "flow", "build", "expand", *_FACTS)
+_RESERVED = ("type", "flow", "build", "expand", "counts_as", *_FACTS)
 
 
 class Block(Spec):
@@ -100,6 +100,14 @@ class Block(Spec):
             for path, body in bodies(self).items()
         }
         return (with_bodies(self, inner),)
+
+    @property
+    def counts_as(self) -> int:
+        """How many blocks it counts as towards the limit, those inside it left out. Default: 1.
+
+        A block that builds layers by a number counts their parts, as if they were written out.
+        """
+        return 1
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle a plugin's block under its registered name, so that an error can say it."""
@@ -204,11 +212,10 @@ def with_bodies(block: Block, inner: Mapping[str, tuple[Block, ...]]) -> Block:
 
 def count(blocks: Sequence[Block]) -> int:
     """Return how many blocks there are to build, those inside others included."""
-    total = len(blocks)
-    for block in blocks:
-        inner = sum(map(count, bodies(block).values()))
-        total += inner if block._copies is None else block._copies * inner
-    return total
+    return sum(
+        block.counts_as + (block._copies or 1) * sum(map(count, bodies(block).values()))
+        for block in blocks
+    )
 
 
 def needs_grid(blocks: Sequence[Block]) -> bool:

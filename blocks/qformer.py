@@ -46,6 +46,10 @@ class QFormer(Block):
     hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
     cross_every: Depth = 2
 
+    @property
+    def counts_as(self) -> int:
+        return 6 * self.depth  # two attentions, a feed-forward layer and a norm after each
+
     def flow(self, x: Feature) -> Feature:
         out = x.width(self.out)
         head_width(out, self.heads)

@@ -65,6 +65,10 @@ class Resampler(Block):
             )
         return self
 
+    @property
+    def counts_as(self) -> int:
+        return 5 * self.depth  # three norms, an attention and a feed-forward layer
+
     def flow(self, x: Feature) -> Feature:
         return x.replace(grid=(1, self.queries), layout="sequence")
 

@@ -972,6 +972,35 @@ def test_4096_blocks_are_allowed(blocks: list[Any]) -> None:
     assert count(spec.blocks) == 4096
 
 
+@pytest.mark.parametrize(
+    ("block", "most"),
+    [
+        ({"type": "resampler", "queries": 1, "depth": 256, "heads": 1, "head_dim": 1}, 3),
+        ({"type": "qformer", "queries": 1, "depth": 256, "heads": 1}, 2),
+    ],
+)
+def test_layers_built_by_a_number_are_counted(block: dict[str, Any], most: int) -> None:
+    load_spec({"in": 1, "out": 1, "blocks": [block] * most})
+    with pytest.raises(SpecError) as caught:
+        load_spec({"in": 1, "out": 1, "blocks": [block] * 48})
+    name = block["type"]
+    assert str(caught.value) == (
+        f"blocks[{most}] ({name}): too many blocks; expected at most 4,096 in all. It is given 1 x "
+        f"1 by blocks[{most - 1}] ({name})."
+    )
+
+
+def test_a_block_says_what_it_counts_as(registries: None) -> None:
+    BLOCKS.register("local", local_block(counts_as=property(lambda self: 2048)))
+    assert count(load_spec(document("local", "local", out=64)).blocks) == 4096
+    with pytest.raises(SpecError) as caught:
+        load_spec(document("local", {"type": "residual", "body": ["local"]}))
+    assert str(caught.value) == (
+        "blocks[1] (residual): too many blocks; expected at most 4,096 in all. It is given ?x? x "
+        "64 by blocks[0] (local)."
+    )
+
+
 def test_what_pydantic_says_otherwise_is_said_alike() -> None:
     class Table(Block):
         rows: dict[str, int] | None = None

@@ -192,6 +192,14 @@ def test_wrong_arguments_of_other_types() -> None:
     assert stack({"type": "zeta-lora", "alpha": 3}).blocks[0].model_extra == {"r": 8, "alpha": 3}
 
 
+def test_layers_are_counted() -> None:
+    stack(*[{"type": "zeta-mlp", "depth": 256, "out": 64}] * 15)
+    assert message(SpecError, *[{"type": "zeta-mlp", "depth": 256, "out": 64}] * 16) == (
+        "blocks[15] (zeta-mlp): too many blocks; expected at most 4,096 in all. It is given ?x? x "
+        "64 by blocks[14] (zeta-mlp)."
+    )
+
+
 def test_the_json_schema_holds_the_options() -> None:
     schema = BLOCKS.get("zeta-multi-query-attention").model_json_schema()
     assert schema["required"] == ["heads"]

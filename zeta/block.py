@@ -15,7 +15,7 @@ from ..blocks.feature import Feature, Width
 from ..blocks.spec import shown
 from ..registry import did_you_mean, quote
 from .module import make
-from .table import Option, Row, Scalar
+from .table import MAX_COUNT, Option, Row, Scalar
 
 __all__ = ["ZetaBlock", "ZetaOutBlock"]
 
@@ -80,6 +80,12 @@ class ZetaBlock(Block):
                 raise SpecError(f"key {name!r} is missing", hint=_signature(cls.row))
         fields = {key: value for key, value in data.items() if key not in options}
         return fields | {name: data.get(name, o.default) for name, o in options.items()}
+
+    @property
+    def counts_as(self) -> int:
+        options = self.model_extra or {}
+        counts = (name for name, option in self.row.options.items() if option.most == MAX_COUNT)
+        return 1 + sum(options[name] or 0 for name in counts)
 
     def _out(self, x: Feature) -> int:
         times, over = self.row.ratio
