@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+MAX_ROOTS = 64  # places where projectors may be; a model has a handful
+_SHOWN = 8  # of a list in a message
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What a checkpoint holds, worked out without reading a weight.
@@ -204,7 +208,7 @@ def inspect_known(weights: Weights, known: Known) -> Inspection:
     others: tuple[str, ...] = ()
     if family != "document":
         config = inner_config(weights.config)
-        done, _ = _try_all(weights, config, recognise(config, weights.keys), None)
+        done, _ = _try_all(weights, config, _fitting(weights, config), None)
         others = tuple(dict.fromkeys(other for *_, other in done if other != root))
     return Inspection(str(weights.path), family, projector.spec, dtype, root, used, left, others)
 
@@ -254,28 +258,50 @@ def recognise_projector(
         return Known("document", projector, own, "")
     grid = None if grid is None else check_grid(grid)
     config = inner_config(weights.config)
-    fits = recognise(config, weights.keys)
+    fits = _fitting(weights, config)
     if root is None:
         fits = _main(fits)
     else:
         roots = {found for _, found in fits}
         fits = [fit for fit in fits if fit[1] == root]
         if roots and not fits:
-            known = ", ".join(map(repr, sorted(roots)))
-            raise CheckpointError(f"no projector at root={root!r}", where, f"one of {known}")
+            known = _listed([quote(found, 200) for found in sorted(roots)])
+            raise CheckpointError(
+                f"no projector at root={quote(root, 200)}", where, f"one of {known}"
+            )
     done, failures = _try_all(weights, config, fits, grid)
     if len(done) > 1:
-        names = ", ".join(f"{family} under {found!r}" for family, _, _, found in done)
+        names = [f"{family} under {quote(found, 200)}" for family, _, _, found in done]
         raise CheckpointError(
-            f"more than one projector fits: {names}",
+            f"more than one projector fits: {_listed(names)}",
             where,
-            hint=f"Say which one, as root={done[0][3]!r}.",
+            hint=f"Say which one, as root={quote(done[0].root, 200)}.",
         )
     if not done:
         first = failures[0] if failures else _nothing_known(weights)
         hint = _others(weights) or first.hint
         raise CheckpointError(first.found, first.where, first.expected, hint) from first.__cause__
     return done[0]
+
+
+def _fitting(weights: Weights, config: Config) -> list[tuple[Recipe, str]]:
+    """Return the recipes that fit with their roots, unless these are too many to look into."""
+    fits = recognise(config, weights.keys)
+    roots = list(dict.fromkeys(root for _, root in fits))
+    if len(roots) > MAX_ROOTS:
+        raise CheckpointError(
+            f"{len(roots):,} projectors, under {_listed([quote(root, 200) for root in roots])}",
+            str(weights.path),
+            f"at most {MAX_ROOTS}",
+            "Save the one that is meant in a file of its own.",
+        )
+    return fits
+
+
+def _listed(items: Sequence[str]) -> str:
+    """List the first few for a message, and say how many more there are."""
+    more = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _main(fits: list[tuple[Recipe, str]]) -> list[tuple[Recipe, str]]:
@@ -299,14 +325,14 @@ def _try_all(
 
 def _others(weights: Weights) -> str:
     """Say what would fit if there were no config, which may be another model's."""
-    fits = _main(recognise({}, weights.keys)) if weights.config else []
+    fits = _main(_fitting(weights, {})) if weights.config else []
     names = [
-        f"{family}, {projector.spec.in_} -> {projector.spec.out}, under {root!r}"
+        f"{family}, {projector.spec.in_} -> {projector.spec.out}, under {quote(root, 200)}"
         for family, projector, _, root in _try_all(weights, {}, fits, None)[0]
     ]
     if not names:
         return ""
-    return f"The tensors alone fit {', or '.join(names)}: is config.json another model's?"
+    return f"The tensors alone fit {', or '.join(names[:_SHOWN])}: is config.json another model's?"
 
 
 def _parse(document: str) -> Stack:
@@ -320,8 +346,8 @@ def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid
     """Make out a recipe's projector at a root, or say why it is not there."""
     stored = {
         key.removeprefix(root): weights.stored(key)
-        for key in weights.keys
-        if key.startswith(root) and key.removeprefix(root).startswith(recipe.owned)
+        for key in weights.under(root)
+        if key.startswith(recipe.owned, len(root))
     }
     where = str(weights.path)
     for key, tensor in stored.items():
@@ -367,8 +393,8 @@ def _fit(
     missing = [key for key in wanted if key not in stored]
     extra = [key for key in stored if key not in wanted]
     if missing or extra:
-        lines = [f"\n  missing  {root + key} {tuple(wanted[key].stored)}" for key in missing]
-        lines += [f"\n  extra    {ascii(root + key)[1:-1]} {stored[key].shape}" for key in extra]
+        lines = [f"\n  missing  {_bare(root + key)} {tuple(wanted[key].stored)}" for key in missing]
+        lines += [f"\n  extra    {_bare(root + key)} {stored[key].shape}" for key in extra]
         shown = "".join(lines[:12]) + ("\n  ..." if len(lines) > 12 else "")
         raise CheckpointError(
             f"{len(missing)} tensors missing and {len(extra)} left over for {family}{shown}",
@@ -401,6 +427,11 @@ def _fit(
                 "floating-point weights of 16 bits or more",
                 "Load the model without quantisation and save it again.",
             )
+
+
+def _bare(key: str) -> str:
+    """Show a key in ASCII, cut off where it is very long, and without quotes."""
+    return ascii(key if len(key) <= 200 else key[:197] + "...")[1:-1]
 
 
 def _refuse_packed(where: str, tensor: Stored) -> None:

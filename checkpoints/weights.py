@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +83,19 @@ class Weights:
         """The folder's ``config.json``, or an empty dict; read when it is asked for."""
         path = self.path / "config.json"
         return _read_json(path) if path.exists() else {}
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self.keys)
+
+    def under(self, root: str) -> list[str]:
+        """Return the keys that begin with a root, sorted; looks at no others."""
+
+        def start(key: str) -> str:
+            return key[: len(root)]
+
+        first = bisect_left(self._sorted, root, key=start)
+        return self._sorted[first : bisect_right(self._sorted, root, first, key=start)]
 
     def stored(self, key: str) -> Stored:
         """Return what a file's header says of a tensor.

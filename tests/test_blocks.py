@@ -292,7 +292,7 @@ def test_features_are_readable() -> None:
 
 @pytest.mark.filterwarnings("ignore:Field name:UserWarning")  # pydantic's, about the same thing
 def test_reserved_field_names_are_refused() -> None:
-    for name in ("type", "flow", "build", "expand"):
+    for name in ("type", "flow", "build", "expand", "counts_as"):
         namespace = {"__annotations__": {name: int}, name: 3, "__module__": "m"}
         with pytest.raises(SpecError) as caught:
             type("Bad", (Block,), namespace)

@@ -807,6 +807,46 @@ def _run_granite_deepstack(path: Any) -> Callable[[nn.Module, Tensor, tuple[int,
     return run
 
 
+def test_many_projectors_in_one_file(tmp_path: Path) -> None:
+    """Each is looked into by its own keys only, a list is cut short, absurdly many are refused."""
+    path = tmp_path / "many.safetensors"
+
+    def write(number: int, before: str = "m") -> None:
+        shapes = {"1.weight": [1, 1], "1.bias": [1], "2.weight": [1, 1], "2.bias": [1]}
+        keys = [
+            f'"{before}{n}.multi_modal_projector.linear_{key}": {{"dtype": "F32", "shape": {shape}'
+            for n in range(number)
+            for key, shape in shapes.items()
+        ]
+        entries = [f'{key}, "data_offsets": [{4 * n}, {4 * n + 4}]}}' for n, key in enumerate(keys)]
+        path.write_bytes(header(f"{{{', '.join(entries)}}}", 4 * len(entries)))
+
+    def listed(*numbers: int, as_: str = "") -> str:
+        return ", ".join(f"{as_}'m{n}.multi_modal_projector.'" for n in numbers)
+
+    write(64)
+    assert refusal(path) == (
+        f"X: more than one projector fits: {listed(*range(8), as_='mlp under ')} and 56 more. Say "
+        "which one, as root='m0.multi_modal_projector.'."
+    )
+    found = inspect_checkpoint(path, root="m3.multi_modal_projector")
+    assert (len(found.used), found.left, len(found.others)) == (4, 252, 63)
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(path, root="n" * 1000)
+    assert str(caught.value) == (
+        f"{path}: no projector at root='{'n' * 196}...; expected one of "
+        f"{listed(0, 1, 10, 11, 12, 13, 14, 15)} and 56 more"
+    )
+    for number, more in ((65, "57"), (4000, "3,992")):
+        write(number)
+        assert refusal(path) == (
+            f"X: {number:,} projectors, under {listed(*range(8))} and {more} more; expected at "
+            "most 64. Save the one that is meant in a file of its own."
+        )
+    write(2, "m" * 10_000)
+    assert len(refusal(path)) < 1000
+
+
 def test_a_document_is_the_only_one_in_its_file(own: Path) -> None:
     assert same(load_projector(own, root=""), load_projector(own))
     assert inspect_checkpoint(own).others == ()
