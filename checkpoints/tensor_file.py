@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -19,6 +20,13 @@ from torch import Tensor
 from .errors import CheckpointError
 
 __all__ = ["Stored", "TensorFile", "refuse_others"]
+
+WINDOW = 1 << 26  # bytes; a multiple of every machine's pages
+
+_HINTS = {
+    errno.EMFILE: "Close some files, or allow more: ulimit -n.",
+    errno.ENOMEM: "There is too little memory for its tensors.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ class TensorFile(ABC):
         self.tensors: dict[str, Stored] = {}
         self.metadata: dict[str, str] = {}
         self._data = 0
-        self._pages: mmap.mmap | None = None
+        self._start = 0
+        self._pages: mmap.mmap | bytes = b""
         with self._opened() as (file, status):
             self._status = status
             self._describe(file, status.st_size)
@@ -89,23 +98,35 @@ class TensorFile(ABC):
                 raise CheckpointError(
                     "the file changed while it was read", str(self.path), hint="Try again."
                 )
-            if self._pages is None:
-                # Private: whatever is written to the tensors stays out of the file.
-                self._pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            pages = self._pages
-            return {key: self._tensor(pages, self.tensors[key]) for key in keys}
+            return {key: self._tensor(file, self.tensors[key]) for key in keys}
 
-    def _tensor(self, pages: mmap.mmap, stored: Stored) -> Tensor:
+    def _tensor(self, file: BufferedReader, stored: Stored) -> Tensor:
         if not stored.nbytes:
             return torch.empty(stored.shape, dtype=stored.dtype)
         first = self._data + stored.start
-        flat = torch.frombuffer(pages, dtype=torch.uint8, count=stored.nbytes, offset=first)
+        self._map(file, first, first + stored.nbytes)
+        flat = torch.frombuffer(
+            self._pages, dtype=torch.uint8, count=stored.nbytes, offset=first - self._start
+        )
         if first % stored.dtype.itemsize:  # a view would not be aligned
             flat = flat.clone()
         flat = flat.view(stored.dtype)
         if stored.strides is not None:
             return flat.as_strided(stored.shape, stored.strides).contiguous()
         return flat.view(stored.shape)
+
+    def _map(self, file: BufferedReader, first: int, end: int) -> None:
+        """Have these bytes mapped, with some around them for the tensors that follow.
+
+        Not the whole file: it may be larger than what the system lends to one mapping.
+        """
+        if self._start <= first and end <= self._start + len(self._pages):
+            return
+        start = first - first % WINDOW
+        stop = min(end + -end % WINDOW, self._status.st_size)
+        # Private: whatever is written to the tensors stays out of the file.
+        self._pages = mmap.mmap(file.fileno(), stop - start, access=mmap.ACCESS_COPY, offset=start)
+        self._start = start
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[BufferedReader, os.stat_result]]:
@@ -122,9 +143,8 @@ class TensorFile(ABC):
             with os.fdopen(handle, "rb") as file:
                 yield file, status
         except OSError as error:
-            raise CheckpointError(
-                f"cannot be read: {error.strerror}", path, hint="Look at the path and its rights."
-            ) from error
+            hint = _HINTS.get(error.errno or 0, "Look at the path and its rights.")
+            raise CheckpointError(f"cannot be read: {error.strerror}", path, hint=hint) from error
 
 
 def refuse_others(start: bytes, where: str, expected: str) -> None:

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import mmap
 import os
 import pickle
 import struct
@@ -53,6 +54,7 @@ from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
 from mobilevlm.checkpoints.save import save_projector
+from mobilevlm.checkpoints.tensor_file import WINDOW
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -1867,6 +1869,94 @@ def test_tensors_are_views_of_the_file_where_they_are_aligned(tmp_path: Path) ->
     }
     assert tensors["b"].data_ptr() - tensors["a"].data_ptr() == 8
     assert tensors["c"].data_ptr() % 4 == 0
+
+
+def sparse(path: Path, gap: int) -> dict[str, Tensor]:
+    """Write a projector whose tensors lie a gap apart, without the gaps' bytes; return it."""
+    state: dict[str, Tensor] = mlp()
+    entries: dict[str, dict[str, Any]] = {}
+    end = 0
+    for key, tensor in state.items():
+        for name, dtype, shape, nbytes in (
+            (key, "F32", [*tensor.shape], tensor.nbytes),
+            (f"other.{key}", "U8", [gap], gap),
+        ):
+            span = [end, end + nbytes]
+            entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": span}
+            end += nbytes
+    start = header(json.dumps(entries))
+    with path.open("wb") as file:
+        file.write(start)
+        for tensor in state.values():
+            file.write(tensor.numpy().tobytes())
+            file.seek(gap, os.SEEK_CUR)
+        file.truncate(len(start) + end)
+    return state
+
+
+def test_a_file_larger_than_memory(tmp_path: Path) -> None:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    path = tmp_path / "model.safetensors"
+    try:
+        state = sparse(path, memory)  # four times
+    except OSError as error:
+        pytest.skip(f"no sparse files: {error}")
+    blocks = load_projector(path).blocks
+    for ours, theirs in zip(blocks.parameters(), state.values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_little_but_the_tensors_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped: list[int] = []
+
+    class Recorded(mmap.mmap):
+        def __new__(cls, descriptor: int, length: int, **how: Any) -> Any:
+            mapped.append(length)
+            return super().__new__(cls, descriptor, length, **how)
+
+    monkeypatch.setattr(mmap, "mmap", Recorded)
+    path = tmp_path / "model.safetensors"
+    sparse(path, 10 * WINDOW)
+    load_projector(path)
+    assert mapped == [WINDOW] * 4
+    mapped.clear()
+    save_file(mlp(), path)
+    load_projector(path)
+    assert mapped == [path.stat().st_size]
+
+
+def test_a_tensor_across_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilevlm.checkpoints.tensor_file.WINDOW", mmap.ALLOCATIONGRANULARITY)
+    state = {
+        f"mm_projector.{key}": tensor
+        for key, tensor in to_upstream(build_projector("mlp2x-gelu", 96, 80), "mlp").items()
+    }
+    save_file(state, tmp_path / "x")
+    file = SafetensorsFile(tmp_path / "x")
+    for key, tensor in [*state.items(), *reversed(state.items())]:
+        assert torch.equal(file.read([key])[key], tensor)
+    read = file.read(state)
+    assert all(torch.equal(read[key], tensor) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOMEM, "Cannot allocate memory. There is too little memory for its tensors."),
+        (errno.EMFILE, "Too many open files. Close some files, or allow more: ulimit -n."),
+    ],
+)
+def test_what_the_system_refuses(
+    number: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    save_file(mlp(), tmp_path / "x")
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path / "x")
+    assert str(caught.value) == f"{tmp_path / 'x'}: cannot be read: {message}"
 
 
 def test_one_channel_is_not_taken_for_4_bits(tmp_path: Path) -> None:
