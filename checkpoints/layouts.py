@@ -17,6 +17,7 @@ from ..blocks.block import label
 from ..projectors.projector import Projector
 from ..registry import did_you_mean, quote
 from .errors import CheckpointError
+from .state import own_state
 
 __all__ = ["LAYOUTS", "Fused", "Layout", "Name", "from_upstream", "to_upstream"]
 
@@ -191,10 +192,11 @@ def to_upstream(projector: Projector, family: str | Layout) -> dict[str, Tensor]
         family: A layout's name, such as ``llava``, ``qwen2-vl`` or ``ldpnet``; or a layout.
 
     Raises:
-        CheckpointError: There is no such layout, or it does not name this projector's weights.
+        CheckpointError: There is no such layout, it does not name this projector's weights, or
+            these are not those of its specification, as with adapters that are not merged.
     """
     layout = find_layout(family) if isinstance(family, str) else family
-    state = projector.blocks.state_dict(prefix="blocks.")
+    state = own_state(projector)
     found: dict[str, Tensor] = {}
     for part in parts(projector, layout):
         tensor = part.write(state[part.key])

@@ -21,6 +21,7 @@ from .errors import CheckpointError
 from .families import Config, Found, Recipe, inner_config, recognise
 from .layouts import LAYOUTS, Part, parts
 from .save import DOCUMENT
+from .state import FLOATS
 from .tensor_file import Stored
 from .weights import Progress, Weights
 
@@ -420,7 +421,7 @@ def _fit(
         if part.dtype is not None:
             if tensor.dtype != part.dtype:
                 raise CheckpointError(f"a tensor of {tensor.dtype}", where, str(part.dtype))
-        elif tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        elif tensor.dtype not in FLOATS:
             raise CheckpointError(
                 f"a tensor of {tensor.dtype}",
                 where,

@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from safetensors.torch import save
+from torch import Tensor
 
 from ..projectors.document import dump_spec
 from ..projectors.files import replace_file
 from ..projectors.projector import Projector
-from .llava import UpstreamProjector
+from .errors import CheckpointError
+from .state import own_state
 
 __all__ = ["CONFIG", "DOCUMENT", "WEIGHTS", "save_projector"]
 
@@ -25,21 +27,34 @@ def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None
 
     ``model.safetensors`` holds the weights and, in its metadata, the document, which alone decides
     what is loaded; ``config.json`` is a copy of it to read. The same projector gives the same
-    bytes. Each file is replaced at once or not at all.
+    bytes. Each file is replaced at once or not at all. Tied parameters are written one by one,
+    so that they come back untied.
 
     Args:
         projector: The projector.
         folder: Where to; made if it is not there.
 
     Raises:
+        CheckpointError: Its tensors are not those of its specification, as with adapters that are
+            not merged, or have no values. Nothing is written then.
         RegistryError: A block is not registered, so no document can name it.
         OSError: The folder cannot be written.
     """
     document = dump_spec(projector.spec)
-    if isinstance(projector, UpstreamProjector):
-        projector = projector.native()
-    state = projector.blocks.state_dict(prefix="blocks.")
-    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for key, tensor in own_state(projector).items():
+        if tensor.is_meta:
+            raise CheckpointError(
+                "no values: it is on the meta device",
+                key,
+                hint="Load its weights first, or build it on another device.",
+            )
+        tensors[key] = tensor.contiguous()
+        storage = tensors[key].untyped_storage().data_ptr()
+        if storage in storages:  # the format has no two tensors in the same memory
+            tensors[key] = tensors[key].clone()
+        storages.add(storage)
     data = save(tensors, {DOCUMENT: document})
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,10 @@ class Projector(nn.Module):
             return [self.spec.tokens(*check_grid(grid, f"grid[{i}]")) for i, grid in enumerate(h)]
         return self.spec.tokens(*check_grid((h, w) if w is not None else h))
 
+    def native(self) -> Projector:
+        """Return the projector whose keys are paths in the document: this one, unless a drop-in."""
+        return self
+
     def __getnewargs__(self) -> tuple[Stack]:
         """Put the specification first in a pickle: a plugin that is missing is told of by name."""
         return (self.spec,)

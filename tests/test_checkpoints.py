@@ -60,6 +60,135 @@ GOLDEN = Path(__file__).parent / "golden"
 
 # ---------------------------------------------------------------------- our own format
 
+
+class Lora(nn.Module):
+    """An adapter around a linear layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = layer
+        self.lora_A = nn.Linear(16, 2, bias=False)
+        self.lora_B = nn.Linear(2, 24, bias=False)
+
+
+def with_lora(projector: Projector) -> None:
+    projector.blocks[0] = Lora(projector.blocks[0])
+
+
+def with_weight_norm(projector: Projector) -> None:
+    nn.utils.parametrizations.weight_norm(projector.blocks[0])
+
+
+def quantised(projector: Projector) -> None:
+    kinds = {type(module) for module in projector.modules() if isinstance(module, nn.Linear)}
+    torch.ao.quantization.quantize_dynamic(projector, kinds, torch.qint8, inplace=True)
+
+
+def of_another_shape(projector: Projector) -> None:
+    projector.blocks[2].bias = nn.Parameter(torch.zeros(7))
+
+
+def sparse_weight(projector: Projector) -> None:
+    projector.blocks[0].weight = nn.Parameter(torch.zeros(24, 16).to_sparse())
+
+
+UNDO = "Undo what wraps its layers first: merge adapters, remove parametrizations."
+WIDE = (
+    "expected floating-point weights of 16 bits or more. Convert it first: "
+    "projector.to(torch.float32)."
+)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:Complex modules")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            with_lora,
+            "projector: 2 tensors missing and 4 left over for its specification, such as "
+            "'blocks.0.weight', 'blocks.0.bias', 'blocks.0.base_layer.weight', "
+            f"'blocks.0.base_layer.bias'. {UNDO}",
+        ),
+        (
+            with_weight_norm,
+            "projector: 1 tensors missing and 2 left over for its specification, such as "
+            "'blocks.0.weight', 'blocks.0.parametrizations.weight.original0', "
+            f"'blocks.0.parametrizations.weight.original1'. {UNDO}",
+        ),
+        (
+            quantised,
+            "projector: 4 tensors missing and 8 left over for its specification, such as "
+            f"'blocks.0.weight', 'blocks.0.bias', 'blocks.0.scale', 'blocks.0.zero_point'. {UNDO}",
+        ),
+        (
+            sparse_weight,
+            "blocks.0.weight: a Tensor of torch.sparse_coo; expected a plain tensor. Make one of "
+            "it first: gather what is sharded, undo quantisation.",
+        ),
+        (of_another_shape, "blocks.2.bias: a tensor of (7,); expected (24,)"),
+        (
+            lambda projector: projector.to(torch.float8_e4m3fn),
+            f"blocks.0.weight: a tensor of torch.float8_e4m3fn; {WIDE}",
+        ),
+        (
+            lambda projector: projector.to(torch.complex64),
+            f"blocks.0.weight: a tensor of torch.complex64; {WIDE}",
+        ),
+    ],
+)
+def test_what_would_not_load_is_not_saved(
+    change: Callable[[Projector], object], message: str, tmp_path: Path
+) -> None:
+    projector = build_projector("mlp2x-gelu", 16, 24)
+    change(projector)
+    for write in (
+        lambda: save_projector(projector, tmp_path / "new"),
+        lambda: to_upstream(projector, "mlp"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            write()
+        assert str(caught.value) == message
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_projector_without_values_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        save_projector(build_projector("mlp2x-gelu", 16, 24, device="meta"), tmp_path / "new")
+    assert str(caught.value) == (
+        "blocks.0.weight: no values: it is on the meta device. Load its weights first, or build it "
+        "on another device."
+    )
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_counter_of_another_dtype_is_not_saved(tmp_path: Path, registries: None) -> None:
+    class Counter(Block):
+        def build(self, x: Feature) -> nn.Module:
+            module = nn.Identity()
+            module.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+            return module
+
+    BLOCKS.register("counter", Counter)
+    projector = build_projector({"in": 2, "out": 2, "blocks": ["counter"]})
+    projector.blocks[0].steps = torch.zeros(())
+    with pytest.raises(CheckpointError) as caught:
+        save_projector(projector, tmp_path / "new")
+    assert str(caught.value) == ("blocks.0.steps: a tensor of torch.float32; expected torch.int64")
+
+
+def test_tied_parameters_are_saved_one_by_one(tmp_path: Path) -> None:
+    projector = build_projector({"in": 6, "out": 6, "blocks": ["pointwise"] * 3})
+    first, second, third = projector.blocks
+    second.weight = first.weight
+    third.weight = nn.Parameter(first.weight.detach().t())  # another view of the same memory
+    save_projector(projector, tmp_path)
+    loaded = load_projector(tmp_path)
+    assert same(loaded, projector)
+    assert len({parameter.data_ptr() for parameter in loaded.parameters()}) == 6
+
+
 SMALL: dict[str, dict[str, Any]] = {
     "aya-vision": {"hidden": 40},
     "blip2": {"queries": 4, "depth": 2, "hidden": 16, "heads": 2},
