@@ -115,6 +115,8 @@ _AGAIN = "Download or save it again."
 
 
 def _sizes_differ(found: int, promised: int) -> str:
+    if not found:
+        return "the file is empty"
     return f"the file is {found:,} bytes, its header promises {promised:,}"
 
 

@@ -24,6 +24,7 @@ __all__ = ["Stored", "TensorFile", "refuse_others"]
 WINDOW = 1 << 26  # bytes; a multiple of every machine's pages
 
 _HINTS = {
+    errno.ENOENT: "Look at the path; nothing is downloaded.",
     errno.EMFILE: "Close some files, or allow more: ulimit -n.",
     errno.ENOMEM: "There is too little memory for its tensors.",
 }

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.feature import check_grid
-from ..checkpoints.llava import UpstreamProjector
 from ..projectors.document import dump_spec
 from ..projectors.files import replacing
 from ..projectors.projector import Projector
@@ -82,8 +81,7 @@ def export_projector(
     """
     if not isinstance(projector, Projector):
         raise ExportError(quote(projector), "projector", "a Projector")
-    if isinstance(projector, UpstreamProjector):
-        projector = projector.native()
+    projector = projector.native()
     path = Path(path)
     target = find_target(path)
     given = {"opset": opset, "tower": tower, "max_batch": max_batch}

@@ -686,7 +686,7 @@ def test_irregular_files(tmp_path: Path) -> None:
     irregular = "X: not a regular file; expected an archive of torch.save. Name another path."
     assert refusal(tmp_path / "pipe.bin") == irregular
     assert refusal(tmp_path / "none.bin") == (
-        "X: cannot be read: No such file or directory. Look at the path and its rights."
+        "X: cannot be read: No such file or directory. Look at the path; nothing is downloaded."
     )
 
 
