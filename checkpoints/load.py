@@ -53,6 +53,7 @@ class Inspection:
         used: The keys that are the projector's.
         left: How many other tensors there are.
         others: Where other projectors are: the roots that `load_projector` takes.
+        layout: What `to_upstream` calls the naming of its keys; empty for a document.
     """
 
     path: str
@@ -63,12 +64,14 @@ class Inspection:
     used: tuple[str, ...]
     left: int
     others: tuple[str, ...] = ()
+    layout: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
         return {
             "path": self.path,
             "family": self.family,
+            "layout": self.layout,
             "in": self.spec.in_,
             "out": self.spec.out,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -160,7 +163,7 @@ def read_projector(
         CheckpointError: A tensor cannot be read, or its values are not finite.
         SpecError: The dtype is not a floating one.
     """
-    _, projector, pairs, _ = known
+    projector, pairs = known.projector, known.pairs
     if dtype is not None or (grid is not None and projector.grid != tuple(grid)):
         grid = projector.grid if grid is None else grid
         projector = Projector(projector.spec, grid=grid, device="meta", dtype=dtype)
@@ -202,7 +205,7 @@ def _refuse_non_finite(where: str, stored: Tensor, converted: Tensor) -> None:
 
 def inspect_known(weights: Weights, known: Known) -> Inspection:
     """Say what a recognised projector is."""
-    family, projector, pairs, root = known
+    family, projector, pairs, root, layout = known
     used = tuple(dict.fromkeys(key for key, _ in pairs))
     dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
     left = len(weights.keys) - len(used)
@@ -210,17 +213,20 @@ def inspect_known(weights: Weights, known: Known) -> Inspection:
     if family != "document":
         config = inner_config(weights.config)
         done, _ = _try_all(weights, config, _fitting(weights, config), None)
-        others = tuple(dict.fromkeys(other for *_, other in done if other != root))
-    return Inspection(str(weights.path), family, projector.spec, dtype, root, used, left, others)
+        others = tuple(dict.fromkeys(other.root for other in done if other.root != root))
+    return Inspection(
+        str(weights.path), family, projector.spec, dtype, root, used, left, others, layout
+    )
 
 
 class Known(NamedTuple):
-    """A recognised projector: family, projector on meta, upstream's keys with our parts, root."""
+    """A recognised projector, on meta; upstream's keys with our parts; root and layout."""
 
     family: str
     projector: Projector
     pairs: list[tuple[str, Part]]
     root: str
+    layout: str
 
 
 def recognise_projector(
@@ -256,7 +262,7 @@ def recognise_projector(
             dtype = None if tensor.is_floating_point() else tensor.dtype
             own.append((key, Part(key, tensor.shape, key, tensor.shape, dtype=dtype)))
         _fit(own, {key: weights.stored(key) for key in weights.keys}, "document", weights, "")
-        return Known("document", projector, own, "")
+        return Known("document", projector, own, "", "")
     grid = None if grid is None else check_grid(grid)
     config = inner_config(weights.config)
     fits = _fitting(weights, config)
@@ -272,7 +278,7 @@ def recognise_projector(
             )
     done, failures = _try_all(weights, config, fits, grid)
     if len(done) > 1:
-        names = [f"{family} under {quote(found, 200)}" for family, _, _, found in done]
+        names = [f"{family} under {quote(found, 200)}" for family, _, _, found, _ in done]
         raise CheckpointError(
             f"more than one projector fits: {_listed(names)}",
             where,
@@ -329,7 +335,7 @@ def _others(weights: Weights) -> str:
     fits = _main(_fitting(weights, {})) if weights.config else []
     names = [
         f"{family}, {projector.spec.in_} -> {projector.spec.out}, under {quote(root, 200)}"
-        for family, projector, _, root in _try_all(weights, {}, fits, None)[0]
+        for family, projector, _, root, _ in _try_all(weights, {}, fits, None)[0]
     ]
     if not names:
         return ""
@@ -379,7 +385,8 @@ def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid
         ) from error
     pairs = [(part.theirs, part) for part in parts(projector, LAYOUTS[recipe.layout])]
     _fit(pairs, stored, found.preset, weights, root)
-    return Known(found.preset, projector, [(root + key, part) for key, part in pairs], root)
+    keys = [(root + key, part) for key, part in pairs]
+    return Known(found.preset, projector, keys, root, recipe.layout)
 
 
 def _fit(

@@ -149,4 +149,4 @@ def convert(
             echo_json({**inspection.to_dict(), "out": str(out), "written": written})
         else:
             spec = inspection.spec
-            typer.echo(f"{out}: {inspection.family}, {spec.in_} -> {spec.out}, {written}")
+            typer.echo(f"{out}: {to or inspection.family}, {spec.in_} -> {spec.out}, {written}")

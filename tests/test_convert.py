@@ -1115,6 +1115,7 @@ def test_convert(tmp_path: Path) -> None:
         "path": path,
         "out": out,
         "family": "mlp",
+        "layout": "mlp",
         "dtype": "float32",
         "written": "bfloat16",
         "root": "mm_projector.",
@@ -1123,7 +1124,7 @@ def test_convert(tmp_path: Path) -> None:
     }
     back = str(tmp_path / "back.safetensors")
     words = ("--to", "mlp", "--prefix", "mm_projector.", "--dtype", "float32")
-    assert run("convert", out, back, *words) == (0, f"{back}: document, 16 -> 24, float32\n", "")
+    assert run("convert", out, back, *words) == (0, f"{back}: mlp, 16 -> 24, float32\n", "")
     assert load_file(back).keys() == mlp().keys()
     assert run("convert", out, back, "--prefix", "x.") == (
         2,
