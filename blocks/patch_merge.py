@@ -112,7 +112,7 @@ class PatchMergeModule(nn.Module):
         )
         y = take(x, index)
         if inside is not None:
-            y = y * inside[..., None]
+            y = y.masked_fill(~inside[..., None], 0)
         if self.order == "chw":
             y = y.transpose(1, 2)
         return y.flatten(1)
