@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from .block import Block
 from .depthwise import Stride
 from .errors import GridError, SpecError
+from .fast import reusable
 from .feature import MAX_SIDE, Feature, Grid
 from .spec import shown
 from .window import take, window_index
@@ -126,12 +128,19 @@ class WindowPool(nn.Module):
     def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
         size = (self.stride, self.stride)
         index, inside = window_index(grids, size, ceil=self.ceil, device=x.device)
-        if self.mode == "max":
-            return take(x, index).amax(1)  # a token outside repeats one inside
-        # A bag rounds its sum to the dtype before it divides, which is exact by powers of two only.
+        plain = reusable(x) and forward_ad._current_level < 0
+        if self.mode == "max":  # a token outside repeats one inside
+            windows = take(x, index)
+            # Of equal ones the first has the gradient, as in `forward`; to find it takes time.
+            return windows.amax(1) if plain else windows.max(1).values
+        # The sum is rounded to the dtype before it is divided, which is exact by powers of two
+        # only; and it may be past the end of fp16.
         exact = inside is None and self.stride & (self.stride - 1) == 0
-        y = x.float() if x.dtype in (torch.float16, torch.bfloat16) and not exact else x
-        if inside is None:
+        low = x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not exact)
+        y = x.float() if low else x
+        if not plain:  # a bag has no second derivative
+            y = _means(take(y, index), inside)
+        elif inside is None:
             y = F.embedding_bag(index, y, mode="mean")
         else:
             held = inside.sum(1)
@@ -140,6 +149,13 @@ class WindowPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.mode}, stride={self.stride}, ceil={self.ceil}"
+
+
+def _means(x: Tensor, inside: Tensor | None) -> Tensor:
+    """Average windows, of whose tokens `inside` says which count; ``(m, k, c) -> (m, c)``."""
+    if inside is None:
+        return x.mean(1)
+    return x.masked_fill(~inside[..., None], 0).sum(1) / inside.sum(1, keepdim=True)
 
 
 class AdaptiveAvgPool(nn.Module):

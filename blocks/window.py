@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .feature import Grid
 
@@ -44,30 +45,33 @@ def window_index(
         the images hold, of the same shape; None if all. A token outside repeats one inside.
     """
     sh, sw = size
-    sides = torch.tensor(grids, device=device)
-    h, w = sides.unbind(1)
-    rows, columns = ((h + sh - 1) // sh, (w + sw - 1) // sw) if ceil else (h // sh, w // sw)
+    shapes = [(-(-h // sh), -(-w // sw)) if ceil else (h // sh, w // sw) for h, w in grids]
+    total = sum(rows * columns for rows, columns in shapes)
+    h, w, rows, columns = torch.tensor(
+        [(*grid, *shape) for grid, shape in zip(grids, shapes, strict=True)], device=device
+    ).unbind(1)
     windows = rows * columns
     start = (h * w).cumsum(0) - h * w
     first = windows.cumsum(0) - windows
-    # For each window: its image's width, height, offset; then its row and column in that image.
-    image = torch.repeat_interleave(torch.arange(len(grids), device=device), windows)
-    number = torch.arange(len(image), device=device) - first[image]
+    # For each window: its image, and its row and column in that. To know their number spares an
+    # accelerator the wait for it, and a compiler the break.
+    image = torch.repeat_interleave(windows, output_size=total)
+    number = torch.arange(total, device=device) - first[image]
     if transpose:
         row, column = number % rows[image], number // rows[image]
     else:
         row, column = number // columns[image], number % columns[image]
+    top, left, width = row[:, None] * sh, column[:, None] * sw, w[image][:, None]
     dy = torch.arange(sh, device=device).repeat_interleave(sw)
     dx = torch.arange(sw, device=device).repeat(sh)
-    y, x = row[:, None] * sh + dy, column[:, None] * sw + dx
-    height, width = h[image][:, None], w[image][:, None]
     inside = None
     if ceil and any(side_h % sh or side_w % sw for side_h, side_w in grids):
-        inside = (y < height) & (x < width)
-        y, x = y.minimum(height - 1), x.minimum(width - 1)
-    return start[image][:, None] + y * width + x, inside
+        below, right = h[image][:, None] - top, width - left
+        inside = (dy < below) & (dx < right)
+        dy, dx = dy.minimum(below - 1), dx.minimum(right - 1)
+    return start[image][:, None] + top * width + left + (dy * width + dx), inside
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
     """Read the windows' tokens; ``(n, c), (m, k) -> (m, k, c)``."""
-    return x.index_select(0, index.flatten()).view(*index.shape, x.shape[1])
+    return F.embedding(index, x)
