@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.chain import order, run
+from ..blocks.fast import hooked
 from ..blocks.feature import Grid
 from ..blocks.window import PackedModule, window_index
 
@@ -26,7 +26,8 @@ def run_packed(
     """Run a chain on packed images; ``(n, c) -> (m, d)``.
 
     A token-wise block runs once on all tokens, a merge or pool once through an index, any other
-    block once per distinct size.
+    block once per distinct size; so does a merge or pool that somebody watches, whose hooks are
+    called each time. The chain's own hooks are not called: no one call takes images of many sizes.
 
     Args:
         blocks: The modules, each with whether it mixes an image's tokens.
@@ -35,19 +36,23 @@ def run_packed(
         track: The grids after each block.
     """
     tracks = {grid: track(grid) for grid in dict.fromkeys(grids)}
-    alike = itertools.groupby(order([module for module, _ in blocks]), lambda n: blocks[n][1])
-    for mixes_tokens, numbers in alike:
+    alone: list[nn.Module] = []  # token-wise ones in a row, which may be fused
+    for number in order([module for module, _ in blocks]):
+        module, mixes_tokens = blocks[number]
         if not mixes_tokens:
-            x = run((blocks[number][0] for number in numbers), x[None, None]).flatten(0, 2)
+            alone.append(module)
             continue
-        for number in numbers:
-            module = blocks[number][0]
-            before = [tracks[grid][number - 1] for grid in grids] if number else list(grids)
-            if isinstance(module, PackedModule):
-                x = module.forward_packed(x, before)
-            else:
-                x = _by_size(module, x, before)
-    return x
+        x, alone = _token_wise(alone, x), []
+        before = [tracks[grid][number - 1] for grid in grids] if number else list(grids)
+        if isinstance(module, PackedModule) and not any(map(hooked, module.modules())):
+            x = module.forward_packed(x, before)
+        else:
+            x = _by_size(module, x, before)
+    return _token_wise(alone, x)
+
+
+def _token_wise(modules: list[nn.Module], x: Tensor) -> Tensor:
+    return run(modules, x[None, None]).flatten(0, 2)
 
 
 def _by_size(module: nn.Module, x: Tensor, before: list[Grid]) -> Tensor:
