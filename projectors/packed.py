@@ -27,7 +27,7 @@ def run_packed(
 
     A token-wise block runs once on all tokens, a merge or pool once through an index, any other
     block once per distinct size; so does a merge or pool that somebody watches, whose hooks are
-    called each time. The chain's own hooks are not called: no one call takes images of many sizes.
+    called each time.
 
     Args:
         blocks: The modules, each with whether it mixes an image's tokens.

@@ -222,6 +222,8 @@ class Projector(nn.Module):
         if self._blocked and modules is None:
             x = to_raster_packed(x, sizes)
         pairs = list(zip(modules or self.blocks, self._mixing, strict=True))
+        if hooked(self.blocks):  # no one call of it takes images of many sizes
+            pairs = [(self.blocks, True)]
         return run_packed(pairs, x, sizes, self._track)
 
     def _check(self, x: Tensor) -> torch.Size:

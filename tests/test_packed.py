@@ -247,6 +247,23 @@ def test_hooks_of_a_block_are_called_once_per_size(block: dict[str, Any], kind: 
     torch.testing.assert_close(y, expected)
 
 
+@pytest.mark.parametrize("name", ["internvl", "ldp", "qwen2-vl"])
+def test_hooks_of_the_chain_are_called_once_per_size(name: str) -> None:
+    projector = build_projector(name, 6, 5).eval()
+    grids = [(6, 8), (4, 4), (6, 8), (12, 6)]
+    x = torch.randn(sum(h * w for h, w in grids), 6)
+    with torch.inference_mode():
+        expected = projector(x, grid=grids)
+        watched = Watched()
+        projector.blocks.register_forward_hook(watched.after)
+        y = projector(x, grid=grids)
+        assert watched.calls == 3
+        pairs = zip(x.split([h * w for h, w in grids]), grids, strict=True)
+        singly = torch.cat([projector(part[None], grid=grid)[0] for part, grid in pairs])
+    torch.testing.assert_close(y, singly)
+    assert not torch.equal(y, expected)
+
+
 def test_the_first_block_that_makes_an_infinity_is_named() -> None:
     document = {"in": 8, "out": 8, "blocks": [{"type": "pool", "stride": 2}, "norm-act"]}
     projector = build_projector(document)
@@ -367,13 +384,13 @@ def test_blocked_tokens_give_what_rows_give() -> None:
             torch.zeros(24, 8),
             None,
             "grid: packed tokens (24, 8) with grid=None; expected a list with the grid of each "
-            "image, [(h, w), ...]",
+            "image, [(h, w), ...]. For one image, pass x[None].",
         ),
         (
             torch.zeros(24, 8),
             (4, 6),
             "grid: packed tokens (24, 8) with grid=(4, 6); expected a list with the grid of each "
-            "image, [(h, w), ...]",
+            "image, [(h, w), ...]. For one image, pass x[None].",
         ),
         (
             torch.zeros(24, 8),
