@@ -60,8 +60,17 @@ class ConvModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         padding = self.weight.shape[-1] // 2
-        y = F.conv2d(to_nchw(x), self.weight, self.bias, self.stride, padding)
+        y = to_nchw(x)
+        if not torch.compiler.is_compiling() and self._heavier_than(y):
+            y = y.contiguous()
+        y = F.conv2d(y, self.weight, self.bias, self.stride, padding)
         return y.permute(0, 2, 3, 1)
+
+    def _heavier_than(self, x: Tensor) -> bool:
+        """Return whether torch would copy more of the weight than of `x` to bring them in line."""
+        weight = self.weight
+        aligned = weight.is_contiguous(memory_format=torch.channels_last)
+        return not aligned and weight.numel() > x.numel()
 
     def extra_repr(self) -> str:
         out, in_, kernel, _ = self.weight.shape

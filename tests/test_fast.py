@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilevlm import build_projector, fast_paths, plan_projector
+from mobilevlm import Projector, build_projector, fast_paths, plan_projector
 from mobilevlm.blocks import fast, gemm
 from mobilevlm.blocks.chain import Chain, order
 from mobilevlm.blocks.norm_act import NormActModule
@@ -413,13 +413,24 @@ def test_no_hidden_copies(name: str, most: int) -> None:
     projector = build(name).eval()
     x = torch.randn(1, 576, 128)
     least = 36 * 128 * 4 if name == "gemma3" else 140_000  # oneDNN's own buffers are smaller
+    large = [size for size in allocated(projector, x) if size >= least]
+    assert len(large) <= most, large
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_never_copies_its_weight(layout: torch.memory_format) -> None:
+    conv = {"type": "conv", "kernel": 3, "stride": 2, "out": 256}
+    projector = build_projector({"in": 128, "out": 256, "blocks": [conv]})
+    projector.to(memory_format=layout)
+    sizes = allocated(projector.eval(), torch.randn(1, 64, 128))
+    assert max(sizes) < 256 * 128 * 9 * 4, sizes
+
+
+def allocated(projector: Projector, x: Tensor) -> list[int]:
+    """Return the sizes of what a forward asks for, in bytes."""
     with torch.inference_mode():
         projector(x)
         with torch.profiler.profile(profile_memory=True) as profile:
             projector(x)
-    large = [
-        event
-        for event in profile.profiler.kineto_results.events()
-        if event.name() == "[memory]" and event.nbytes() >= least
-    ]
-    assert len(large) <= most, [event.nbytes() for event in large]
+    events = profile.profiler.kineto_results.events()
+    return [event.nbytes() for event in events if event.name() == "[memory]"]
