@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo.testing
 from packed import grids_of
 
 from mobilevlm import build_projector, dump_spec, load_spec, plan_projector

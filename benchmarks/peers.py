@@ -269,7 +269,14 @@ def published_ldp() -> Peer:
 # ---------------------------------------------------------------------- transformers
 
 
-def zoo(name: str, v: int, d: int, h: int = 4096, side: int = 24) -> Callable[[], Peer]:
+def zoo(
+    name: str,
+    v: int,
+    d: int,
+    h: int = 4096,
+    side: int = 24,
+    grid: tuple[int, int] | None = None,
+) -> Callable[[], Peer]:
     """A case of the tests' table, at the size of a real model."""
 
     def peer() -> Peer:
@@ -288,9 +295,9 @@ def zoo(name: str, v: int, d: int, h: int = 4096, side: int = 24) -> Callable[[]
         ours = build_projector(case.preset, case.in_, d, **case.options).eval()
         state = {k: w for k, w in module.state_dict().items() if k not in case.unused}
         ours.load_state_dict(from_upstream(ours, LAYOUTS[case.layout], state), strict=True)
-        grid = case.grids[0]
-        x = torch.randn(1, grid[0] * grid[1], case.in_)
-        return Peer(ours, lambda x: case.run(module, x, grid), module, x, grid)
+        sides = grid or case.grids[0]
+        x = torch.randn(1, sides[0] * sides[1], case.in_)
+        return Peer(ours, lambda x: case.run(module, x, sides), module, x, sides)
 
     return peer
 
@@ -311,6 +318,70 @@ def gemma3() -> Peer:
     ours = build_projector("gemma3", 1152, 2560, pool=4).eval()
     ours.load_state_dict(from_upstream(ours, LAYOUTS["gemma3"], module.state_dict()))
     return Peer(ours, module, module, torch.randn(1, 4096, 1152), (64, 64))
+
+
+# ---------------------------------------------------------------------- attention
+
+
+def _idefics() -> nn.Module:
+    from transformers.models.idefics.perceiver import IdeficsPerceiverResampler
+
+    perceiver = Namespace(qk_layer_norms_perceiver=False)
+    config = Namespace(perceiver_config=perceiver, vision_config=Namespace(embed_dim=1280))
+    return IdeficsPerceiverResampler(config, 1280, 6, 16, 96, 64)
+
+
+def _idefics2() -> nn.Module:
+    from transformers import Idefics2Config
+    from transformers.models.idefics2.modeling_idefics2 import Idefics2Connector
+
+    text = {"model_type": "mistral", "hidden_size": 2048, "intermediate_size": 7168}
+    return Idefics2Connector(
+        Idefics2Config(
+            vision_config={"hidden_size": 1152},
+            text_config=text,
+            perceiver_config={"hidden_size": 2048},
+            attn_implementation="sdpa",
+        )
+    )
+
+
+def _blip2() -> nn.Module:
+    from transformers import Blip2QFormerConfig
+    from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel
+
+    module = nn.Module()
+    module.query_tokens = nn.Parameter(torch.empty(1, 32, 768))
+    module.qformer = Blip2QFormerModel(Blip2QFormerConfig(attn_implementation="sdpa"))
+    module.language_projection = nn.Linear(768, 2560)
+    return module
+
+
+def _published(name: str, *sizes: int) -> Callable[[], nn.Module]:
+    """The published computation in the tests."""
+    return lambda: getattr(importlib.import_module("test_attention"), name)(*sizes)
+
+
+def attention(
+    preset: str, in_: int, out: int, build: Callable[[], nn.Module], run: str, **options: int | str
+) -> Callable[[], Peer]:
+    """A resampler or Q-Former at the size of its model, on 24x24 tokens."""
+
+    def peer() -> Peer:
+        import test_attention
+
+        from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream
+
+        module = build().eval()
+        test_attention.randomize(module)
+        ours = build_projector(preset, in_, out, **options).eval()
+        layout = "idefics" if preset == "flamingo" else preset
+        ours.load_state_dict(from_upstream(ours, LAYOUTS[layout], module.state_dict()))
+        call = getattr(test_attention, run)
+        x = torch.randn(1, 576, in_)
+        return Peer(ours, lambda x: call(module, x, (24, 24)), module, x, (24, 24))
+
+    return peer
 
 
 PEERS: dict[str, Source] = {
@@ -369,6 +440,36 @@ OTHERS = (
     *("paligemma", "vipllava", "smolvlm", "lfm2-vl", "nemotron-omni", "deepseek-vl2", "llama4"),
     *("gemma3n", "gemma4", "qwen2-vl", "qwen3-vl", "kimi-k25", "paddleocr-vl", "lfm3-vl", "glm4v"),
     *("aya-vision", "cohere2-vision", "minicpmv4-6", "got-ocr2", "perception-lm"),
-    *("llava-next-video", "llava-onevision-video"),
+    *("llava-next-video", "llava-onevision-video", "hunyuan-vl", "nvila"),
+    "granite-docling",
 )
+ATTENTION = {
+    "idefics": attention(
+        *("flamingo", 1280, 1280, _idefics, "plain"),
+        act="relu",
+        queries=64,
+        depth=6,
+        heads=16,
+        head_dim=96,
+    ),
+    "idefics2": attention("idefics2", 1152, 2048, _idefics2, "run_masked", hidden=7168),
+    "blip2": attention("blip2", 1408, 2560, _blip2, "run_blip2"),
+    "minicpmv": attention(
+        *("minicpmv", 1152, 4096, _published("MiniCPMV", 1152, 4096, 32, 64), "with_grid"),
+        queries=64,
+        heads=32,
+    ),
+    "qwen-vl": attention(
+        *("qwen-vl", 1664, 4096, _published("QwenVL", 1664, 4096, 32, 256), "with_grid"),
+        queries=256,
+        heads=32,
+    ),
+}
+PEERS |= {name: Source(make, "original", NEVER_BELOW) for name, make in ATTENTION.items()}
 PEERS |= {name: Source(zoo(name, 1024, 2048, 2048), "transformers", NEVER_BELOW) for name in OTHERS}
+PEERS |= {
+    "voxtral": Source(
+        zoo("voxtral", 1024, 2048, 2048, grid=(1, 1500)), "transformers", NEVER_BELOW
+    ),
+    "nvila-lite": Source(zoo("nvila-lite", 1024, 2048, grid=(27, 27)), "original", NEVER_BELOW),
+}

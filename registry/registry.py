@@ -73,9 +73,10 @@ class Registry(Generic[T]):
             probes = probes or sibling._plugins.probes
         installed = Installed() if sibling is None else sibling._plugins.installed
         self._plugins: Plugins = Plugins(kind, group, accepts, expected, installed, probes or tuple)
-        # Replaced under the lock, never changed, so that readers need none.
+        # Changed under the lock; who walks through them copies them under it.
         self._local: dict[str, T] = {}
         self._names: dict[int, str] = {}  # of what is registered here, by identity
+        # Replaced, never changed, so that readers need no lock.
         self._loaded: dict[str, T] = {}
 
     def __repr__(self) -> str:
@@ -102,9 +103,9 @@ class Registry(Generic[T]):
         """
         self._plugins.insist(self._is_built_in)
         found = {name: Entry(name, BUILT_IN, "", to) for name, to in self._builtins.items()}
-        found |= {
-            name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in self._local.items()
-        }
+        with LOCK:
+            local = self._local.copy()
+        found |= {name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in local.items()}
         found |= {entry.name: entry for _, entry in self._listed()}
         return [found[name] for name in sorted(found)]
 
@@ -211,7 +212,9 @@ class Registry(Generic[T]):
                     if self.get(offer.qualified) is thing:
                         return offer.qualified
         hint = f"Register it with @{self.kind.upper()}S.register(...)."
-        stale = [name for name, other in self._local.items() if target_of(other) == target]
+        with LOCK:
+            local = self._local.copy()
+        stale = [name for name, other in local.items() if target_of(other) == target]
         if stale:
             hint = f"{stale[0]!r} now means a newer {target}: build it again from that one."
         raise UnknownName(f"{target} is not a registered {self.kind}", hint=hint)
@@ -273,8 +276,10 @@ class Registry(Generic[T]):
                     f"{self.kind} {key!r} is already registered, by {target_of(held)}",
                     hint="Choose another name, or pass replace=True.",
                 )
-            self._local = {**self._local, key: thing}
-            self._names = _named(self._local)
+            self._local[key] = thing
+            if held is not None:
+                del self._names[id(held)]
+            self._names[id(thing)] = key
         return thing
 
     def unregister(self, name: str) -> None:
@@ -287,8 +292,7 @@ class Registry(Generic[T]):
         with LOCK:
             if key not in self._local:
                 raise UnknownName(f"{self.kind} {quote(name)} is not registered in this process")
-            self._local = {other: thing for other, thing in self._local.items() if other != key}
-            self._names = _named(self._local)
+            del self._names[id(self._local.pop(key))]
 
     # ------------------------------------------------------------------ inside
 
@@ -390,11 +394,6 @@ def target_of(thing: object) -> str:
 def _split(target: str) -> tuple[str, str]:
     module, _, attribute = target.partition(":")
     return module, attribute
-
-
-def _named(things: Mapping[str, object]) -> dict[int, str]:
-    """Return the names of things by identity."""
-    return {id(thing): name for name, thing in things.items()}
 
 
 def _peek(module: str, attribute: str) -> object:

@@ -212,8 +212,8 @@ class Nvila(nn.Module):
         s = self.side
         x = x.unflatten(1, grid)
         n, w, h, c = x.shape
-        x = torch.cat([x, torch.zeros(n, -w % s, h, c)], 1)
-        x = torch.cat([x, torch.zeros(n, w + -w % s, -h % s, c)], 2)
+        x = torch.cat([x, x.new_zeros(n, -w % s, h, c)], 1)
+        x = torch.cat([x, x.new_zeros(n, w + -w % s, -h % s, c)], 2)
         n, w, h, c = x.shape
         y = x.view(n, w, h // s, c * s).permute(0, 2, 1, 3).contiguous()
         y = y.view(n, h // s, w // s, c * s * s).permute(0, 2, 1, 3)
