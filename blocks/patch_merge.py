@@ -68,7 +68,7 @@ def _merged(side: int, step: int, grid: tuple[int | None, int | None], merge: Pa
         raise GridError(
             f"a grid of {grid[0]}x{grid[1]} does not divide into windows of "
             f"{merge.size[0]}x{merge.size[1]}",
-            hint="Set odd='pad' or odd='drop', if the model was trained so.",
+            hint="Set the block's odd='pad' or odd='drop' in a document, if it was trained so.",
         )
     merged = -(-side // step) if merge.odd == "pad" else side // step
     if not merged:
