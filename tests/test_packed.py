@@ -174,6 +174,7 @@ def test_numbers_that_are_not_finite_stay_in_their_windows(
     torch.testing.assert_close(packed, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.thread_unsafe  # torch's forward mode has one level, for the whole process
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @windows
 def test_gradients_at_ties_and_their_gradients(block: dict[str, Any], dtype: torch.dtype) -> None:
