@@ -59,21 +59,21 @@ def test_what_a_plugin_prints_is_held_back_and_told(
 ) -> None:
     source = (
         "import sys\n"
-        "assert sys.stdout.write('hello\\n') == 6\n"
+        "count = sys.stdout.write('hello\\n')\n"
         "sys.stderr.writelines(['to ', 'you'])\n"
-        "print(sys.stdout.encoding, file=sys.stderr)\n"
+        "print(count, sys.stdout.encoding, file=sys.stderr)\n"
     )
     site.mallet(source=source + CLASS)
     registry = gadgets()
     before = sys.stdout, sys.stderr
     encoding = sys.stdout.encoding
-    text = f"{WHERE}: its import printed 'hello\\nto you{encoding}\\n'. {TELL}"
+    text = f"{WHERE}: its import printed 'hello\\nto you6 {encoding}\\n'. {TELL}"
     assert warned(registry.get, "mallet") == text
     assert (sys.stdout, sys.stderr) == before
     assert capsys.readouterr() == ("", "")
     registry.get("mallet")  # once is enough: a second warning would be an error here
     [plugin] = registry.plugins(check=True)
-    told = f"its import printed 'hello\\nto you{encoding}\\n'"
+    told = f"its import printed 'hello\\nto you6 {encoding}\\n'"
     seconds = plugin.seconds
     where = str(site.folder)
     assert plugin == Plugin("gadget", ENTRY, where, "untidy", told, TELL, seconds)
