@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Act", "Gate", "QuickGELU", "ReLU2", "activate_", "activation"]
+__all__ = ["Act", "Gate", "QuickGELU", "ReLU2", "activate_", "activation", "in_place"]
 
 Act: TypeAlias = Literal[
     "gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "hardswish", "softmax", "none"
@@ -50,17 +50,21 @@ def activation(name: Act | Gate) -> nn.Module:
     return _MODULES[name]()
 
 
+def in_place(act: nn.Module) -> bool:
+    """Return whether `activate_` needs no memory for an activation's result."""
+    return type(act) in _IN_PLACE
+
+
 def activate_(act: nn.Module, x: Tensor) -> Tensor:
     """Apply an activation to a tensor that may be overwritten; any shape -> the same shape."""
-    if type(act) is nn.GELU:
-        y: Tensor = torch.ops.aten.gelu_(x, approximate=act.approximate)
-        return y
-    in_place = _IN_PLACE.get(type(act))
-    return act(x) if in_place is None else in_place(x)
+    write = _IN_PLACE.get(type(act))
+    y: Tensor = act(x) if write is None else write(act, x)
+    return y
 
 
-_IN_PLACE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
-    nn.Hardswish: torch.ops.aten.hardswish_,
-    nn.ReLU: torch.relu_,
-    nn.SiLU: torch.ops.aten.silu_,
+_IN_PLACE: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
+    nn.GELU: lambda act, x: torch.ops.aten.gelu_(x, approximate=act.approximate),
+    nn.Hardswish: lambda _, x: torch.ops.aten.hardswish_(x),
+    nn.ReLU: lambda _, x: torch.relu_(x),
+    nn.SiLU: lambda _, x: torch.ops.aten.silu_(x),
 }

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .activation import activation
-from .chain import run
 from .errors import SpecError
 from .feature import MAX_WIDTH
 from .glu import GluModule
+from .linear import Linear
 
 __all__ = [
     "Attention",
@@ -113,20 +113,21 @@ class Attention(nn.Module):
         kv_heads = kv_heads or heads
         self.head_dim = head_dim
         self.grouped = kv_heads != heads
-        self.q_proj = nn.Linear(channels, heads * head_dim, bias=bias)
+        self.q_proj = Linear(channels, heads * head_dim, bias=bias)
         self.q_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
-        self.k_proj = nn.Linear(context, kv_heads * head_dim, bias=bias)
+        self.k_proj = Linear(context, kv_heads * head_dim, bias=bias)
         self.k_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
-        self.v_proj = nn.Linear(context, kv_heads * head_dim, bias=bias)
-        self.out_proj = nn.Linear(heads * head_dim, out or channels, bias=bias)
+        self.v_proj = Linear(context, kv_heads * head_dim, bias=bias)
+        self.out_proj = Linear(heads * head_dim, out or channels, bias=bias)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend; `mask` (b, 1, n, m) is true for the keys that a query sees, None for all."""
-        q = self.q_norm(self._split(run([self.q_proj], q)))
-        k = self.k_norm(self._split(run([self.k_proj], k)))
-        v = self._split(run([self.v_proj], v))
+        q = self.q_norm(self._split(self.q_proj(q)))
+        k = self.k_norm(self._split(self.k_proj(k)))
+        v = self._split(self.v_proj(v))
         y = F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=self.grouped)
-        return run([self.out_proj], y.transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        return out
 
     def _split(self, x: Tensor) -> Tensor:
         """``(b, n, heads * d) -> (b, heads, n, d)``."""
@@ -149,9 +150,10 @@ class FeedForward(nn.Module):
             self.up = GluModule(channels, hidden, "silu", bias, None)
             self.act = nn.Identity()
         else:
-            self.up = nn.Linear(channels, hidden, bias=bias)
+            self.up = Linear(channels, hidden, bias=bias)
             self.act = activation(kind)
-        self.down = nn.Linear(hidden, channels, bias=bias)
+        self.down = Linear(hidden, channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run([self.up, self.act, self.down], x)
+        y: Tensor = self.down(self.act(self.up(x)))
+        return y

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from .fast import enabled, hooked, recording
-from .gemm import fusable, linear, suits
+from .activation import in_place
+from .fast import enabled, hooked, reusable
+from .linear import Linear, call_linear, is_linear
 from .norm_act import NormActModule
 
-__all__ = ["Chain", "order", "run", "run_in_order"]
+__all__ = ["Chain", "Link", "order", "run", "run_in_order"]
+
+Link: TypeAlias = Callable[[Tensor], Tensor]
+"""What a chain runs: a module, or the call of one that was put in a linear layer's place."""
 
 
 class Chain(nn.Sequential):
@@ -21,11 +27,24 @@ class Chain(nn.Sequential):
     tokens should come first. Modules, keys and numbers stay where and what they are.
     """
 
+    _linear: frozenset[int] = frozenset()  # the places in which linear layers were built
+
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__(*modules)
+        self._linear = frozenset(i for i, module in enumerate(modules) if is_linear(module))
+
     def forward(self, x: Tensor) -> Tensor:
-        return run_in_order(tuple(self), x)
+        return run_in_order(self.links(), x)
+
+    def links(self) -> list[Link]:
+        """Return what to run, in the order written."""
+        return [
+            partial(call_linear, module) if i in self._linear and not is_linear(module) else module
+            for i, module in enumerate(self)
+        ]
 
 
-def order(modules: Sequence[nn.Module]) -> list[int]:
+def order(modules: Sequence[Link]) -> list[int]:
     """Return the order in which modules run, as places in the chain.
 
     A module that has a true attribute ``averages`` makes each output token a mean of input tokens,
@@ -34,44 +53,49 @@ def order(modules: Sequence[nn.Module]) -> list[int]:
     found: list[int] = []
     for index, module in enumerate(modules):
         place = len(found)
-        if getattr(module, "averages", False) and enabled() and not hooked(module):
+        if _averages(module) and enabled():
             while place and _plain(modules[found[place - 1]]):
                 place -= 1
         found.insert(place, index)
     return found
 
 
-def _plain(module: nn.Module) -> bool:
-    return type(module) is nn.Linear and not hooked(module)
+def _averages(module: Link) -> bool:
+    return (
+        isinstance(module, nn.Module) and getattr(module, "averages", False) and not hooked(module)
+    )
 
 
-def run_in_order(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
+def _plain(module: Link) -> bool:
+    return isinstance(module, nn.Module) and is_linear(module) and not hooked(module)
+
+
+def run_in_order(modules: Sequence[Link], x: Tensor) -> Tensor:
     """Run a chain's modules in the order that costs least; the input is never modified."""
     return run((modules[index] for index in order(modules)), x)
 
 
-def run(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+def run(modules: Iterable[Link], x: Tensor) -> Tensor:
     """Run modules one after the other; the input is never modified."""
     row = list(modules)
     index = 0
     while index < len(row):
         module = row[index]
         index += 1
-        if type(module) is nn.Linear and suits(module, x):
-            fused = None
-            if index < len(row) and not recording(x, module.weight, module.bias):
-                fused = _activation(row[index])
-                index += fused is not None
-            x = linear(module, x, fused)
-        else:
-            x = module(x)
+        if isinstance(module, Linear) and _plain(module) and index < len(row):
+            act = _activation(row[index])
+            if act is not None and reusable(x, module.weight, module.bias):
+                x = module.activated(x, act)
+                index += 1
+                continue
+        x = module(x)
     return x
 
 
-def _activation(module: nn.Module) -> tuple[str, str] | None:
-    """Return what a module applies to every number, if it does only that and can be fused."""
-    if type(module) is NormActModule:
-        if type(module.norm) is not nn.Identity or hooked(module) or hooked(module.norm):
-            return None
-        module = module.act
-    return fusable(module)
+def _activation(module: Link) -> nn.Module | None:
+    """Return what a module applies to every number, if it does only that and nobody watches."""
+    if type(module) is NormActModule and type(module.norm) is nn.Identity:
+        act = module.act
+        if in_place(act) and not any(map(hooked, (module, module.norm, act))):
+            return act
+    return None

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_module
 
-__all__ = ["enabled", "fast_paths", "hooked", "recording", "reusable"]
+__all__ = ["enabled", "fast_paths", "hooked", "observed", "recording", "reusable"]
 
 
 @dataclass(eq=False)
@@ -29,10 +30,10 @@ def fast_paths(on: bool = True) -> Iterator[None]:
     """Switch the fast forms on or off, for the whole process, within a ``with`` block.
 
     They compute the same numbers up to rounding: a pool that runs before the pointwise layer it
-    follows, matrix products by oneDNN where torch would take a slower library, activations
-    within those, sums in place. ``MOBILEVLM_FAST_PATHS=0`` in the environment turns them off from
-    the start. Of several ``with`` blocks that are open, in whatever threads, the last one
-    entered counts.
+    follows, matrix products by oneDNN where torch would take a slower library, products of half
+    precision through fp32 where the processor has no units for it, activations and sums in place.
+    ``MOBILEVLM_FAST_PATHS=0`` in the environment turns them off from the start. Of several ``with``
+    blocks that are open, in whatever threads, the last one entered counts.
 
     Args:
         on: Whether they may run.
@@ -81,7 +82,21 @@ def recording(*tensors: Tensor | None) -> bool:
     )
 
 
-def reusable(*tensors: Tensor) -> bool:
+def observed() -> bool:
+    """Return whether something follows or changes torch's operators, and must see the plain ones.
+
+    That is autocast, a dispatch mode, a function transform, the tracer or forward differentiation.
+    """
+    return bool(
+        torch.is_autocast_enabled("cpu")
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
+def reusable(*tensors: Tensor | None) -> bool:
     """Return whether a result may be written over one of these tensors, if it is nobody else's."""
     return (
         enabled()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from .activation import Act, activation
 from .block import Block
-from .chain import run
 from .feature import Feature, Width
+from .linear import Linear, call_linear
 
 __all__ = ["Glu", "GluModule"]
 
@@ -49,14 +49,14 @@ class GluModule(nn.Module):
 
     def __init__(self, in_: int, out: int, act: Act, bias: bool, limit: float | None) -> None:
         super().__init__()
-        self.gate = nn.Linear(in_, out, bias=bias)
-        self.value = nn.Linear(in_, out, bias=bias)
+        self.gate = Linear(in_, out, bias=bias)
+        self.value = Linear(in_, out, bias=bias)
         self.act = activation(act)
         self.limit = limit
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.limit is None:
-            return run([self.gate, self.act], x) * run([self.value], x)
-        gate = run([self.gate], x).clamp(max=self.limit)
-        y: Tensor = self.act(gate) * run([self.value], x).clamp(-self.limit, self.limit)
+        gate, value = call_linear(self.gate, x), call_linear(self.value, x)
+        if self.limit is not None:
+            gate, value = gate.clamp(max=self.limit), value.clamp(-self.limit, self.limit)
+        y: Tensor = self.act(gate) * value
         return y

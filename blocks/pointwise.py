@@ -8,6 +8,7 @@ from torch import nn
 
 from .block import Block
 from .feature import Feature, Width
+from .linear import Linear
 
 __all__ = ["Pointwise"]
 
@@ -32,4 +33,4 @@ class Pointwise(Block):
         return x.replace(channels=x.width(self.out))
 
     def build(self, x: Feature) -> nn.Module:
-        return nn.Linear(x.channels, x.width(self.out), bias=self.bias)
+        return Linear(x.channels, x.width(self.out), bias=self.bias)

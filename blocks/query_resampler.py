@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .attention import Attention, Heads, Queries, head_width, queries, square_side
 from .block import Block
 from .feature import Feature, Width
+from .linear import Linear, call_linear
 from .position import check_sincos, sincos
 
 __all__ = ["Places", "QueryResampler", "QueryResamplerModule"]
@@ -78,16 +79,16 @@ class QueryResamplerModule(nn.Module):
     def __init__(self, in_: int, out: int, number: int, heads: int, places: Places) -> None:
         super().__init__()
         self.queries = queries(number, out, 0.02)
-        self.context_proj = nn.Identity() if in_ == out else nn.Linear(in_, out, bias=False)
+        self.context_proj = nn.Identity() if in_ == out else Linear(in_, out, bias=False)
         self.context_norm = nn.LayerNorm(out, _EPS)
         self.queries_norm = nn.LayerNorm(out, _EPS)
         self.places = places
         self.attention = Attention(out, out, heads, head_width(out, heads))
         self.norm = nn.LayerNorm(out, _EPS)
-        self.proj = nn.Linear(out, out, bias=False)
+        self.proj = Linear(out, out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.context_norm(self.context_proj(x))
+        x = self.context_norm(call_linear(self.context_proj, x))
         q, k = self.places(self.queries_norm(self.queries), x)
         q = q.expand(x.shape[0], -1, -1)
         y = self.attention(q, k.flatten(1, 2), x.flatten(1, 2))

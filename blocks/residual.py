@@ -13,6 +13,7 @@ from .depthwise import DepthwiseConv
 from .errors import GridError, SpecError
 from .fast import hooked, reusable
 from .feature import Feature
+from .linear import is_linear
 from .norm_act import NormActModule
 
 __all__ = ["Residual", "ResidualModule"]
@@ -79,5 +80,5 @@ def _owns_its_output(body: Chain) -> bool:
     if type(last) is NormActModule:
         fresh = type(last.norm) is not nn.Identity
     else:
-        fresh = type(last) in (DepthwiseConv, nn.Linear)
+        fresh = type(last) is DepthwiseConv or is_linear(last)
     return fresh and not hooked(body) and not any(map(hooked, last.modules()))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from ..blocks.linear import Linear
 from ..registry import quote
 from .axes import Dims
 from .door import BATCH, Door
@@ -116,7 +117,9 @@ def _quantised(program: ExportedProgram, door: Door) -> ExportedProgram:
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
     # Linear layers alone, which hold nearly all weights: XNNPACK takes convolutions quantised so,
     # and does not run all of them.
-    quantizer = XNNPACKQuantizer().set_module_type(nn.Linear, config)
+    quantizer = XNNPACKQuantizer()
+    for kind in (Linear, nn.Linear):  # it looks for the very class, not for what derives from it
+        quantizer.set_module_type(kind, config)
     prepared: GraphModule = prepare_pt2e(program.module(), quantizer)
     prepared(door.example(door.batches[0], door.traced))
     return dataclasses.replace(door, module=convert_pt2e(prepared)).trace()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..blocks.chain import order, run
+from ..blocks.chain import Link, order, run
 from ..blocks.fast import hooked
 from ..blocks.feature import Grid
 from ..blocks.window import PackedModule, window_index
@@ -21,7 +21,7 @@ Track: TypeAlias = Callable[[Grid], Sequence[Grid]]
 
 
 def run_packed(
-    blocks: Sequence[tuple[nn.Module, bool]], x: Tensor, grids: Sequence[Grid], track: Track
+    blocks: Sequence[tuple[Link, bool]], x: Tensor, grids: Sequence[Grid], track: Track
 ) -> Tensor:
     """Run a chain on packed images; ``(n, c) -> (m, d)``.
 
@@ -36,7 +36,7 @@ def run_packed(
         track: The grids after each block.
     """
     tracks = {grid: track(grid) for grid in dict.fromkeys(grids)}
-    alone: list[nn.Module] = []  # token-wise ones in a row, which may be fused
+    alone: list[Link] = []  # token-wise ones in a row, which may be fused
     for number in order([module for module, _ in blocks]):
         module, mixes_tokens = blocks[number]
         if not mixes_tokens:
@@ -51,11 +51,11 @@ def run_packed(
     return _token_wise(alone, x)
 
 
-def _token_wise(modules: list[nn.Module], x: Tensor) -> Tensor:
+def _token_wise(modules: list[Link], x: Tensor) -> Tensor:
     return run(modules, x[None, None]).flatten(0, 2)
 
 
-def _by_size(module: nn.Module, x: Tensor, before: list[Grid]) -> Tensor:
+def _by_size(module: Link, x: Tensor, before: list[Grid]) -> Tensor:
     parts = torch.split(x, [h * w for h, w in before])
     done: list[Tensor] = [x] * len(parts)
     for grid in dict.fromkeys(before):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.block import Block, mixes_tokens
-from ..blocks.chain import run_in_order
+from ..blocks.chain import Link, run_in_order
 from ..blocks.errors import GridError, SpecError
 from ..blocks.fast import enabled, hooked
 from ..blocks.feature import Grid, check_grid
@@ -156,7 +156,7 @@ class Projector(nn.Module):
             x = x[:, prefix:]
             n = n - prefix
         h, w = self._sides(n, grid)
-        modules: Sequence[nn.Module] | None = None
+        modules: Sequence[Link] | None = None
         if self._blocked:
             modules = self._gathered()
             x = x if modules else to_raster(x, (h, w))
@@ -173,21 +173,22 @@ class Projector(nn.Module):
         y = self._run(x.permute(0, 2, 3, 1).contiguous())
         return y.flatten(1, 2) if self._sequence else y.permute(0, 3, 1, 2)
 
-    def _gathered(self) -> list[nn.Module] | None:
+    def _gathered(self) -> list[Link] | None:
         """Return the modules for tokens that stand in blocks of 2x2, where they can stay so.
 
         Until they are merged, tokens are treated alike, and merging blocks is a view.
         """
-        modules: list[nn.Module] = list(self.blocks)
+        modules = self.blocks.links()
         place = self._merge
         if place is None or not enabled() or hooked(self.blocks):
             return None
-        if type(modules[place]) is not PatchMergeModule or hooked(modules[place]):
+        merge = modules[place]
+        if not isinstance(merge, nn.Module) or type(merge) is not PatchMergeModule or hooked(merge):
             return None
         modules[place] = GATHERED
         return modules
 
-    def _run(self, x: Tensor, modules: Sequence[nn.Module] | None = None) -> Tensor:
+    def _run(self, x: Tensor, modules: Sequence[Link] | None = None) -> Tensor:
         y: Tensor = self.blocks(x) if modules is None else run_in_order(modules, x)
         if y.shape[-1] != self.spec.out:
             raise SpecError(
@@ -218,10 +219,10 @@ class Projector(nn.Module):
                 if self.spec.prefix_tokens
                 else "",
             )
-        modules: Sequence[nn.Module] | None = self._gathered() if self._blocked else None
+        modules: Sequence[Link] | None = self._gathered() if self._blocked else None
         if self._blocked and modules is None:
             x = to_raster_packed(x, sizes)
-        pairs = list(zip(modules or self.blocks, self._mixing, strict=True))
+        pairs = list(zip(modules or self.blocks.links(), self._mixing, strict=True))
         if hooked(self.blocks):  # no one call of it takes images of many sizes
             pairs = [(self.blocks, True)]
         return run_packed(pairs, x, sizes, self._track)

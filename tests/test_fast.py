@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevlm import Projector, build_projector, fast_paths, plan_projector
-from mobilevlm.blocks import fast, gemm
+from mobilevlm.blocks import fast, linear
 from mobilevlm.blocks.chain import Chain, order
 from mobilevlm.blocks.norm_act import NormActModule
 from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool, WindowPool
@@ -32,24 +32,37 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
+AMD: dict[str, Any] = {"architecture": "x86_64", "cpu_name": "AMD EPYC"}
+AMD["avx512_bf16"] = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # oneDNN may be limited
+AMD |= dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), True)
+
+
 @pytest.fixture(autouse=True)
 def product(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
-    """Take any processor for an AMD one, and count the calls of oneDNN's product."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD EPYC"})
-    gemm._product.cache_clear()
-    operator = gemm._product()
-    assert operator is not None
+    """Take any processor for an AMD one with AVX-512, and count the calls of oneDNN's product."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: AMD)
+    monkeypatch.setattr(linear, "_has_primitives", lambda dtype: dtype == torch.bfloat16)
+    linear._onednn.cache_clear()
+    linear._lacks_units.cache_clear()
     calls: list[tuple[Any, ...]] = []
+    find = linear._onednn
+    assert find(torch.float32) is not None
 
-    def counted(*args: Any) -> Tensor:
-        calls.append(args)
-        y: Tensor = operator(*args)
-        return y
+    def counted(dtype: torch.dtype) -> Any:
+        operator = find(dtype)
 
-    monkeypatch.setattr(gemm, "_product", lambda: counted)
+        def call(*args: Any) -> Tensor:
+            calls.append(args)
+            y: Tensor = operator(*args)
+            return y
+
+        return None if operator is None else call
+
+    monkeypatch.setattr(linear, "_onednn", counted)
     yield calls
     monkeypatch.undo()
-    gemm._product.cache_clear()
+    linear._onednn.cache_clear()
+    linear._lacks_units.cache_clear()
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
@@ -130,12 +143,13 @@ def test_second_derivatives() -> None:
     assert relative(penalty(), expected) < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 @pytest.mark.parametrize("name", ["ldpnetv2", "perception-lm", "llava-onevision-video", "ldp"])
-def test_bf16_is_no_further_from_the_truth(name: str) -> None:
-    half = build(name, dtype=torch.bfloat16)
+def test_half_precision_is_no_further_from_the_truth(name: str, dtype: torch.dtype) -> None:
+    half = build(name, dtype=dtype)
     truth = build(name, dtype=torch.float64)
     truth.load_state_dict(half.state_dict())
-    x = torch.randn(4, 576, 128, dtype=torch.bfloat16)
+    x = torch.randn(4, 576, 128, dtype=dtype)
     with torch.inference_mode():
         with fast_paths(False):
             expected, plain = truth(x.double()), half(x)
@@ -285,34 +299,6 @@ def test_function_transforms(product: list[Any]) -> None:
         other = torch.autograd.forward_ad.unpack_dual(projector(dual)).tangent
     assert relative(other, tangent) < 1e-5
     assert not product
-
-
-@pytest.mark.parametrize("wrong", ["missing", "other"])
-def test_without_the_private_operator(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "AMD"})
-
-    class Fake:
-        def __getattr__(self, name: str) -> Any:
-            if wrong == "missing":
-                raise AttributeError(name)
-            raise TypeError("another schema")
-
-    gemm._product.cache_clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.ops, "mkldnn", Fake())
-        assert gemm._product() is None
-        projector = build("mlp2x_gelu")
-        assert projector(torch.randn(1, 576, 128)).shape == (1, 576, 256)
-    gemm._product.cache_clear()
-
-
-def test_other_processors_keep_torchs_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Intel(R) Xeon(R)"})
-    gemm._product.cache_clear()
-    assert gemm._product() is None
-    gemm._product.cache_clear()
 
 
 def test_the_environment_switches_it_off() -> None:

@@ -1,0 +1,247 @@
+"""The linear layer, by the matrix product that is fastest for its dtype on this processor."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .activation import activate_
+from .fast import enabled, observed, recording
+
+__all__ = ["Linear", "call_linear", "is_linear", "products"]
+
+# Multiply-accumulates below which choosing a product costs more than it saves.
+_MIN_WORK = 1 << 21
+
+# Rows from which casting a half-precision weight to fp32 pays: at 16, 1.1 to 3 times as fast; at
+# one, half as fast.
+_MIN_ROWS = 16
+
+# What says that a processor multiplies numbers of a dtype itself. Without it torch computes bf16
+# and fp16 products at a seventh of fp32's speed.
+_UNITS = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
+    torch.float16: ("avx512_fp16", "amx_fp16", "avx_ne_convert"),
+}
+_HAS_MKL: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+_AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
+
+
+class Linear(nn.Linear):
+    """An `nn.Linear` in every respect but which product it calls; ``(..., c) -> (..., out)``.
+
+    On the CPU, for layers of some size: fp32 goes to oneDNN on AMD processors with AVX-512, where
+    torch's own library takes a slower path; bf16 and fp16 go through fp32 where the processor has
+    no units for them and no gradient is recorded. All else is torch's own product: on other
+    processors and devices, for subclasses of tensors, under autocast, in compiled, traced or
+    exported code, within function transforms, and where `fast_paths` are off.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project; ``(..., c) -> (..., out)``."""
+        return _linear(x, self.weight, self.bias)
+
+    def activated(self, x: Tensor, act: nn.Module) -> Tensor:
+        """Return ``act(self(x))`` where nobody needs to see what is between the two.
+
+        Args:
+            x: The input ``(..., c)``; no gradient is recorded for it or for the parameters.
+            act: An elementwise activation, without parameters and hooks.
+        """
+        return _linear(x, self.weight, self.bias, act)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear layer that nobody has replaced or subclassed."""
+    return type(module) in (Linear, nn.Linear)
+
+
+def call_linear(module: nn.Module, x: Tensor) -> Tensor:
+    """Call what stands in a linear layer's place; ``(b, ..., c) -> (b, ..., out)``.
+
+    Quantised layers and adapters are given ``(b, n, c)``, which all of them take; many refuse or
+    misread a fourth axis.
+    """
+    if x.ndim <= 3 or is_linear(module):
+        y: Tensor = module(x)
+    else:
+        y = module(x.flatten(1, -2)).unflatten(1, x.shape[1:-1])
+    return y
+
+
+def products() -> dict[torch.dtype, str]:
+    """Say how large linear layers are computed on this CPU, without gradients, by dtype."""
+    return {
+        dtype: "oneDNN" if _onednn(dtype) else "through fp32" if _lacks_units(dtype) else "torch"
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    }
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None = None) -> Tensor:
+    y = None
+    if _eligible(x, weight, bias):
+        if (operator := _onednn(x.dtype)) is not None:
+            y = _by_onednn(operator, x, weight, bias, act)
+        elif _lacks_units(x.dtype) and not recording(x, weight, bias):
+            y = _through_fp32(x, weight, bias, act)
+    return _activated(F.linear(x, weight, bias), act) if y is None else y
+
+
+def _activated(y: Tensor, act: nn.Module | None) -> Tensor:
+    return y if act is None else activate_(act, y)
+
+
+def _eligible(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether a product other than torch's may be called, and is worth the question."""
+    return (
+        not torch.compiler.is_compiling()
+        and enabled()
+        and type(x) is Tensor
+        and type(weight) is nn.Parameter
+        and (bias is None or type(bias) is nn.Parameter)
+        and x.numel() * weight.shape[0] >= _MIN_WORK
+        and x.is_cpu
+        and weight.is_cpu
+        and x.dtype == weight.dtype
+        and (bias is None or bias.dtype == x.dtype)
+        and x.is_contiguous()
+        and not observed()
+    )
+
+
+def _capabilities() -> dict[str, Any]:
+    """Return what torch says of the processor; older versions say nothing."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
+
+
+# ------------------------------------------------------------------------------- oneDNN
+
+
+@cache
+def _onednn(dtype: torch.dtype) -> Any:
+    """Return oneDNN's linear layer where it is faster than torch's own product, else None.
+
+    In fp32 that is so on AMD processors with AVX-512: torch calls MKL, which keeps to AVX2 there.
+    Measured, GFLOP/s on one core, MKL / oneDNN: Zen 3 76-86 / 61-73; Zen 4 98 / 110; Zen 5 109 /
+    236-250. In bf16 both are oneDNN's, which can apply the activation too. The operator is private
+    to torch, and oneDNN may be told to use fewer instructions than there are: it is tried once.
+    """
+    if dtype not in (torch.float32, torch.bfloat16) or _lacks_units(dtype):
+        return None
+    if not (_HAS_MKL and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        return None
+    found = _capabilities()
+    if "AMD" not in str(found.get("cpu_name", "")) or not all(map(found.get, _AVX512)):
+        return None
+    if not _has_primitives(torch.bfloat16):
+        return None
+    try:
+        operator = torch.ops.mkldnn._linear_pointwise.default
+        x, weight, bias = (torch.ones(*shape, dtype=dtype) for shape in ((2, 3), (4, 3), (4,)))
+        y = operator(x, weight, bias, "gelu", [], "none")
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    fits = torch.allclose(y.float(), torch.full((2, 4), 4.0), rtol=1e-2)
+    return operator if fits else None
+
+
+def _by_onednn(
+    operator: Any, x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None
+) -> Tensor | None:
+    """Call oneDNN, which applies a GELU too; None if it refuses, or torch's is as fast."""
+    if not torch.backends.mkldnn.enabled:
+        return None
+    try:
+        if recording(x, weight, bias):
+            if x.dtype != torch.float32:
+                return None
+            y: Tensor = _Product.apply(operator, x, weight, bias)  # type: ignore[no-untyped-call]
+        elif type(act) is nn.GELU:  # of what it can apply, the one that gains and keeps NaN
+            y = operator(x, weight, bias, "gelu", [], act.approximate)
+        else:
+            y = _activated(operator(x, weight, bias, "none", [], ""), act)
+    except RuntimeError:  # no primitive for this shape: torch's own product says what is wrong
+        return None
+    return y
+
+
+class _Product(torch.autograd.Function):
+    """A linear layer whose three products are all oneDNN's."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.operator = operator
+        y: Tensor = operator(x, weight, bias, "none", [], "")
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        _, needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        rows, tokens = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
+
+        def product(a: Tensor, b: Tensor) -> Tensor:  # (m, k), (n, k) -> (m, n)
+            if torch.is_grad_enabled():  # a gradient of the gradient: autograd must follow
+                return a @ b.t()
+            y: Tensor = ctx.operator(a, b, None, "none", [], "")
+            return y
+
+        return (
+            None,
+            product(rows, weight.t()).view(x.shape) if needs_x else None,
+            product(rows.t(), tokens.t()) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+        )
+
+
+# ------------------------------------------------------------------- half precision
+
+
+@cache
+def _lacks_units(dtype: torch.dtype) -> bool:
+    """Return whether this is an x86 processor that cannot multiply numbers of a half precision.
+
+    Measured on Zen 3, through fp32 / torch's own, times as fast: bf16 4.4-5 at 64 rows and 4.9-7
+    from 144 on, fp16 2.5-3.9 and 3.7-5.5. oneDNN too may be told to leave the units alone.
+    """
+    if dtype not in _UNITS or not _HAS_MKL:
+        return False
+    found = _capabilities()
+    if found.get("architecture") != "x86_64":
+        return False
+    return not (_has_primitives(dtype) and any(map(found.get, _UNITS[dtype])))
+
+
+def _has_primitives(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN computes in a half precision: with AVX-512, if it is let use that."""
+    name = "bf16" if dtype == torch.bfloat16 else "fp16"
+    try:
+        return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _through_fp32(
+    x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None
+) -> Tensor | None:
+    """Multiply and activate in fp32, and round once; None for too few rows."""
+    if x.numel() < _MIN_ROWS * x.shape[-1]:
+        return None
+    wide = x.float(), weight.float(), None if bias is None else bias.float()
+    operator = _onednn(torch.float32)
+    y = None if operator is None else _by_onednn(operator, *wide, None)
+    y = F.linear(*wide) if y is None else y
+    if act is not None:
+        if x.dtype == torch.float16:
+            # What fp16 would round to minus infinity, activations make NaN; of plus infinity
+            # torch's GELU makes NaN in fp32 alone.
+            y.masked_fill_(y <= -65520, -math.inf).clamp_(max=torch.finfo(y.dtype).max)
+        y = activate_(act, y)
+    return y.to(x.dtype)
