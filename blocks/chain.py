@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from .activation import in_place
 from .fast import enabled, hooked, reusable
-from .linear import Linear, call_linear, is_linear
+from .linear import call_linear, is_linear, project
 from .norm_act import NormActModule
 
 __all__ = ["Chain", "Link", "order", "run", "run_in_order"]
@@ -66,8 +67,8 @@ def _averages(module: Link) -> bool:
     )
 
 
-def _plain(module: Link) -> bool:
-    return isinstance(module, nn.Module) and is_linear(module) and not hooked(module)
+def _plain(module: Link) -> TypeGuard[nn.Linear]:
+    return is_linear(module) and not hooked(module)
 
 
 def run_in_order(modules: Sequence[Link], x: Tensor) -> Tensor:
@@ -82,20 +83,22 @@ def run(modules: Iterable[Link], x: Tensor) -> Tensor:
     while index < len(row):
         module = row[index]
         index += 1
-        if isinstance(module, Linear) and _plain(module) and index < len(row):
-            act = _activation(row[index])
-            if act is not None and reusable(x, module.weight, module.bias):
-                x = module.activated(x, act)
-                index += 1
-                continue
-        x = module(x)
+        if _plain(module) and not torch.compiler.is_compiling():
+            act = None
+            if index < len(row) and reusable(x, module.weight, module.bias):
+                act = _activation(row[index])
+                index += act is not None
+            x = project(module, x, act)
+        else:
+            x = module(x)
     return x
 
 
 def _activation(module: Link) -> nn.Module | None:
     """Return what a module applies to every number, if it does only that and nobody watches."""
+    act: object = module
     if type(module) is NormActModule and type(module.norm) is nn.Identity:
+        if hooked(module) or hooked(module.norm):
+            return None
         act = module.act
-        if in_place(act) and not any(map(hooked, (module, module.norm, act))):
-            return act
-    return None
+    return act if isinstance(act, nn.Module) and in_place(act) and not hooked(act) else None

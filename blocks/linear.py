@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .activation import activate_
 from .fast import enabled, observed, recording
 
-__all__ = ["Linear", "call_linear", "is_linear", "products"]
+__all__ = ["Linear", "call_linear", "is_linear", "products", "project"]
 
 # Multiply-accumulates below which choosing a product costs more than it saves.
 _MIN_WORK = 1 << 21
@@ -46,17 +46,19 @@ class Linear(nn.Linear):
         """Project; ``(..., c) -> (..., out)``."""
         return _linear(x, self.weight, self.bias)
 
-    def activated(self, x: Tensor, act: nn.Module) -> Tensor:
-        """Return ``act(self(x))`` where nobody needs to see what is between the two.
 
-        Args:
-            x: The input ``(..., c)``; no gradient is recorded for it or for the parameters.
-            act: An elementwise activation, without parameters and hooks.
-        """
-        return _linear(x, self.weight, self.bias, act)
+def project(layer: nn.Linear, x: Tensor, act: nn.Module | None = None) -> Tensor:
+    """Return ``act(layer(x))`` for a layer and an activation that nobody watches.
+
+    Args:
+        layer: A layer of the class `Linear` or `nn.Linear`, without hooks.
+        x: The input ``(..., c)``.
+        act: An elementwise activation, without parameters and hooks, where no gradient is recorded.
+    """
+    return _linear(x, layer.weight, layer.bias, act)
 
 
-def is_linear(module: nn.Module) -> bool:
+def is_linear(module: object) -> TypeGuard[nn.Linear]:
     """Return whether a module is a linear layer that nobody has replaced or subclassed."""
     return type(module) in (Linear, nn.Linear)
 

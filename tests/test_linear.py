@@ -26,7 +26,7 @@ from mobilevlm import (
 )
 from mobilevlm.blocks import linear
 from mobilevlm.blocks.activation import activation
-from mobilevlm.blocks.linear import Linear, products
+from mobilevlm.blocks.linear import Linear, products, project
 
 AVX512 = dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), True)
 X86 = {"architecture": "x86_64", "avx2": True}
@@ -165,7 +165,7 @@ def test_an_operator_that_refuses_one_shape(
         y = one(x)
         assert torch.equal(y, F.linear(x, one.weight, one.bias))
         if not grad:
-            assert torch.equal(one.activated(x, nn.GELU()), F.gelu(y))
+            assert torch.equal(project(one, x, nn.GELU()), F.gelu(y))
     assert y.requires_grad is grad
 
 
@@ -358,13 +358,13 @@ def test_special_numbers_come_out_as_they_do_in_torch(
         one.bias.zero_()
         x = rows(dtype, 64)
         expected = module(F.linear(x, one.weight, one.bias))
-        assert_same_kind(one.activated(x, module), expected)
+        assert_same_kind(project(one, x, module), expected)
         assert_same_kind(one(x), F.linear(x, one.weight, one.bias))
         # As many in the weight.
         one.weight.copy_(rows(dtype, 64).repeat(16, 1))
         x = torch.eye(64, dtype=dtype)
         expected = module(F.linear(x, one.weight, one.bias))
-        assert_same_kind(one.activated(x, module), expected)
+        assert_same_kind(project(one, x, module), expected)
 
 
 @pytest.mark.parametrize("where", ["x", "weight", "grad"])
