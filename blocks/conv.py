@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .block import Block
-from .depthwise import Kernel, Stride, init_conv, to_nchw
+from .depthwise import Kernel, Stride, convolve, init_conv
 from .feature import Feature, Width
 
 __all__ = ["Conv", "ConvModule"]
@@ -53,26 +52,17 @@ class ConvModule(nn.Module):
 
     def __init__(self, in_: int, out: int, kernel: int, stride: int, *, bias: bool) -> None:
         super().__init__()
+        self.in_ = in_
+        self.out = out
+        self.kernel = kernel
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(out, in_, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(out)) if bias else None
         init_conv(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.weight.shape[-1] // 2
-        y = to_nchw(x)
-        if not torch.compiler.is_compiling() and self._heavier_than(y):
-            y = y.contiguous()
-        y = F.conv2d(y, self.weight, self.bias, self.stride, padding)
-        return y.permute(0, 2, 3, 1)
-
-    def _heavier_than(self, x: Tensor) -> bool:
-        """Return whether torch would copy more of the weight than of `x` to bring them in line."""
-        weight = self.weight
-        aligned = weight.is_contiguous(memory_format=torch.channels_last)
-        return not aligned and weight.numel() > x.numel()
+        return convolve(x, self.weight, self.bias, self.kernel, self.stride)
 
     def extra_repr(self) -> str:
-        out, in_, kernel, _ = self.weight.shape
-        bias = self.bias is not None
-        return f"{in_}, {out}, kernel={kernel}, stride={self.stride}, bias={bias}"
+        bias, sizes = self.bias is not None, f"{self.in_}, {self.out}, kernel={self.kernel}"
+        return f"{sizes}, stride={self.stride}, bias={bias}"

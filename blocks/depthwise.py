@@ -59,6 +59,27 @@ def to_nchw(x: Tensor) -> Tensor:
     return x.contiguous() if torch.compiler.is_compiling() else x
 
 
+def convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, kernel: int, stride: int, groups: int = 1
+) -> Tensor:
+    """Convolve a feature, with padding (k - 1) / 2; ``(b, h, w, c) -> (b, h', w', out)``."""
+    if kernel == 1 and stride > 1:
+        # Without AVX-512, oneDNN's gradients of a strided 1x1 on up to six channels are written
+        # past the end of their memory (torch 2.13).
+        x, stride = x[:, ::stride, ::stride], 1
+    y = to_nchw(x)
+    if groups == 1 and not torch.compiler.is_compiling() and _heavier_than(weight, y):
+        y = y.contiguous()
+    y = F.conv2d(y, weight, bias, stride, (kernel - 1) // 2, groups=groups)
+    return y.permute(0, 2, 3, 1)
+
+
+def _heavier_than(weight: Tensor, x: Tensor) -> bool:
+    """Return whether torch would copy more of the weight than of `x` to bring them in line."""
+    aligned = weight.is_contiguous(memory_format=torch.channels_last)
+    return not aligned and weight.numel() > x.numel()
+
+
 def init_conv(weight: Tensor, bias: Tensor | None) -> None:
     """Draw a convolution's parameters as `nn.Conv2d` does."""
     nn.init.kaiming_uniform_(weight, a=5**0.5)
@@ -75,24 +96,16 @@ class DepthwiseConv(nn.Module):
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, *, bias: bool = True) -> None:
         super().__init__()
+        self.channels = channels
+        self.kernel = kernel
         self.stride = stride
-        self.padding = (kernel - 1) // 2
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
         init_conv(self.weight, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(
-            to_nchw(x),
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            groups=self.weight.shape[0],
-        )
-        return y.permute(0, 2, 3, 1)
+        return convolve(x, self.weight, self.bias, self.kernel, self.stride, self.channels)
 
     def extra_repr(self) -> str:
-        channels, _, kernel, _ = self.weight.shape
         bias = self.bias is not None
-        return f"{channels}, kernel={kernel}, stride={self.stride}, bias={bias}"
+        return f"{self.channels}, kernel={self.kernel}, stride={self.stride}, bias={bias}"

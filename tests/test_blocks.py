@@ -1,10 +1,17 @@
 """Each block against plain torch, and what it says on paper against what it does."""
 
+import ctypes.util
+import os
+import subprocess
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError
 from mobilevlm.blocks.block import chains, mixes_tokens, needs_grid
@@ -126,6 +133,77 @@ def test_depthwise(x: Tensor, kernel: int, stride: int) -> None:
     module, y = run(make("depthwise", kernel=kernel, stride=stride), x)
     expected = F.conv2d(nchw(x), module.weight, module.bias, stride, kernel // 2, groups=16)
     torch.testing.assert_close(y, nhwc(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("channels", [1, 3, 6, 16])
+@pytest.mark.parametrize("name", ["conv", "depthwise", "depthwise-residual"])
+def test_a_strided_kernel_of_one_is_the_strided_convolution(
+    name: str, channels: int, stride: int
+) -> None:
+    """And reaches torch without its stride, which oneDNN's gradients do not bear."""
+    block = make(name, kernel=1, stride=stride)
+    module = block.build(Feature(channels=channels, ends=(channels, 5))).double()
+    weight, bias = module.weight, module.bias
+    x = torch.randn(2, 5, 7, channels, dtype=torch.float64, requires_grad=True)
+    with Strides() as strides:
+        y = module(x)
+        gradients = torch.autograd.grad(y.square().sum(), [x, weight, bias])
+    assert strides.seen == [[1, 1]] * 2
+    groups = 1 if name == "conv" else channels
+    expected = nhwc(F.conv2d(nchw(x), weight, bias, stride, groups=groups))
+    if name == "depthwise-residual":
+        expected = expected + loop_average(x, stride)
+    torch.testing.assert_close(y, expected)
+    for ours, theirs in zip(
+        gradients,
+        torch.autograd.grad(expected.square().sum(), [x, weight, bias]),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+class Strides(TorchDispatchMode):
+    """Note the strides of convolutions and of their gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[int]] = []
+
+    def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.seen.append(args[3])
+        if func is torch.ops.aten.convolution_backward.default:
+            self.seen.append(args[4])
+        return func(*args, **(kwargs or {}))
+
+
+STEPS = """
+import torch
+from mobilevlm import BLOCKS, Feature
+torch.manual_seed(0)
+for name in ("conv", "depthwise", "depthwise-residual"):
+    for channels in (1, 2, 3, 4, 5, 6):
+        for stride in (2, 3):
+            block = BLOCKS.get(name)(kernel=1, stride=stride)
+            module = block.build(Feature(channels=channels, ends=(channels, 16)))
+            for step in range(60):
+                x = torch.randn(1 + step % 3, 8, 8, channels, requires_grad=True)
+                module(x).square().sum().backward()
+"""
+
+
+def test_gradients_of_a_strided_kernel_of_one_keep_to_their_memory() -> None:
+    """In a process of its own, which would die, as one without AVX-512 whose memory is watched."""
+    watch = ctypes.util.find_library("c_malloc_debug")
+    environment = {
+        **os.environ,
+        **({"LD_PRELOAD": watch, "MALLOC_CHECK_": "3"} if watch else {}),
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "OMP_NUM_THREADS": "1",
+    }
+    subprocess.run([sys.executable, "-c", STEPS], env=environment, check=True)
 
 
 def loop_average(x: Tensor, stride: int) -> Tensor:

@@ -197,6 +197,9 @@ def test_paper_equals_tensors(document: dict[str, Any], grid: tuple[int, int], b
     with torch.inference_mode():
         y = projector(x, grid=grid)
     assert y.shape == (batch, plan.tokens_out, spec.out)
+    [gradient] = torch.autograd.grad(projector(x.requires_grad_(), grid=grid).sum(), [x])
+    assert gradient.shape == x.shape
+    x.requires_grad_(False)
     assert projector.tokens(*grid) == plan.tokens_out
     with torch.inference_mode():
         image = projector(torch.randn(batch, spec.in_, *grid))
