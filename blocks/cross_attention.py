@@ -55,6 +55,7 @@ class CrossAttentionModule(nn.Module):
 
     def __init__(self, channels: int, number: int, heads: int, *, self_keys: bool) -> None:
         super().__init__()
+        self.number = number
         self.queries = queries(number, channels, 1.0)
         self.attention = Attention(channels, channels, heads, head_width(channels, heads))
         self.self_keys = self_keys
@@ -67,4 +68,4 @@ class CrossAttentionModule(nn.Module):
         return y[:, None]
 
     def extra_repr(self) -> str:
-        return f"{len(self.queries)}, self_keys={self.self_keys}"
+        return f"{self.number}, self_keys={self.self_keys}"

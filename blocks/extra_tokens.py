@@ -58,6 +58,8 @@ class ExtraTokensModule(nn.Module):
     def __init__(self, channels: int, at: str, count: int) -> None:
         super().__init__()
         self.at = at
+        self.count = count
+        self.channels = channels
         self.tokens = nn.Parameter(torch.empty(count, channels))
         nn.init.trunc_normal_(self.tokens, std=0.02)
 
@@ -66,7 +68,7 @@ class ExtraTokensModule(nn.Module):
         return _join(self.tokens.to(x.dtype).expand(x.shape[0], -1, -1), x, self.at)
 
     def extra_repr(self) -> str:
-        return "{}, {} of {}".format(self.at, *self.tokens.shape)
+        return f"{self.at}, {self.count} of {self.channels}"
 
 
 class MeanTokenModule(nn.Module):

@@ -30,6 +30,7 @@ class NewlineModule(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         self.token = nn.Parameter(torch.empty(channels))
         nn.init.trunc_normal_(self.token, std=0.02)
 
@@ -38,4 +39,4 @@ class NewlineModule(nn.Module):
         return torch.cat([x, column], 2)
 
     def extra_repr(self) -> str:
-        return f"{len(self.token)}"
+        return f"{self.channels}"

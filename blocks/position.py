@@ -80,6 +80,7 @@ class LearnedPosition(nn.Module):
     def __init__(self, h: int, w: int, channels: int) -> None:
         super().__init__()
         self.grid = (h, w)
+        self.channels = channels
         self.table = nn.Parameter(torch.empty(h * w, channels))
         nn.init.trunc_normal_(self.table, std=0.02)
 
@@ -94,7 +95,7 @@ class LearnedPosition(nn.Module):
         return x + self.table.to(x.dtype).view(h, w, -1)
 
     def extra_repr(self) -> str:
-        return f"{self.grid[0]}x{self.grid[1]}, {self.table.shape[1]}"
+        return f"{self.grid[0]}x{self.grid[1]}, {self.channels}"
 
 
 class SincosPosition(nn.Module):
@@ -142,6 +143,8 @@ class AxesPosition(nn.Module):
 
     def __init__(self, h: int, w: int, channels: int) -> None:
         super().__init__()
+        self.size = (h, w)
+        self.channels = channels
         self.rows = nn.Parameter(torch.empty(h, channels))
         self.columns = nn.Parameter(torch.empty(w, channels))
         for table in (self.rows, self.columns):
@@ -149,12 +152,12 @@ class AxesPosition(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[1:3]
-        _check_within((h, w), (len(self.rows), len(self.columns)))
+        _check_within((h, w), self.size)
         places = self.rows[:h, None] + self.columns[:w]
         return x + places.to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"up to {len(self.rows)}x{len(self.columns)}, {self.rows.shape[1]}"
+        return f"up to {self.size[0]}x{self.size[1]}, {self.channels}"
 
 
 def _check_within(grid: tuple[int | None, int | None], size: Grid) -> None:

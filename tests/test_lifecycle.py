@@ -3,15 +3,26 @@
 import copy
 import io
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch._dynamo.testing
 from safetensors.torch import load_file, save_file
+from test_conformance import BUILT_IN, FIELDS, OPTIONS, PRESETS, VARIANTS
 from torch.export import Dim, export
 
-from mobilevlm import LDP, GridError, Projector, build_projector
+from mobilevlm import (
+    LDP,
+    GridError,
+    Projector,
+    build_projector,
+    build_vision_projector,
+    dump_spec,
+)
 
 COMPOSED = {
     "in": 6,
@@ -53,6 +64,51 @@ def test_deepcopy_and_pickle(projector: Projector, x: torch.Tensor) -> None:
     torch.save(projector, buffer)
     buffer.seek(0)
     same(projector, torch.load(buffer, weights_only=False), x)
+
+
+def stack_of(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"in": 48, "out": 48, "blocks": [{"type": name, **fields}, "pointwise"]}
+
+
+DROP_INS = ["linear", "mlp2x_gelu", "mlp2x_res2x_gelu", "ldpnet", "ldpnetv2"]
+BUILDS: dict[str, Callable[[], Projector]] = {
+    name: partial(build_projector, name, 48, **{"out": 64, **OPTIONS.get(name, {})})
+    for name in PRESETS
+}
+BUILDS |= {
+    f"block {name} {fields}": partial(build_projector, stack_of(name, fields), grid=(12, 12))
+    for name, fields in [
+        *((name, FIELDS.get(name, {})) for name in BUILT_IN),
+        *VARIANTS,
+        ("position", {"kind": "axes", "size": [24, 24]}),
+    ]
+}
+BUILDS |= {
+    f"drop-in {name}": partial(
+        build_vision_projector,
+        {"mm_projector_type": name, "mm_hidden_size": 48, "hidden_size": 64},
+    )
+    for name in DROP_INS
+}
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_what_it_says_of_itself_needs_no_parameters(name: str) -> None:
+    """Sharded training (DeepSpeed's `zero.Init`, FSDP1) leaves empty ones between its steps."""
+    projector = BUILDS[name]()
+
+    def says(projector: Projector) -> list[object]:
+        plan = projector.plan((12, 12))
+        paper = [str(plan), plan.to_dict(), plan.parameters, projector.tokens([(12, 12), (24, 24)])]
+        return [repr(projector), dump_spec(projector.spec), *paper]
+
+    said = says(projector)
+    for parameter in projector.parameters():
+        parameter.data = torch.empty(0)
+    assert says(projector) == said
+    for other in (copy.deepcopy(projector), pickle.loads(pickle.dumps(projector))):
+        assert says(other) == said
+        assert all(parameter.shape == (0,) for parameter in other.parameters())
 
 
 def test_state_dict_round_trip_through_a_file(
