@@ -8,7 +8,16 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Act", "Gate", "QuickGELU", "ReLU2", "activate_", "activation", "in_place"]
+__all__ = [
+    "Act",
+    "Gate",
+    "QuickGELU",
+    "ReLU2",
+    "activate_",
+    "activation",
+    "in_place",
+    "keeps_nothing",
+]
 
 Act: TypeAlias = Literal[
     "gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "hardswish", "softmax", "none"
@@ -55,6 +64,11 @@ def in_place(act: nn.Module) -> bool:
     return type(act) in _IN_PLACE
 
 
+def keeps_nothing(act: nn.Module) -> bool:
+    """Return whether an activation is one of those above, which keep no tensor they have seen."""
+    return type(act) in _KNOWN
+
+
 def activate_(act: nn.Module, x: Tensor) -> Tensor:
     """Apply an activation to a tensor that may be overwritten; any shape -> the same shape."""
     write = _IN_PLACE.get(type(act))
@@ -68,3 +82,5 @@ _IN_PLACE: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
     nn.ReLU: lambda _, x: torch.relu_(x),
     nn.SiLU: lambda _, x: torch.ops.aten.silu_(x),
 }
+
+_KNOWN = frozenset(type(make()) for make in _MODULES.values())

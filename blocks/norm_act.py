@@ -14,7 +14,7 @@ from .errors import SpecError
 from .fast import hooked, reusable
 from .feature import Feature
 
-__all__ = ["Eps", "NormAct", "NormActModule", "RMSNorm"]
+__all__ = ["FRESH_NORMS", "Eps", "NormAct", "NormActModule", "RMSNorm"]
 
 
 Eps = Annotated[float, Field(ge=1e-12, le=1)]
@@ -69,7 +69,7 @@ class NormActModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.norm(x)
         if (
-            type(self.norm) in _NORMS
+            type(self.norm) in FRESH_NORMS
             and reusable(y)
             and not (hooked(self.norm) or hooked(self.act))
         ):
@@ -122,5 +122,5 @@ class RMSNorm(nn.Module):
         return f"eps={self.eps}, offset={self.offset}, cast={self.cast}"
 
 
-# Their output is a new tensor.
-_NORMS = (nn.LayerNorm, RMSNorm)
+# Their output is a new tensor that nobody else has.
+FRESH_NORMS = (nn.LayerNorm, RMSNorm)

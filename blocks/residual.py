@@ -7,14 +7,15 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from .activation import keeps_nothing
 from .block import Block, Blocks, walk
 from .chain import Chain
 from .depthwise import DepthwiseConv
 from .errors import GridError, SpecError
 from .fast import hooked, reusable
 from .feature import Feature
-from .linear import is_linear
-from .norm_act import NormActModule
+from .linear import Linear
+from .norm_act import FRESH_NORMS, NormActModule
 
 __all__ = ["Residual", "ResidualModule"]
 
@@ -74,11 +75,17 @@ class ResidualModule(nn.Module):
         return x + y
 
 
-def _owns_its_output(body: Chain) -> bool:
+# Their output is a new tensor that nobody else has.
+_FRESH = (DepthwiseConv, Linear, nn.Linear)
+
+
+def _owns_its_output(body: nn.Module) -> bool:
     """Return whether what a body gives is a new tensor that nobody else has seen."""
+    if type(body) is not Chain:  # wrapped, or replaced
+        return False
     last = body[-1]
     if type(last) is NormActModule:
-        fresh = type(last.norm) is not nn.Identity
+        fresh = type(last.norm) in FRESH_NORMS and keeps_nothing(last.act)
     else:
-        fresh = type(last) is DepthwiseConv or is_linear(last)
+        fresh = type(last) in _FRESH
     return fresh and not hooked(body) and not any(map(hooked, last.modules()))
