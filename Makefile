@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests
 
-.PHONY: demo test lint types pytest test-threads test-export test-litert test-zeta bench clean
+.PHONY: demo test lint types pytest test-threads test-export test-litert test-zeta bench bench-check clean
 
 demo: $(VENV)/.demo  ## Project a photograph with three projectors.
 	$(BIN)/python examples/demo.py
@@ -51,6 +51,9 @@ bench: $(VENV)/.bench  ## Print the figures of benchmarks/, beside the originals
 	$(BIN)/python benchmarks/versus.py --json $(VENV)/versus.json
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/growth.py --picture $(VENV)/growth.png
+
+bench-check: $(VENV)/.test  ## Fail where a projector is slower than its original; needs a quiet machine.
+	$(BIN)/python benchmarks/check.py
 
 # The published package has this one's name, so it lies where only the benchmark finds it.
 $(VENV)/.bench: $(VENV)/.test

@@ -52,12 +52,14 @@ class Comparison:
         b: Seconds per call of the second.
         difference: ``a - b`` of each round, in seconds.
         ratio: ``a / b`` of each round.
+        ratios: The same, each of them.
     """
 
     a: Spread
     b: Spread
     difference: Spread
     ratio: Spread
+    ratios: tuple[float, ...]
 
 
 def compare(
@@ -86,11 +88,13 @@ def compare(
             if index >= 0:
                 took.append((time_a, time_b))
             tick()
+    ratios = tuple(x / y for x, y in took)
     return Comparison(
         a=Spread.of(x for x, _ in took),
         b=Spread.of(y for _, y in took),
         difference=Spread.of(x - y for x, y in took),
-        ratio=Spread.of(x / y for x, y in took),
+        ratio=Spread.of(ratios),
+        ratios=ratios,
     )
 
 
