@@ -16,7 +16,7 @@ import torch
 import torch._dynamo.testing
 from packed import grids_of
 
-from mobilevlm import build_projector, dump_spec, load_spec, plan_projector
+from mobilevlm import SpecError, build_projector, dump_spec, load_spec, plan_projector
 from mobilevlm.cli.timing import repeat
 from mobilevlm.projectors.table import align
 from mobilevlm.registry import Registry
@@ -89,6 +89,40 @@ def document() -> Iterator[Point]:
         yield blocks, timed(lambda t=text: dump_spec(load_spec(t)))
 
 
+def depth() -> Iterator[Point]:
+    """Blocks, of which 1, 3, 7 and 15 are residuals around all others: reading and planning."""
+    for levels in (1, 3, 7, 15):
+        blocks: list[Any] = ["pointwise"] * 3_900
+        for _ in range(levels):
+            blocks = [{"type": "residual", "body": blocks}]
+        document = {"in": 8, "out": 8, "blocks": blocks}
+        yield 3_900 + levels, timed(lambda d=document: plan_projector(d).rows, rounds=3)
+
+
+def unknown() -> Iterator[Point]:
+    """Unknown names of 125 characters in a document: refusing it and saying why."""
+    for blocks in (64, 256, 1024, 4096):
+        names = [f"z{number:04}" + "q" * 120 for number in range(blocks)]
+        document = {"in": 8, "out": 8, "blocks": names}
+        yield blocks, timed(lambda d=document: _refused(d), rounds=3)
+
+
+def misspelt() -> Iterator[Point]:
+    """Misspelt names, each near to a known one: refusing the document and saying why."""
+    for blocks in (64, 256, 1024, 4096):
+        names = [f"pointwize-{number:04}" for number in range(blocks)]
+        document = {"in": 8, "out": 8, "blocks": names}
+        yield blocks, timed(lambda d=document: _refused(d), rounds=3)
+
+
+def _refused(document: dict[str, Any]) -> str:
+    try:
+        load_spec(document)
+    except SpecError as error:
+        return str(error)
+    raise AssertionError("it was not refused")
+
+
 def registry() -> Iterator[Point]:
     """Entries in a registry: registering all of them and looking each up."""
     for entries in (10, 100, 1000, 10_000):
@@ -119,7 +153,8 @@ def plan() -> Iterator[Point]:
 CURVES = {
     curve.__name__: curve
     for curve in (
-        *(batch, tokens, packed, width, chain_call, chain_build, document, registry, plan),
+        *(batch, tokens, packed, width, chain_call, chain_build, document, depth, unknown),
+        *(misspelt, registry, plan),
     )
 }
 

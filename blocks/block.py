@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from ..registry import MobileVLMError, RegistryError, quote
+from ..registry import MobileVLMError, RegistryError, quote, told
 from . import BLOCKS
 from .errors import SpecError
 from .feature import Feature, hides_width
-from .spec import MAX_BLOCKS, Spec, relocate, shown
+from .spec import MAX_BLOCKS, Refused, Spec, relocate, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,6 +29,7 @@ __all__ = [
     "label",
     "mixes_tokens",
     "needs_grid",
+    "one_pass",
     "walk",
 ]
 
@@ -144,7 +148,10 @@ def _parse(value: Any) -> Block:
         cls = BLOCKS.get(name)
     except RegistryError as error:
         where = f".type ({error.where})" if error.where else ".type"
-        raise SpecError(error.found, where, error.expected, error.hint) from error
+        hint = partial(getattr, error, "hint")  # not searched for before it is shown
+        refused = SpecError(error.found, where, error.expected, hint)
+        refused.__cause__ = error
+        raise Refused(refused) from None
     # The whole document was looked at before: straight to pydantic, which keeps the path.
     block: Block = cls.__pydantic_validator__.validate_python(fields)
     return block
@@ -202,7 +209,13 @@ def _place(path: str) -> str:
 
 
 def with_bodies(block: Block, inner: Mapping[str, tuple[Block, ...]]) -> Block:
-    """Return a block with all its chains replaced, given as `bodies` gives them."""
+    """Return a block with all its chains replaced, given as `bodies` gives them.
+
+    It is the same block where they hold the same ones already.
+    """
+    own = bodies(block)
+    if all(list(map(id, own[path])) == list(map(id, body)) for path, body in inner.items()):
+        return block
     fields: dict[str, tuple[Any, ...]] = {}
     for path, body in inner.items():
         name, _, index = path.partition(".")
@@ -210,12 +223,65 @@ def with_bodies(block: Block, inner: Mapping[str, tuple[Block, ...]]) -> Block:
     return block.model_copy(update=fields) if fields else block
 
 
+class _Pass:
+    """What was found out about blocks so far, so that no block is asked the same thing twice.
+
+    By identity: to compare blocks, or hash them, is to look at all that is inside them.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._flows: dict[tuple[int, Feature], Feature] = {}
+        self._blocks: dict[int, Block] = {}  # keeps them alive, and so their ids their own
+
+    def count(self, block: Block) -> int:
+        found = self._counts.get(id(block))
+        if found is None:
+            inner = sum(self.count(each) for body in bodies(block).values() for each in body)
+            found = self._counts[id(block)] = block.counts_as + (block._copies or 1) * inner
+            self._blocks[id(block)] = block
+        return found
+
+    def flow(self, block: Block, x: Feature) -> Feature:
+        found = self._flows.get((id(block), x))
+        if found is None:
+            found = block.flow(x)
+            if (
+                not isinstance(found, Feature)
+                or type(found.channels) is not int
+                or found.channels < 1
+            ):
+                raise SpecError(f"its flow returned {quote(found)}", expected="a Feature")
+            self._flows[id(block), x] = found
+            self._blocks[id(block)] = block
+        return found
+
+
+_PASS: ContextVar[_Pass | None] = ContextVar("_PASS", default=None)
+
+
+@contextmanager
+def one_pass() -> Iterator[_Pass]:
+    """Have all walks inside it know what the others found out, in this thread.
+
+    A block's `flow` walks the chains inside the block, whose blocks' `flow` do the same. In one
+    pass each block's is called once for each feature, so that depth costs nothing.
+    """
+    outer = _PASS.get()
+    if outer is not None:
+        yield outer
+        return
+    token = _PASS.set(_Pass())
+    try:
+        yield _PASS.get()
+    finally:
+        _PASS.reset(token)
+
+
 def count(blocks: Sequence[Block]) -> int:
     """Return how many blocks there are to build, those inside others included."""
-    return sum(
-        block.counts_as + (block._copies or 1) * sum(map(count, bodies(block).values()))
-        for block in blocks
-    )
+    with one_pass() as found:
+        return sum(map(found.count, blocks))
 
 
 def needs_grid(blocks: Sequence[Block]) -> bool:
@@ -243,7 +309,7 @@ def _named(fault: Exception) -> MobileVLMError:
     """Return an error of ours for whatever other people's code raised."""
     if isinstance(fault, MobileVLMError):
         return fault
-    error = SpecError(f"walking failed: {type(fault).__name__}: {fault}")
+    error = SpecError(f"walking failed: {told(fault)}")
     error.__cause__ = fault
     return error
 
@@ -271,18 +337,23 @@ def walk(
         SpecError: A block does not take what it is given; the message names both neighbours.
         GridError: A block does not take the grid.
     """
+    with one_pass() as found:
+        return _walk(blocks, x, where, expand, found)
+
+
+def _walk(
+    blocks: Sequence[Block], x: Feature, where: str, expand: bool, found: _Pass
+) -> list[Step]:
     steps: list[Step] = []
     total = 0
     for index, block in enumerate(blocks):
         given = x
         try:
-            _check_total(total + count([block]))  # before anything is expanded
+            _check_total(total + found.count(block))  # before anything is expanded
             for each in block.expand(x) if expand else (block,):
-                total += count([each])
+                total += found.count(each)
                 _check_total(total)
-                y = each.flow(x)
-                if not isinstance(y, Feature) or type(y.channels) is not int or y.channels < 1:
-                    raise SpecError(f"its flow returned {quote(y)}", expected="a Feature")
+                y = found.flow(each, x)
                 steps.append(Step(each, x, y))
                 x = y
         except Exception as fault:

@@ -93,12 +93,20 @@ class Feature:
         layout: ``raster`` for a grid, row by row; ``sequence`` for tokens that have lost their
             grid (queries, added tokens), carried as ``(b, 1, n, c)``.
         ends: The projector's input and output width, which the words ``in`` and ``out`` mean.
+
+    Raises:
+        SpecError: More channels than a width may say.
     """
 
     channels: int
     grid: tuple[int | None, int | None] = (None, None)
     layout: Literal["raster", "sequence"] = "raster"
     ends: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        # Whatever blocks multiply: no number may grow along a chain until nothing can print it.
+        if type(self.channels) is int and self.channels > MAX_WIDTH:
+            raise SpecError(f"{quote(self.channels)} channels", expected=f"at most {MAX_WIDTH:,}")
 
     @property
     def tokens(self) -> int | None:

@@ -17,6 +17,7 @@ __all__ = [
     "MAX_BLOCKS",
     "MAX_DEPTH",
     "MAX_NODES",
+    "Refused",
     "Spec",
     "WithDuplicate",
     "check_structure",
@@ -31,6 +32,17 @@ MAX_NODES = 65_536
 MAX_PROBLEMS = 10  # shown of one document
 # A level of nesting is a mapping and at most a few lists around it.
 MAX_CONTAINERS = 4 * MAX_DEPTH
+
+
+class Refused(ValueError):
+    """An error of ours on its way through pydantic, which makes text of every exception it meets.
+
+    Its own text takes a search, and few of many are shown: it is made of those alone.
+    """
+
+    def __init__(self, error: MobileVLMError) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Spec(BaseModel):
@@ -89,13 +101,7 @@ class Spec(BaseModel):
             known = _keys(cls)
             for key in data:
                 if key not in known:
-                    # Python's spelling of a key, such as in_, is accepted but not advertised.
-                    names = [name for name in known if not name.endswith("_")]
-                    raise SpecError(
-                        f"unknown key {quote(key)}",
-                        expected=f"one of {', '.join(names)}" if names else "no keys",
-                        hint=did_you_mean(key, names),
-                    )
+                    raise Refused(_unknown_key(key, known))
         return data
 
 
@@ -108,6 +114,16 @@ def _keys(cls: type[Spec]) -> dict[str, None]:
         choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
         found.update({choice: None for choice in choices if isinstance(choice, str)})
     return found
+
+
+def _unknown_key(key: object, known: Iterable[str]) -> SpecError:
+    # Python's spelling of a key, such as in_, is accepted but not advertised.
+    names = [name for name in known if not name.endswith("_")]
+    return SpecError(
+        f"unknown key {quote(key)}",
+        expected=f"one of {', '.join(names)}" if names else "no keys",
+        hint=lambda: did_you_mean(key, names),
+    )
 
 
 def first_duplicate(pairs: Iterable[tuple[str, Any]]) -> str | None:
@@ -188,13 +204,14 @@ def _items(value: Any, here: str) -> Iterator[tuple[str, Any]]:
 
 def _explain(error: ValidationError, where: str) -> NoReturn:
     """Raise pydantic's findings as a `SpecError` in our words."""
-    problems = [_problem(each, where) for each in error.errors(include_url=False)]
-    if len(problems) > 1:
-        lines = "".join(f"\n  - {problem}" for problem in problems[:MAX_PROBLEMS])
-        if len(problems) > MAX_PROBLEMS:
-            lines += f"\n  - and {len(problems) - MAX_PROBLEMS} more"
-        raise SpecError(f"{len(problems)} problems{lines}") from None
-    raise problems[0] from problems[0].__cause__
+    count = error.error_count()
+    problems = [_problem(each, where) for each in error.errors(include_url=False)[:MAX_PROBLEMS]]
+    if count == 1:
+        raise problems[0] from problems[0].__cause__
+    lines = "".join(f"\n  - {problem}" for problem in problems)
+    if count > MAX_PROBLEMS:
+        lines += f"\n  - and {count - MAX_PROBLEMS} more"
+    raise SpecError(f"{count} problems{lines}") from None
 
 
 _EXPECTED = {
@@ -216,6 +233,8 @@ _EXPECTED = {
 def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
     where, kind, context = _path(root, each["loc"]), each["type"], each.get("ctx", {})
     inner = context.get("error")
+    if isinstance(inner, Refused):
+        inner = inner.error
     if isinstance(inner, MobileVLMError):
         return relocate(inner, where)
     if kind == "missing":
@@ -239,7 +258,7 @@ def relocate(error: MobileVLMError, where: str) -> MobileVLMError:
     else:
         joined = where + (inner if inner.startswith(("[", ".")) or not inner else f".{inner}")
     cls = type(error) if isinstance(error, ValueError) else SpecError
-    new = cls(error.found, joined, error.expected, error.hint)
+    new = cls(error.found, joined, error.expected, lambda: error.hint)
     new.__cause__ = error.__cause__ if cls is type(error) else error
     return new
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..registry import first_line, quote
 from .arguments import UsageError, call
 from .options import Debug, Json, Target, Words
 from .output import echo_json, echo_table, progress, reporting
@@ -96,8 +97,9 @@ def _device(name: str) -> Any:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UsageError(repr(name), "device", "a device that is there", first) from None
+        raise UsageError(
+            quote(name), "device", "a device that is there", first_line(error)
+        ) from None
     return device
 
 

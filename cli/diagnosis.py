@@ -20,6 +20,7 @@ from ..registry import (
     did_you_mean,
     disabled,
     quote,
+    told,
 )
 from .requirements import Requirement, fits, requirements
 
@@ -133,7 +134,7 @@ def _base() -> Iterator[Finding]:
         from ..blocks import block as _block  # noqa: F401
         from ..blocks import probes as _probes  # noqa: F401
     except Exception as error:
-        text = f"what plugins build on cannot be imported: {type(error).__name__}: {error}"
+        text = f"what plugins build on cannot be imported: {told(error)}"
         yield Finding("problem", OWN, text, "Mend that first: no plugin was imported.")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from ..registry import MobileVLMError
+from ..registry import MobileVLMError, told
 
 __all__ = ["echo_json", "echo_table", "explain", "progress", "progress_bar", "reporting"]
 
@@ -37,7 +37,7 @@ def reporting(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        explain(f"{type(error).__name__}: {error}. This is a fault of ours; --debug shows where.")
+        explain(f"{told(error)}. This is a fault of ours; --debug shows where.")
         raise typer.Exit(FAILED) from None
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..blocks.block import Step, label
+from ..blocks.block import Step, label, one_pass
 from ..blocks.chain import Chain
 from ..blocks.errors import SpecError
-from ..registry import MobileVLMError, quote
+from ..registry import MobileVLMError, quote, told
 
 __all__ = ["assemble"]
 
@@ -20,16 +20,18 @@ def assemble(steps: Sequence[Step]) -> Chain:
     Raises:
         SpecError: A block cannot build its module; the cause is chained.
     """
-    modules: list[nn.Module] = []
-    for index, step in enumerate(steps):
-        where = f"blocks[{index}] ({label(step.block)})"
-        try:
-            module = step.block.build(step.x)
-        except MobileVLMError:
-            raise
-        except Exception as error:  # other people's blocks: say which one it was
-            raise SpecError(f"building failed: {type(error).__name__}: {error}", where) from error
-        if not isinstance(module, nn.Module):
-            raise SpecError(f"build returned {quote(module)}", where, "a torch.nn.Module")
-        modules.append(module)
-    return Chain(*modules)
+    with one_pass():  # building walks the chains inside
+        return Chain(*(_build(index, step) for index, step in enumerate(steps)))
+
+
+def _build(index: int, step: Step) -> nn.Module:
+    where = f"blocks[{index}] ({label(step.block)})"
+    try:
+        module = step.block.build(step.x)
+    except MobileVLMError:
+        raise
+    except Exception as error:  # other people's blocks: say which one it was
+        raise SpecError(f"building failed: {told(error)}", where) from error
+    if not isinstance(module, nn.Module):
+        raise SpecError(f"build returned {quote(module)}", where, "a torch.nn.Module")
+    return module

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..blocks.block import Step, chains, label
+from ..blocks.block import Step, chains, label, one_pass
 from ..blocks.chain import Chain, order
 from ..blocks.errors import SpecError
 from ..blocks.feature import Feature, Grid
+from ..registry import told
 from .assemble import assemble
 from .macs import count_macs
 from .stack import Stack
@@ -105,7 +106,7 @@ class Plan:
         Raises:
             SpecError: They are more than `max_parameters`.
         """
-        total = _parameters(self._meta)
+        total = sum(parameter.numel() for parameter in self._meta.parameters())
         if total > self.max_parameters:
             raise SpecError(
                 f"the blocks hold {total:,} parameters",
@@ -113,6 +114,16 @@ class Plan:
                 hint="Pass max_parameters=... if that is meant.",
             )
         return total
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Learned numbers by module path within the chain; a shared parameter is one in each."""
+        found: dict[str, dict[int, int]] = {}
+        for path, parameter in self._meta.named_parameters(remove_duplicate=False):
+            while path:
+                path = path.rpartition(".")[0]
+                found.setdefault(path, {})[id(parameter)] = parameter.numel()
+        return {path: sum(sizes.values()) for path, sizes in found.items()}
 
     @cached_property
     def _macs(self) -> dict[str, int] | None:
@@ -127,8 +138,7 @@ class Plan:
                     x = module(x)
                 except Exception as error:
                     raise SpecError(
-                        f"its module fails on the meta device: {type(error).__name__}: {error}",
-                        where,
+                        f"its module fails on the meta device: {told(error)}", where
                     ) from error
                 said = (1, *step.y.grid, step.y.channels)
                 if tuple(x.shape) != said:
@@ -162,19 +172,20 @@ class Plan:
     @cached_property
     def rows(self) -> tuple[Row, ...]:
         """One row per block, blocks inside others after the one they are in."""
-        return tuple(self._rows(self.steps, ""))
+        with one_pass():
+            return tuple(self._rows(self.steps, "", self._meta))
 
-    def _rows(self, steps: Sequence[Step], prefix: str) -> Iterator[Row]:
+    def _rows(self, steps: Sequence[Step], prefix: str, chain: nn.Module) -> Iterator[Row]:
         for index, step in enumerate(steps):
             path = f"{prefix}{index}"
+            size = self._sizes.get(path, 0)
             macs = None if self._macs is None else self._macs.get(path, 0)
-            module = self._meta.get_submodule(path)
-            yield Row(
-                f"blocks.{path}", label(step.block), step.x, step.y, _parameters(module), macs
-            )
+            yield Row(f"blocks.{path}", label(step.block), step.x, step.y, size, macs)
+            module = chain.get_submodule(str(index))
             for name, inner in chains(step.block, step.x):
-                if _holds(module, name):  # a module is free to fuse what its block holds
-                    yield from self._rows(inner, f"{path}.{name}.")
+                held = _held(module, name)
+                if held is not None:  # a module is free to fuse what its block holds
+                    yield from self._rows(inner, f"{path}.{name}.", held)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
@@ -233,16 +244,11 @@ class Plan:
 RIGHT = frozenset({4, 5})  # the columns of numbers
 
 
-def _holds(module: nn.Module, path: str) -> bool:
+def _held(module: nn.Module, path: str) -> nn.Module | None:
     try:
-        module.get_submodule(path)
+        return module.get_submodule(path)
     except AttributeError:
-        return False
-    return True
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+        return None
 
 
 def _short(count: int | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..blocks.errors import SpecError
 from ..blocks.spec import Spec
-from ..registry import MobileVLMError, quote
+from ..registry import MobileVLMError, quote, told
 from .stack import PrefixTokens, Stack
 
 __all__ = ["Preset"]
@@ -57,7 +57,7 @@ class Preset(Spec):
         except MobileVLMError:
             raise
         except Exception as error:  # other people's presets: say which one it was
-            raise SpecError(f"expand failed: {type(error).__name__}: {error}", where) from error
+            raise SpecError(f"expand failed: {told(error)}", where) from error
         if not isinstance(stack, Stack) or (stack.in_, stack.out) != (in_, out):
             raise SpecError(f"expand returned {quote(stack)}", where, f"a Stack {in_} -> {out}")
         if not self.prefix_tokens:

@@ -11,7 +11,7 @@ from .errors import (
     RegistryError,
     UnknownName,
 )
-from .names import did_you_mean, quote
+from .names import did_you_mean, first_line, printable, quote, told
 from .plugins import Plugin
 from .registry import Registry
 from .switches import ALL, DISABLE_VARIABLE, STRICT_VARIABLE, disabled
@@ -36,5 +36,8 @@ __all__ = [
     "UnknownName",
     "did_you_mean",
     "disabled",
+    "first_line",
+    "printable",
     "quote",
+    "told",
 ]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from .names import printable
+
 __all__ = [
     "AmbiguousName",
     "BrokenPlugin",
@@ -23,22 +28,40 @@ class MobileVLMError(Exception):
         found: What is wrong, as it was met.
         where: The path in the document, the tensor or the argument.
         expected: What would have been right.
-        hint: One thing to try, as a sentence.
+        hint: One thing to try, as a sentence; or, where finding it takes a search, a function
+            that returns it. It is called when the hint is first read, so that an error which
+            nobody is shown costs nothing.
     """
 
-    def __init__(self, found: str, where: str = "", expected: str = "", hint: str = "") -> None:
-        # All four are positional args, so that the default pickling of exceptions keeps them.
-        super().__init__(found, where, expected, hint)
+    def __init__(
+        self, found: str, where: str = "", expected: str = "", hint: str | Callable[[], str] = ""
+    ) -> None:
+        super().__init__(found, where, expected, hint if isinstance(hint, str) else "")
         self.found = found
-        self.where = where
+        self.where = printable(where)  # with paths in it, which may hold anything
         self.expected = expected
-        self.hint = hint
+        self._hint = hint
+
+    @property
+    def hint(self) -> str:
+        """One thing to try, as a sentence; may be empty."""
+        if not isinstance(self._hint, str):
+            self._hint = self._hint()
+        return self._hint
+
+    @hint.setter
+    def hint(self, hint: str | Callable[[], str]) -> None:
+        self._hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        four = (self.found, self.where, self.expected, self.hint)
+        return type(self), four, self.__dict__
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.found}" if self.where else self.found
         if self.expected:
             text += f"; expected {self.expected}"
-        return f"{text}. {self.hint}" if self.hint else text
+        return printable(f"{text}. {self.hint}" if self.hint else text, keep="\n")
 
 
 class RegistryError(MobileVLMError, LookupError):

@@ -6,7 +6,17 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["DISTRIBUTION", "did_you_mean", "normalize", "normalize_distribution", "parse", "quote"]
+__all__ = [
+    "DISTRIBUTION",
+    "did_you_mean",
+    "first_line",
+    "normalize",
+    "normalize_distribution",
+    "parse",
+    "printable",
+    "quote",
+    "told",
+]
 
 MAX_LENGTH = 64
 RULE = f"lower-case ASCII letters, digits and '-', starting with a letter, at most {MAX_LENGTH}"
@@ -69,6 +79,39 @@ def quote(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """Return the first line of what a stranger's exception says, as any terminal can print it."""
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception:  # strangers' __str__
+        lines = []
+    line = printable(lines[0]) if lines else "no message"
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def told(error: BaseException) -> str:
+    r"""Show a stranger's exception on one line: its type, and the first line of what it says.
+
+    >>> told(ValueError("not\nso"))
+    'ValueError: not'
+    """
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def printable(text: object, keep: str = "") -> str:
+    r"""Return text as any terminal can print it: letters stay; controls and the like are escaped.
+
+    >>> printable("f\u00fcr\n"), printable("a\ud800b")
+    ('f\xfcr\\n', 'a\\ud800b')
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text
+    )
+
+
 def did_you_mean(name: object, candidates: Iterable[str]) -> str:
     """Return "Did you mean 'x' or 'y'?" for the nearest candidates, or an empty string.
 
@@ -79,8 +122,11 @@ def did_you_mean(name: object, candidates: Iterable[str]) -> str:
         return ""
     wanted = name.lower().replace("_", "-")
     known = {each.lower().replace("_", "-"): each for each in candidates}
-    near = sorted((_distance(wanted, key), key) for key in known)
-    close = [key for distance, key in near if distance <= max(1, len(wanted) // 3)]
+    limit = max(1, len(wanted) // 3)
+    # The distance is at least the difference in length.
+    alike = [key for key in known if abs(len(key) - len(wanted)) <= limit]
+    near = sorted((_distance(wanted, key), key) for key in alike)
+    close = [key for distance, key in near if distance <= limit]
     # difflib finds what an edit distance misses: a word left out, as in "depthwise-res".
     close += [key for key in difflib.get_close_matches(wanted, known) if key not in close]
     if not close:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from .discovery import LOCK, Installed, Offer, Problem, tell, update
 from .entry import Entry
 from .errors import AmbiguousName, BrokenPlugin, PluginWarning, RegistryError
-from .names import quote
+from .names import first_line, quote
 from .switches import DISABLE_VARIABLE, STRICT_VARIABLE, disabled, is_off, is_strict
 from .watch import Load, Probe, watch
 
@@ -171,7 +171,7 @@ class Plugins:
             except BaseException as error:  # also what a cancelled task or a Rust panic raises
                 fault = error
         if fault is not None:
-            found = f"{type(fault).__name__} on import: {fault}"
+            found = f"{type(fault).__name__} on import: {first_line(fault)}"
             found += f"; it {load.effects}" if load.effects else ""
             hint = self._remedy(offer, fault)
             raise BrokenPlugin(found, self._where(offer), hint=hint) from fault

@@ -352,33 +352,32 @@ class Registry(Generic[T]):
             yield offer, offer.entry(offer.name if alone else offer.qualified)
 
     def _unknown(self, name: object) -> RegistryError:
-        found = f"unknown {self.kind} {quote(name)}"
+        return UnknownName(f"unknown {self.kind} {quote(name)}", hint=lambda: self._advice(name))
+
+    def _advice(self, name: object) -> str:
+        """Say what may have been meant by a name that nothing answers to."""
         distribution, short = parse(name) or (None, "")
         for offer in self._plugins.offers(switched_off=True):
             if short == offer.name and distribution in (None, offer.distribution):
                 by = f"It is offered by {offer.distribution}"
-                return UnknownName(found, hint=f"{by}, which {DISABLE_VARIABLE} switches off.")
+                return f"{by}, which {DISABLE_VARIABLE} switches off."
         sibling = self._sibling
         if sibling is not None and sibling._match(name):
-            return UnknownName(found, hint=f"{quote(name)} is a {sibling.kind}, not a {self.kind}.")
+            return f"{quote(name)} is a {sibling.kind}, not a {self.kind}."
         lower = normalize(name.rpartition("/")[2].lower()) if isinstance(name, str) else None
         for problem in self.problems():
             its = problem.distribution == distribution and problem.name in ("", short)
             if its or (distribution is None and problem.name == lower):
-                hint = f"{problem.distribution} is installed, but {problem.text}."
-                return UnknownName(found, hint=hint)
+                return f"{problem.distribution} is installed, but {problem.text}."
         names = self.names()
         if distribution:
             offers = self._plugins.offers()
             names = sorted(each.qualified for each in offers if each.distribution == distribution)
         if distribution and not names:
-            hint = (
-                f"It comes from {distribution!r}, which is not installed or offers no such thing."
-            )
-            return UnknownName(found, hint=hint)
+            absent = "which is not installed or offers no such thing"
+            return f"It comes from {distribution!r}, {absent}."
         few = ", ".join(names[:12]) + (", and others" if len(names) > 12 else "")
-        hint = did_you_mean(name, names) or _worker_hint() or f"Known: {few}."
-        return UnknownName(found, hint=hint)
+        return did_you_mean(name, names) or _worker_hint() or f"Known: {few}."
 
 
 def target_of(thing: object) -> str:

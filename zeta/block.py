@@ -12,7 +12,7 @@ from torch import nn
 from ..blocks.block import Block
 from ..blocks.errors import GridError, SpecError
 from ..blocks.feature import Feature, Width
-from ..blocks.spec import shown
+from ..blocks.spec import Refused, shown
 from ..registry import did_you_mean, quote
 from .module import make
 from .table import MAX_COUNT, Option, Row, Scalar
@@ -161,5 +161,9 @@ def _refuse(row: Row, key: object, known: list[str]) -> NoReturn:
     else:
         found = f"unknown key {quote(key)}"
     expected = f"one of {', '.join(known)}" if known else "no keys"
-    hint = f"{did_you_mean(key, known)} {_signature(row)}".strip()
-    raise SpecError(found, expected=expected, hint=hint)
+    refused = SpecError(
+        found,
+        expected=expected,
+        hint=lambda: f"{did_you_mean(key, known)} {_signature(row)}".strip(),
+    )
+    raise Refused(refused)

@@ -16,7 +16,7 @@ from types import ModuleType
 
 import torch
 
-from ..registry import MobileVLMError
+from ..registry import MobileVLMError, told
 
 __all__ = ["VERSION", "ZetaError", "zeta_nn"]
 
@@ -57,7 +57,7 @@ def zeta_nn(where: str = "zeta.nn") -> ModuleType:
         return importlib.import_module("zeta.nn")
     except (Exception, SystemExit) as error:
         raise ZetaError(
-            f"{expected} is installed, but its import fails: {type(error).__name__}: {error}",
+            f"{expected} is installed, but its import fails: {told(error)}",
             where,
             hint=_advice(error),
         ) from error
