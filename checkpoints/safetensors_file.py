@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from ..blocks.spec import first_duplicate
+from ..projectors.json_file import DuplicateKey, no_duplicates
 from ..registry import quote
 from .errors import CheckpointError
 from .tensor_file import Stored, TensorFile, refuse_others
 
-__all__ = ["DTYPES", "DuplicateKey", "SafetensorsFile", "no_duplicates"]
+__all__ = ["DTYPES", "SafetensorsFile"]
 
 MAX_HEADER = 100_000_000
 DTYPES = {
@@ -156,23 +156,3 @@ def _sizes(value: Any) -> bool:
         and len(value) <= 64
         and all(type(each) is int and 0 <= each < 1 << 62 for each in value)
     )
-
-
-class DuplicateKey(ValueError):
-    """A key of a JSON object that is there twice."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
-
-
-def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object of its pairs; for `json.loads`.
-
-    Raises:
-        DuplicateKey: A key is there twice.
-    """
-    key = first_duplicate(pairs)
-    if key is not None:
-        raise DuplicateKey(key)
-    return dict(pairs)

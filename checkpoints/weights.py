@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import stat
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,15 +12,17 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from ..projectors.json_file import JsonReader
 from ..registry import quote
 from .errors import CheckpointError
 from .pickle_file import PickleFile
-from .safetensors_file import DuplicateKey, SafetensorsFile, no_duplicates
+from .safetensors_file import SafetensorsFile
 from .tensor_file import Stored, TensorFile
 
-__all__ = ["Progress", "Weights"]
+__all__ = ["JSON", "Progress", "Weights"]
 
-MAX_JSON = 100_000_000
+JSON = JsonReader(CheckpointError, 100_000_000, hint="Download it again.")
+"""Reads what stands beside the weights: an index, config.json and the like."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told how many bytes are read, of how many."""
@@ -82,7 +82,7 @@ class Weights:
     def config(self) -> dict[str, Any]:
         """The folder's ``config.json``, or an empty dict; read when it is asked for."""
         path = self.path / "config.json"
-        return _read_json(path) if path.exists() else {}
+        return JSON.read(path) if path.exists() else {}
 
     @cached_property
     def _sorted(self) -> list[str]:
@@ -172,7 +172,7 @@ class Weights:
 
     def _index(self) -> dict[str, str]:
         path = self.path / self._format.index
-        homes = _read_json(path).get("weight_map")
+        homes = JSON.read(path).get("weight_map")
         if not isinstance(homes, dict) or not all(isinstance(name, str) for name in homes.values()):
             raise CheckpointError(
                 "no weight_map", str(path), "a mapping of keys to file names", "Download it again."
@@ -185,35 +185,3 @@ class Weights:
                     hint="Shards stand beside their index.",
                 )
         return dict(homes)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    where = str(path)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError(
-                "not a regular file", where, "a JSON object", "Download it again."
-            )
-        if status.st_size > MAX_JSON:
-            raise CheckpointError(f"{status.st_size:,} bytes", where, f"at most {MAX_JSON:,}")
-        value = json.loads(path.read_text("utf-8"), object_pairs_hook=no_duplicates)
-    except CheckpointError:
-        raise
-    except DuplicateKey as error:
-        raise CheckpointError(
-            f"key {quote(error.key)} is given twice", where, hint="Leave one of them out."
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", where) from error
-    except RecursionError:
-        raise CheckpointError("nested too deep", where, hint="Download it again.") from None
-    except ValueError as error:
-        raise CheckpointError(
-            f"not JSON: {quote(str(error))}", where, "a JSON object", "Download it again."
-        ) from None
-    if not isinstance(value, dict):
-        raise CheckpointError(
-            f"a JSON {type(value).__name__}", where, "a JSON object", "Download it again."
-        )
-    return value

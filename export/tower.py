@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
-from ..checkpoints.weights import Weights
+from ..checkpoints.weights import JSON, Weights
 from ..registry import quote
 from .errors import ExportError
 
@@ -123,25 +122,40 @@ def read_tower(folder: str | os.PathLike[str]) -> Tower:
             raise ExportError("missing", f"{where}[{quote(root + key)}]", "a CLIP or SigLIP tower")
         return weights.stored(root + key).shape
 
-    width, _, patch, _ = shape(_PATCH)
-    hidden = shape("encoder.layers.0.mlp.fc1.weight")[0]
-    tokens = shape("embeddings.position_embedding.weight")[0]
+    def sizes(key: str, *wanted: int | None) -> list[int]:
+        found = shape(key)
+        if len(found) != len(wanted) or any(
+            side < 1 or want not in (None, side) for side, want in zip(found, wanted, strict=True)
+        ):
+            said = ", ".join("n" if want is None else str(want) for want in wanted)
+            raise ExportError(f"shape {quote(found)}", f"{where}[{quote(root + key)}]", f"({said})")
+        return [side for side, want in zip(found, wanted, strict=True) if want is None]
+
+    width, patch, _ = sizes(_PATCH, None, 3, None, None)
+    sizes(_PATCH, width, 3, patch, patch)
+    [hidden] = sizes("encoder.layers.0.mlp.fc1.weight", None, width)
+    [tokens] = sizes("embeddings.position_embedding.weight", None, width)
     clip = "embeddings.class_embedding" in keys
     side = math.isqrt(tokens - clip)
-    if side * side != tokens - clip:
+    if not side or side * side != tokens - clip:
         raise ExportError(f"{tokens} positions", where, "a square grid, as llama.cpp has it")
     if hidden == width:
         # llama.cpp would take the two layers for each other: it tells them by these widths.
         raise ExportError(f"feed-forward layers of width {hidden}", where, "wider than the rest")
-    count = 1 + max(int(match[1]) for key in keys if (match := _KEY.fullmatch(key)) and match[1])
+    count = _layers(keys, where)
     model = weights.config
-    config = {
-        **(_CLIP if clip else _SIGLIP),
-        **_preprocessor(weights),
-        **(model.get("vision_config") or model),
-    }
+    own = model.get("vision_config")
+    if own is not None and not isinstance(own, dict):
+        raise ExportError(quote(own), f"{where}: vision_config", "a JSON object")
+    config = {**(_CLIP if clip else _SIGLIP), **_preprocessor(weights), **(own or model)}
+    heads, eps = config["num_attention_heads"], config["layer_norm_eps"]
+    if type(heads) is not int or heads < 1 or width % heads:
+        divisor = f"a divisor of {width}, the tower's width"
+        raise ExportError(quote(heads), f"{where}: num_attention_heads", divisor)
+    if not _is_number(eps) or not 0 < eps < 1:
+        raise ExportError(quote(eps), f"{where}: layer_norm_eps", "a number between 0 and 1")
     act = config["hidden_act"]
-    if act not in _ACTS:
+    if not isinstance(act, str) or act not in _ACTS:
         raise ExportError(quote(act), f"{where}: hidden_act", f"one of {', '.join(_ACTS)}")
     if model.get("vision_feature_select_strategy", "default") != "default":
         raise ExportError(
@@ -157,15 +171,15 @@ def read_tower(folder: str | os.PathLike[str]) -> Tower:
         names={name: root + key for key in keys if (name := _named(key, layers)) is not None},
         width=width,
         hidden=hidden,
-        heads=config["num_attention_heads"],
+        heads=heads,
         layers=layers,
         feature_layer=layer,
         image=side * patch,
         patch=patch,
-        eps=config["layer_norm_eps"],
+        eps=eps,
         gelu=_ACTS[act] == "gelu",
-        mean=list(config["image_mean"]),
-        std=list(config["image_std"]),
+        mean=_channels(config, "image_mean", where),
+        std=_channels(config, "image_std", where),
     )
 
 
@@ -195,13 +209,38 @@ def _feature_layer(config: Mapping[str, Any], count: int, where: str) -> int:
     return passed
 
 
+def _layers(keys: Sequence[str], where: str) -> int:
+    """Return how many layers there are, numbered from 0."""
+    matches = (_KEY.fullmatch(key) for key in keys)
+    numbers = {match[1] for match in matches if match and match[1]}
+    # As text: a number may have more digits than Python reads.
+    missing = next(number for number in map(str, range(len(numbers) + 1)) if number not in numbers)
+    if int(missing) < len(numbers):
+        found = f"{len(numbers)} layers, and none with the number {missing}"
+        raise ExportError(found, where, "layers numbered from 0, without a gap")
+    return len(numbers)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return type(value) in (int, float) and abs(value) < math.inf  # type: ignore[arg-type]
+
+
+def _channels(config: Mapping[str, Any], field: str, where: str) -> list[float]:
+    """Return one number for each of a picture's three channels."""
+    value = config[field]
+    least = 0 if field == "image_std" else -math.inf
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(_is_number(each) and least < each < 1e6 for each in value)
+    ):
+        wanted = "three numbers above 0" if field == "image_std" else "three numbers"
+        raise ExportError(quote(value), f"{where}: {field}", wanted)
+    return [float(each) for each in value]
+
+
 def _preprocessor(weights: Weights) -> dict[str, Any]:
     """Read how images are normalised, where a file says so."""
     path = weights.path / "preprocessor_config.json"
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        return {field: found[field] for field in ("image_mean", "image_std") if field in found}
-    except OSError:
-        return {}
-    except (ValueError, TypeError) as error:
-        raise ExportError("not a JSON object", str(path)) from error
+    found = JSON.read(path) if path.exists() else {}
+    return {field: found[field] for field in ("image_mean", "image_std") if field in found}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from pydantic_core import PydanticSerializationError
 
 from ..blocks.errors import SpecError
 from ..blocks.spec import MAX_DEPTH, WithDuplicate, first_duplicate
-from ..registry import RegistryError, quote
+from ..registry import RegistryError, first_line, quote
 from .files import replace_file
+from .json_file import JsonReader
 from .stack import Stack
 
-__all__ = ["dump_spec", "load_spec"]
+__all__ = ["MAX_BYTES", "dump_spec", "load_spec", "parse_spec"]
 
 MAX_BYTES = 16_000_000
 _LINE = 120  # containers that fit on a line stay on one
@@ -38,33 +38,26 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
     if source == "":
         raise SpecError("empty", "source", "a path, JSON text or a mapping")
     if isinstance(source, str) and source.lstrip("\ufeff \t\r\n")[:1] == "{":
-        if len(source) > MAX_BYTES:
-            raise SpecError(f"{len(source):,} characters", "document", f"at most {MAX_BYTES:,}")
-        return Stack.parse(_parse(source, "document"))
+        return parse_spec(source, "document")
     if not isinstance(source, str | os.PathLike):
         raise SpecError(quote(source), "source", "a path, JSON text or a mapping")
     path = Path(source)
-    where = str(path)
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise SpecError("not a regular file", where, "a JSON document")
-        if status.st_size > MAX_BYTES:
-            raise SpecError(f"{status.st_size:,} bytes", where, f"at most {MAX_BYTES:,}")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES)  # however it grew meanwhile
-        text = data.decode("utf-8")
-    except (OSError, ValueError) as error:
-        if isinstance(error, SpecError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        hint = ""
-        if isinstance(error, FileNotFoundError) and not path.suffix:
-            name = str(source)
-            hint = f"A registered name is built with build_projector({quote(name)}, ...) or shown "
-            hint += f"with: mobilevlm show {name}"
-        raise SpecError(f"cannot be read: {reason}", where, "a JSON document", hint) from error
-    return Stack.parse(_parse(text, where))
+    hint = ""
+    if not path.suffix:
+        name = str(source)
+        hint = f"A registered name is built with build_projector({quote(name)}, ...) or shown "
+        hint += f"with: mobilevlm show {name}"
+    return Stack.parse(_READER.read(path, missing=hint))
+
+
+def parse_spec(data: bytes | str, where: str) -> Stack:
+    """Read a specification from JSON text; `where` is what messages call it.
+
+    Raises:
+        SpecError: It is no JSON, or does not fit.
+        GridError: A block leaves less of a fixed grid than the next one needs.
+    """
+    return Stack.parse(_READER.parse(data, where))
 
 
 def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
@@ -89,7 +82,7 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
     except PydanticSerializationError as error:
         if isinstance(error.__cause__, RegistryError):  # a block of no registered name
             raise error.__cause__ from None
-        raise SpecError(f"cannot be written as JSON: {error}", "stack") from error
+        raise SpecError(f"cannot be written as JSON: {first_line(error)}", "stack") from error
     text = _format(document, "") + "\n"
     if path is not None:
         try:
@@ -99,22 +92,6 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
     return text
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        raise SpecError(
-            f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}", where
-        ) from None
-    except RecursionError:
-        raise SpecError("nested too deep", where, f"at most {MAX_DEPTH} levels") from None
-    except ValueError as error:  # an integer of more than 4,300 digits
-        raise SpecError(f"not usable JSON: {error}", where) from None
-    if not isinstance(document, dict):
-        raise SpecError(f"a JSON {type(document).__name__}", where, "a JSON object")
-    return document
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):
@@ -122,6 +99,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     duplicate = WithDuplicate(found)
     duplicate.key = first_duplicate(pairs) or ""
     return duplicate
+
+
+_READER = JsonReader(
+    SpecError, MAX_BYTES, "a JSON document", depth=f"at most {MAX_DEPTH} levels", pairs=_object
+)
 
 
 def _format(value: Any, indent: str) -> str:

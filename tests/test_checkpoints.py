@@ -8,6 +8,7 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace as NS
@@ -48,6 +49,7 @@ from mobilevlm import (
     build_vision_projector,
     load_spec,
 )
+from mobilevlm.checkpoints import weights
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.families import inner_config, recognise
 from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
@@ -1735,8 +1737,8 @@ CONFIGS: dict[str, tuple[str, str]] = {
     ),
     "not JSON": (
         "{,}",
-        "config.json: not JSON: 'Expecting property name enclosed in double quotes: line 1 column "
-        "2 (char 1)'; expected a JSON object. Download it again.",
+        "config.json: not JSON: Expecting property name enclosed in double quotes at line 1, "
+        "column 2. Download it again.",
     ),
     "a list": ("[]", "config.json: a JSON list; expected a JSON object. Download it again."),
     "twice": (
@@ -1924,14 +1926,17 @@ def test_json_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     index.write_text(homes)
     save_file(mlp(), tmp_path / "a.safetensors")
     with monkeypatch.context() as patch:
-        patch.setattr("mobilevlm.checkpoints.weights.MAX_JSON", len(homes))
+        exactly = replace(weights.JSON, limit=len(homes))
+        patch.setattr(weights, "JSON", exactly)
         assert inspect_checkpoint(tmp_path).family == "mlp"
 
     def fail(*_: Any) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Path, "read_text", fail)
-    assert refusal(tmp_path) == f"{INDEX}: cannot be read: Input/output error"
+    monkeypatch.setattr(os, "open", fail)
+    assert refusal(tmp_path) == (
+        f"{INDEX}: cannot be read: Input/output error; expected a JSON object"
+    )
     with pytest.raises(CheckpointError) as caught:
         inspect_checkpoint(tmp_path)
     assert type(caught.value.__cause__) is OSError
