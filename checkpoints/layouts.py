@@ -113,7 +113,10 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
         if any(parameter is not None for parameter in module._parameters.values())
     ]
     ours = iter(leaves)
-    names = layout(projector)
+    try:
+        names = layout(projector)
+    except (LookupError, ValueError) as error:  # it looks for blocks that only its family has
+        raise _misfit() from error
     told = sum(len(entry.order) if isinstance(entry, Fused) else 1 for entry in names)
     if told != len(leaves):
         raise CheckpointError(
@@ -199,10 +202,23 @@ def to_upstream(projector: Projector, family: str | Layout) -> dict[str, Tensor]
     state = own_state(projector)
     found: dict[str, Tensor] = {}
     for part in parts(projector, layout):
-        tensor = part.write(state[part.key])
-        before = found.get(part.theirs)
-        found[part.theirs] = tensor if before is None else torch.cat([before, tensor])
+        try:
+            tensor = part.write(state[part.key])
+            before = found.get(part.theirs)
+            if before is not None:
+                if part.rows is None:
+                    raise _misfit()
+                tensor = torch.cat([before, tensor])
+        except (LookupError, RuntimeError) as error:  # of a module that it takes for another
+            raise _misfit() from error
+        found[part.theirs] = tensor
     return found
+
+
+def _misfit() -> CheckpointError:
+    return CheckpointError(
+        "the layout does not fit the projector's modules", hint="It belongs to another family."
+    )
 
 
 def find_layout(family: str) -> Layout:
@@ -250,8 +266,9 @@ def _janus(projector: Projector) -> list[str]:
 def _deepseek_vl2(projector: Projector) -> list[str]:
     from ..blocks.pointwise import Pointwise
 
-    blocks = projector.spec.blocks
-    pooling = isinstance(blocks[1], Pointwise) and isinstance(blocks[2], Pointwise)
+    # Two linear layers without an activation between them; of one layer, there is no third block.
+    first_two = projector.spec.blocks[1:3]
+    pooling = len(first_two) == 2 and all(isinstance(block, Pointwise) for block in first_two)
     layers = _count(projector, "pointwise") - pooling
     first = ["token_pooling_layer"] if pooling else []
     return [*first, *(f"layers.{2 * step}" for step in range(layers))]

@@ -31,6 +31,9 @@ __all__ = ["PickleFile"]
 MIN_TORCH = (2, 11)
 MAX_DIRECTORY = 32_000_000
 MAX_PICKLE = 10_000_000
+# Of a pickle as long as that: torch.save writes 2.6 bytes an opcode or more, 72 a tensor or more.
+MAX_OPCODES = 4_000_000
+MAX_MEMBERS = 150_000
 # What a tensor's arguments come to, with room to spare; a tuple is also hashed, which recurses.
 MAX_TUPLE = 1_000
 LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -143,6 +146,13 @@ def _members(file: BufferedReader, size: int, where: str) -> dict[str, _Member]:
         raise CheckpointError("its zip directory is missing or damaged", where, hint=_CUT) from None
     if not any(re.fullmatch("[^/]+/data[.]pkl", entry.orig_filename) for entry in entries):
         raise CheckpointError("a zip archive of something else", where, PickleFile.kind, _AGAIN)
+    if len(entries) > MAX_MEMBERS:
+        raise CheckpointError(
+            f"an archive of {len(entries):,} members",
+            where,
+            f"at most {MAX_MEMBERS:,}",
+            _STATE_DICT,
+        )
     members: dict[str, _Member] = {}
     spans: list[tuple[int, int]] = []
     roots: set[str] = set()
@@ -196,19 +206,27 @@ def _look_through(data: bytes, where: str) -> None:
     marks: list[int] = []
     memo: dict[Any, int] = {}
     try:
-        for opcode, arg, _ in pickletools.genops(data):
-            if opcode.name == "GLOBAL" and arg not in _GLOBALS:
+        for count, (opcode, arg, _) in enumerate(pickletools.genops(data)):
+            if count >= MAX_OPCODES:
+                raise CheckpointError(
+                    f"a pickle of more than {MAX_OPCODES:,} opcodes",
+                    where,
+                    "tensors by name",
+                    _STATE_DICT,
+                )
+            name = opcode.name
+            if name == "GLOBAL" and arg not in _GLOBALS:
                 raise CheckpointError(
                     f"it asks for {quote(str(arg).replace(' ', '.'))}, which is no tensor",
                     where,
                     "tensors by name",
                     _STATE_DICT,
                 )
-            if opcode.name == "MARK":
+            if name == "MARK":
                 marks.append(len(stack))
-            elif opcode.name in ("BINPUT", "LONG_BINPUT"):
+            elif name in ("BINPUT", "LONG_BINPUT"):
                 memo[int(arg or 0)] = stack[-1]
-            elif opcode.name in ("BINGET", "LONG_BINGET"):
+            elif name in ("BINGET", "LONG_BINGET"):
                 stack.append(memo[int(arg or 0)])
             else:
                 taken = opcode.stack_before
@@ -216,7 +234,7 @@ def _look_through(data: bytes, where: str) -> None:
                     start = marks.pop() - taken.index(pickletools.markobject)
                 else:
                     start = len(stack) - len(taken)
-                size = 1 + sum(stack[start:]) if "TUPLE" in opcode.name else 1
+                size = 1 + sum(stack[start:]) if "TUPLE" in name else 1
                 if size > MAX_TUPLE:
                     raise CheckpointError(
                         f"a tuple of more than {MAX_TUPLE:,} values in its pickle",

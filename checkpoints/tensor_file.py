@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..registry import first_line
 from .errors import CheckpointError
 
 __all__ = ["Stored", "TensorFile", "refuse_others"]
@@ -134,8 +135,7 @@ class TensorFile(ABC):
         """Open a regular file, refuse all else, and say so when it cannot be read."""
         path = str(self.path)
         try:
-            # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
-            handle = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+            handle = _open(self.path)
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
                 os.close(handle)
@@ -146,6 +146,15 @@ class TensorFile(ABC):
         except OSError as error:
             hint = _HINTS.get(error.errno or 0, "Look at the path and its rights.")
             raise CheckpointError(f"cannot be read: {error.strerror}", path, hint=hint) from error
+
+
+def _open(path: Path) -> int:
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except ValueError as error:  # a path with a NUL or half a surrogate pair in it
+        found = f"cannot be read: {first_line(error)}"
+        raise CheckpointError(found, str(path), hint=_HINTS[errno.ENOENT]) from error
 
 
 def refuse_others(start: bytes, where: str, expected: str) -> None:

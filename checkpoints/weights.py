@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from ..projectors.json_file import JsonReader
-from ..registry import quote
+from ..registry import printable, quote
 from .errors import CheckpointError
 from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
@@ -70,8 +70,10 @@ class Weights:
         self.pickled = pickled
         self._format = _PICKLES if pickled else _SAFETENSORS
         self._files: dict[str, TensorFile] = {}
-        self._folder = self.path if self.path.is_dir() else self.path.parent
-        only = self._only_file() if self.path.is_dir() else self.path.name
+        # os.path's answer False where Path's raise, as of a name that is too long.
+        folder = os.path.isdir(self.path)
+        self._folder = self.path if folder else self.path.parent
+        only = self._only_file() if folder else self.path.name
         self._homes = (
             self._index() if only is None else dict.fromkeys(self._open(only).tensors, only)
         )
@@ -82,7 +84,7 @@ class Weights:
     def config(self) -> dict[str, Any]:
         """The folder's ``config.json``, or an empty dict; read when it is asked for."""
         path = self.path / "config.json"
-        return JSON.read(path) if path.exists() else {}
+        return JSON.read(path) if os.path.exists(path) else {}
 
     @cached_property
     def _sorted(self) -> list[str]:
@@ -156,16 +158,17 @@ class Weights:
             raise CheckpointError(
                 f"{len(names)} {self._format.suffix[1:]} files and no {self._format.index}",
                 str(self.path),
-                hint=f"Name one of them: {', '.join(names[:4])}.",
+                hint=f"Name one of them: {', '.join(map(printable, names[:4]))}.",
             )
         hint = "Name the file or the folder that holds them."
         if self.pickled_files:
+            first = printable(self.pickled_files[0])
             hint = (
-                f"{self.pickled_files[0]} is a pickle, which can run code, so it is not loaded. "
+                f"{first} is a pickle, which can run code, so it is not loaded. "
                 "Convert it: mobilevlm convert --from-pickle PATH OUT"
             )
         elif safetensors:
-            hint = f"Leave out --from-pickle: {safetensors[0]} is none."
+            hint = f"Leave out --from-pickle: {printable(safetensors[0])} is none."
         raise CheckpointError(
             "no weights in this folder", str(self.path), " or ".join(self._format.names), hint
         )

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line. What lies in the current folder is not installed: it offers nothing."""
+    # python -m puts that folder first on the path; the command mobilevlm does not.
+    with contextlib.suppress(OSError):  # a folder that is deleted
+        if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):
+            del sys.path[0]
     from .app import app
 
     app()

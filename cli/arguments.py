@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..projectors import PROJECTORS
 from ..registry import MobileVLMError, quote
 
-__all__ = ["UsageError", "call", "settings", "sides"]
+if TYPE_CHECKING:
+    from ..projectors.stack import Stack
+
+__all__ = ["UsageError", "call", "document", "settings", "sides"]
 
 
 class UsageError(MobileVLMError):
@@ -70,10 +74,10 @@ def call(
         SpecError: The file cannot be read or does not fit.
     """
     keywords = settings(words)
-    if target.endswith(".json") or (target not in PROJECTORS and _is_file(target)):
-        from ..projectors.document import load_spec
-
-        return {"spec": load_spec(Path(target)), **keywords}
+    if _STREAM.fullmatch(target) or target.endswith(".json"):
+        return {"spec": document(target), **keywords}
+    if target not in PROJECTORS and os.path.isfile(target):
+        return {"spec": document(target), **keywords}
     PROJECTORS.find(target)
     for key in ("in", "out"):
         if key not in keywords:
@@ -84,8 +88,24 @@ def call(
     return {"spec": target, **keywords}
 
 
-def _is_file(target: str) -> bool:
+def document(file: str) -> Stack:
+    """Read a document from a file; from standard input, or a shell's pipe, where that is named.
+
+    Any other pipe is refused, as `load_spec` does: one that nobody writes to would be waited for.
+
+    Raises:
+        SpecError: It cannot be read or does not fit.
+    """
+    from ..projectors.document import MAX_BYTES, load_spec, parse_spec
+
+    if not _STREAM.fullmatch(file):
+        return load_spec(Path(file))
     try:
-        return Path(target).is_file()
-    except (OSError, ValueError):  # longer than a path may be, or with a NUL in it
-        return False
+        with open(0 if file == "-" else file, "rb", closefd=file != "-") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", file, "a JSON document") from error
+    return parse_spec(data, file)
+
+
+_STREAM = re.compile(r"-|/dev/stdin|/dev/fd/[0-9]{1,9}|/proc/self/fd/[0-9]{1,9}", re.ASCII)

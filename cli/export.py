@@ -85,7 +85,7 @@ def export(
 
 def _projector(target: str, words: list[str]) -> Projector:
     """Load a checkpoint; or build what is a name or a document, with random weights."""
-    if Path(target).is_dir() or target.endswith(_WEIGHTS):
+    if os.path.isdir(target) or target.endswith(_WEIGHTS):
         from ..checkpoints.load import load_projector
 
         keywords = settings(words)

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..projectors import BLOCKS, PROJECTORS
-from ..registry import Entry, MobileVLMError, Registry, did_you_mean
-from .arguments import UsageError, call
+from ..registry import Entry, MobileVLMError, Registry, did_you_mean, printable
+from .arguments import UsageError, call, document
 from .options import Debug, Json, Target, Words
 from .output import FAILED, echo_json, echo_table, explain, reporting
 
@@ -135,32 +135,34 @@ def schema(debug: Debug = False) -> None:
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Documents.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Documents; - is standard input.")
+    ],
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Check documents: syntax, fields, names, widths and size. Nothing is allocated."""
-    from ..projectors.document import load_spec
     from ..projectors.plan import Plan
 
     with reporting(debug):
         results: list[dict[str, Any]] = []
         for file in files:
+            name = printable(file)
             try:
-                plan = Plan(load_spec(file))
+                plan = Plan(document(str(file)))
                 parameters = plan.parameters
             except MobileVLMError as error:
                 if debug:
                     raise
                 results.append({"file": str(file), "ok": False, "error": str(error)})
                 if not as_json:
-                    explain(str(error) if str(file) in str(error) else f"{file}: {error}")
+                    explain(str(error) if str(error).startswith(name) else f"{name}: {error}")
                 continue
             stack = plan.stack
             facts = {"in": stack.in_, "out": stack.out, "parameters": parameters}
             results.append({"file": str(file), "ok": True, **facts})
             if not as_json:
-                typer.echo(f"{file}: ok, {stack.in_} -> {stack.out}, {parameters:,} parameters")
+                typer.echo(f"{name}: ok, {stack.in_} -> {stack.out}, {parameters:,} parameters")
         if as_json:
             echo_json(results)
         if not all(result["ok"] for result in results):

@@ -242,5 +242,5 @@ def _channels(config: Mapping[str, Any], field: str, where: str) -> list[float]:
 def _preprocessor(weights: Weights) -> dict[str, Any]:
     """Read how images are normalised, where a file says so."""
     path = weights.path / "preprocessor_config.json"
-    found = JSON.read(path) if path.exists() else {}
+    found = JSON.read(path) if os.path.exists(path) else {}
     return {field: found[field] for field in ("image_mean", "image_std") if field in found}

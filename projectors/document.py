@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError
 
 from ..blocks.errors import SpecError
 from ..blocks.spec import MAX_DEPTH, WithDuplicate, first_duplicate
-from ..registry import RegistryError, first_line, quote
+from ..registry import RegistryError, first_line, printable, quote
 from .files import replace_file
 from .json_file import JsonReader
 from .stack import Stack
@@ -46,7 +46,7 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
     if not path.suffix:
         name = str(source)
         hint = f"A registered name is built with build_projector({quote(name)}, ...) or shown "
-        hint += f"with: mobilevlm show {name}"
+        hint += f"with: mobilevlm show {printable(name)}"
     return Stack.parse(_READER.read(path, missing=hint))
 
 
@@ -87,8 +87,9 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
     if path is not None:
         try:
             replace_file(Path(path), text.encode())
-        except OSError as error:
-            raise SpecError(f"cannot be written: {error.strerror}", str(path)) from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else first_line(error)
+            raise SpecError(f"cannot be written: {reason}", str(path)) from error
     return text
 
 
