@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import stat
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from .errors import CheckpointError
 __all__ = ["Stored", "TensorFile", "refuse_others"]
 
 WINDOW = 1 << 26  # bytes; a multiple of every machine's pages
+
+_CONTENT = ("st_size", "st_mtime_ns")  # what writing to a file changes
 
 _HINTS = {
     errno.ENOENT: "Look at the path; nothing is downloaded.",
@@ -76,9 +79,15 @@ class TensorFile(ABC):
         self._data = 0
         self._start = 0
         self._pages: mmap.mmap | bytes = b""
-        with self._opened() as (file, status):
-            self._status = status
-            self._describe(file, status.st_size)
+        # Open for as long as this lives: the path may lead to another file when it is read.
+        with self._explained():
+            self._file, self._status = self._open()
+            close = weakref.finalize(self, self._file.close)
+            try:
+                self._describe(self._file, self._status.st_size)
+            except BaseException:  # which holds on to this as long as it lives
+                close()
+                raise
 
     @abstractmethod
     def _describe(self, file: BufferedReader, size: int) -> None:
@@ -87,20 +96,20 @@ class TensorFile(ABC):
     def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
         """Map some tensors; their pages are read when they are used, the rest never.
 
-        As with safetensors' own reader, a file that somebody cuts off meanwhile takes the process
-        with it; one that is replaced, as `save_projector` does, does no harm.
+        They are those of the file that was opened, even where another has its name by now, as
+        after `save_projector`. As with safetensors' own reader, a file that somebody cuts off
+        meanwhile takes the process with it.
 
         Raises:
-            CheckpointError: The file cannot be read, or is not the one it was.
+            CheckpointError: The file cannot be read, or was written to since it was opened.
         """
-        with self._opened() as (file, status):
-            fields = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
-            changed = any(getattr(status, f) != getattr(self._status, f) for f in fields)
-            if changed:
+        with self._explained():
+            status = os.fstat(self._file.fileno())
+            if any(getattr(status, f) != getattr(self._status, f) for f in _CONTENT):
                 raise CheckpointError(
                     "the file changed while it was read", str(self.path), hint="Try again."
                 )
-            return {key: self._tensor(file, self.tensors[key]) for key in keys}
+            return {key: self._tensor(self._file, self.tensors[key]) for key in keys}
 
     def _tensor(self, file: BufferedReader, stored: Stored) -> Tensor:
         if not stored.nbytes:
@@ -130,22 +139,26 @@ class TensorFile(ABC):
         self._pages = mmap.mmap(file.fileno(), stop - start, access=mmap.ACCESS_COPY, offset=start)
         self._start = start
 
+    def _open(self) -> tuple[BufferedReader, os.stat_result]:
+        """Open a regular file, and refuse all else."""
+        handle = _open(self.path)
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(handle)
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise CheckpointError(kind, str(self.path), self.kind, "Name another path.")
+        return os.fdopen(handle, "rb"), status
+
     @contextmanager
-    def _opened(self) -> Iterator[tuple[BufferedReader, os.stat_result]]:
-        """Open a regular file, refuse all else, and say so when it cannot be read."""
-        path = str(self.path)
+    def _explained(self) -> Iterator[None]:
+        """Say so when the file cannot be read."""
         try:
-            handle = _open(self.path)
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                os.close(handle)
-                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-                raise CheckpointError(kind, path, self.kind, "Name another path.")
-            with os.fdopen(handle, "rb") as file:
-                yield file, status
+            yield
         except OSError as error:
             hint = _HINTS.get(error.errno or 0, "Look at the path and its rights.")
-            raise CheckpointError(f"cannot be read: {error.strerror}", path, hint=hint) from error
+            raise CheckpointError(
+                f"cannot be read: {error.strerror}", str(self.path), hint=hint
+            ) from error
 
 
 def _open(path: Path) -> int:

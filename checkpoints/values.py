@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .load import inspect_checkpoint
+from .load import inspect_known, recognise_projector
 from .weights import Progress, Weights
 
 __all__ = ["Values", "inspect_values"]
@@ -74,8 +74,9 @@ def inspect_values(
     Raises:
         CheckpointError: It cannot be read, or holds no projector that is known.
     """
-    keys = inspect_checkpoint(path, root=root, grid=grid).used
-    return tuple(_values(key, tensor) for key, tensor in Weights(path).read(keys, progress))
+    weights = Weights(path)  # once: another file may get its name meanwhile
+    keys = inspect_known(weights, recognise_projector(weights, root, grid)).used
+    return tuple(_values(key, tensor) for key, tensor in weights.read(keys, progress))
 
 
 def _values(key: str, tensor: Tensor) -> Values:

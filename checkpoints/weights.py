@@ -135,8 +135,12 @@ class Weights:
     @property
     def pickled_files(self) -> list[str]:
         """The folder's files that are pickled weights by their names."""
-        names = sorted(path.name for path in self.path.glob(f"*{_PICKLES.suffix}"))
+        names = self._named(_PICKLES.suffix)
         return [name for name in names if name != "training_args.bin"]  # transformers' Trainer's
+
+    def _named(self, suffix: str) -> list[str]:
+        """Return the folder's files of that suffix, but for hidden ones, as writers leave them."""
+        return sorted(path.name for path in self.path.glob(f"[!.]*{suffix}"))
 
     def _open(self, name: str) -> TensorFile:
         if name not in self._files:
@@ -150,7 +154,7 @@ class Weights:
                 return name
         if (self.path / self._format.index).exists():
             return None
-        safetensors = sorted(path.name for path in self.path.glob(f"*{_SAFETENSORS.suffix}"))
+        safetensors = self._named(_SAFETENSORS.suffix)
         names = self.pickled_files if self.pickled else safetensors
         if len(names) == 1:
             return names[0]
