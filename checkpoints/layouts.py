@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..blocks.block import label
 from ..projectors.projector import Projector
+from ..projectors.unwrap import unwrap
 from ..registry import did_you_mean, quote
 from .errors import CheckpointError
 from .state import own_state
@@ -187,21 +188,23 @@ def from_upstream(
     return found
 
 
-def to_upstream(projector: Projector, family: str | Layout) -> dict[str, Tensor]:
+def to_upstream(projector: nn.Module, family: str | Layout) -> dict[str, Tensor]:
     """Return a projector's weights under upstream's keys and in its shapes.
 
     Args:
-        projector: The projector.
+        projector: The projector; or what DataParallel, DDP or torch.compile made of it.
         family: A layout's name, such as ``llava``, ``qwen2-vl`` or ``ldpnet``; or a layout.
 
     Raises:
-        CheckpointError: There is no such layout, it does not name this projector's weights, or
-            these are not those of its specification, as with adapters that are not merged.
+        CheckpointError: It is no projector; there is no such layout, it does not name this
+            projector's weights, or these are not those of its specification, as with adapters
+            that are not merged.
     """
     layout = find_layout(family) if isinstance(family, str) else family
-    state = own_state(projector)
+    inner = unwrap(projector, CheckpointError)
+    state = own_state(inner)
     found: dict[str, Tensor] = {}
-    for part in parts(projector, layout):
+    for part in parts(inner.unloaded().native(), layout):
         try:
             tensor = part.write(state[part.key])
             before = found.get(part.theirs)

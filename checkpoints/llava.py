@@ -83,6 +83,10 @@ class UpstreamProjector(Projector):
         self.blocks.train(mode)
         return super().train(mode)
 
+    def unloaded(self) -> Projector:
+        """Return a projector of this specification, with this one's keys, on the meta device."""
+        return UpstreamProjector(self._layout, self.spec, grid=self.grid, device="meta")
+
     def native(self) -> Projector:
         """Return a projector with our own keys and shapes, which shares these weights.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..blocks.errors import GridError, SpecError
 from ..blocks.feature import Grid, check_grid
 from ..projectors.build import build_projector
+from ..projectors.device import check_device
 from ..projectors.document import load_spec
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
@@ -136,9 +137,10 @@ def load_projector(
         check_values: Look for NaN and infinities.
 
     Raises:
-        CheckpointError: It cannot be read, holds no projector that is known, or does not fit.
+        CheckpointError: It cannot be read, holds no projector that is known, or does not fit;
+            or the dtype makes an infinity of a weight.
         GridError: The grid does not fit.
-        SpecError: The dtype is not a floating one.
+        SpecError: The dtype is not a floating one, or the device is not there.
     """
     weights = Weights(path)
     known = recognise_projector(weights, root, grid)
@@ -160,9 +162,12 @@ def read_projector(
     """Read a projector that is recognised, as `load_projector` does.
 
     Raises:
-        CheckpointError: A tensor cannot be read, or its values are not finite.
-        SpecError: The dtype is not a floating one.
+        CheckpointError: A tensor cannot be read, or its values are not finite or too large for
+            the dtype.
+        SpecError: The dtype is not a floating one, or the device is not there.
     """
+    if device is not None:
+        device = check_device(device)
     projector, pairs = known.projector, known.pairs
     if dtype is not None or (grid is not None and projector.grid != tuple(grid)):
         grid = projector.grid if grid is None else grid
@@ -174,8 +179,11 @@ def read_projector(
     # One by one, so that no more than a tensor is held twice.
     for key, tensor in weights.read(wanted, progress):
         fits = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        where = f"{weights.path}[{quote(key)}]"
         if check_values:
-            _refuse_non_finite(f"{weights.path}[{quote(key)}]", tensor, fits)
+            _refuse_non_finite(where, tensor)
+        if fits.dtype != tensor.dtype:
+            _refuse_overflow(where, tensor, fits)
         for part in wanted[key]:
             state[part.key] = part.read(fits)
     projector.load_state_dict(state, strict=True, assign=True)
@@ -189,15 +197,21 @@ def read_projector(
     return projector
 
 
-def _refuse_non_finite(where: str, stored: Tensor, converted: Tensor) -> None:
-    if not bool(torch.isfinite(stored).all()):
+def _refuse_non_finite(where: str, tensor: Tensor) -> None:
+    if not bool(torch.isfinite(tensor).all()):
         raise CheckpointError(
             "NaN or infinite values",
             where,
             "finite weights",
             "Take an earlier checkpoint: a projector with these gives NaN.",
         )
-    if not (converted is stored or converted.is_meta or bool(torch.isfinite(converted).all())):
+
+
+def _refuse_overflow(where: str, stored: Tensor, converted: Tensor) -> None:
+    """Refuse finite values that another dtype makes infinite."""
+    if converted.is_meta or bool(torch.isfinite(converted).all()):
+        return
+    if bool((torch.isfinite(stored) & ~torch.isfinite(converted).to(stored.device)).any()):
         raise CheckpointError(
             f"values that {converted.dtype} cannot hold", where, hint="Take a wider dtype."
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..projectors.projector import Projector
+from ..projectors.unwrap import WRAPPERS, unwrap
 from ..registry import quote
 from .errors import CheckpointError
 
@@ -14,48 +17,125 @@ __all__ = ["FLOATS", "own_state"]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What weights may be."""
 
+_GATHER = (
+    "Gather them on every process, with get_model_state_dict(model, options="
+    "StateDictOptions(full_state_dict=True, cpu_offload=True)) of "
+    "torch.distributed.checkpoint.state_dict, and save what the first one gets: "
+    "save_projector(projector, folder, state_dict=...)."
+)
+_GATHER_ZERO = "Save inside deepspeed.zero.GatheredParameters(projector.parameters())."
 
-def own_state(projector: Projector) -> dict[str, Tensor]:
+
+def own_state(projector: Any, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Return a projector's tensors by its document's keys: those its specification builds.
 
+    Args:
+        projector: The projector, or what wraps it.
+        state_dict: Its tensors by the names of its own `state_dict`, where it does not hold them
+            itself.
+
     Raises:
-        CheckpointError: Something else stands in a layer's place, or a tensor is of another shape
-            or another kind of numbers.
+        CheckpointError: It is no projector, its tensors are sharded, something else stands in a
+            layer's place, or a tensor is of another shape or another kind of numbers.
     """
-    projector = projector.native()
-    state: dict[str, Tensor] = projector.blocks.state_dict(prefix="blocks.")
-    wanted: dict[str, Tensor] = projector.plan().modules().state_dict(prefix="blocks.")
+    projector = unwrap(projector, CheckpointError)
+    blank = projector.unloaded()
+    wanted: dict[str, Tensor] = blank.state_dict()
+    if state_dict is None:
+        state = _peeled(projector.state_dict(), wanted)
+    else:
+        state = _peeled(_checked(state_dict, wanted), wanted)
+    gather = _GATHER
+    if any(hasattr(parameter, "ds_id") for parameter in projector.parameters()):
+        gather = _GATHER_ZERO
     missing = [key for key in wanted if key not in state]
     extra = [key for key in state if key not in wanted]
     if missing or extra:
         some = ", ".join(map(quote, [*missing[:2], *extra[:2]]))
+        flat = any("_flat_param" in key for key in extra)
         raise CheckpointError(
             f"{len(missing)} tensors missing and {len(extra)} left over for its specification, "
             f"such as {some}",
-            "projector",
-            hint="Undo what wraps its layers first: merge adapters, remove parametrizations.",
+            "projector" if state_dict is None else "state_dict",
+            hint=gather
+            if flat
+            else "Undo what wraps its layers first: merge adapters, remove parametrizations."
+            if state_dict is None
+            else "Give what the projector's own state_dict has, and nothing else.",
         )
-    for key, expected in wanted.items():
-        tensor = state[key]
-        if type(tensor) is not Tensor or tensor.layout is not torch.strided:
-            raise CheckpointError(
-                f"a {type(tensor).__name__} of {tensor.layout}",
-                key,
-                "a plain tensor",
-                "Make one of it first: gather what is sharded, undo quantisation.",
-            )
-        if tensor.shape != expected.shape:
-            raise CheckpointError(
-                f"a tensor of {tuple(tensor.shape)}", key, str(tuple(expected.shape))
-            )
-        if not expected.is_floating_point():
-            if tensor.dtype != expected.dtype:
-                raise CheckpointError(f"a tensor of {tensor.dtype}", key, str(expected.dtype))
-        elif tensor.dtype not in FLOATS:
-            raise CheckpointError(
-                f"a tensor of {tensor.dtype}",
-                key,
-                "floating-point weights of 16 bits or more",
-                "Convert it first: projector.to(torch.float32).",
-            )
-    return state
+    state = {key: _plain(key, state[key], expected, gather) for key, expected in wanted.items()}
+    if blank.native() is blank:
+        return state
+    blank.load_state_dict(state, assign=True)
+    found: dict[str, Tensor] = blank.native().state_dict()
+    return found
+
+
+def _checked(state_dict: Any, wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Refuse what is no state dict of tensors, and the empty one that other processes get."""
+    if not isinstance(state_dict, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state_dict.items()
+    ):
+        raise CheckpointError(
+            f"a {type(state_dict).__name__}", "state_dict", "a mapping of keys to tensors"
+        )
+    if wanted and not state_dict:
+        raise CheckpointError(
+            "no tensors",
+            "state_dict",
+            f"{len(wanted)} tensors",
+            "get_model_state_dict gathers them on the first process only, and gives the others "
+            "none: save where torch.distributed.get_rank() is 0.",
+        )
+    return state_dict
+
+
+def _peeled(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take wrappers' names out of keys, where that leads to a key that is wanted."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        bare = ".".join(part for part in key.split(".") if part not in WRAPPERS)
+        taken = key in wanted or bare not in wanted or bare in state or bare in found
+        found[key if taken else bare] = tensor
+    return found
+
+
+def _plain(key: str, tensor: Any, expected: Tensor, gather: str) -> Tensor:
+    """Return a plain tensor of the shape and the kind of numbers that are expected."""
+    if not isinstance(tensor, Tensor):  # what a module keeps as extra state
+        raise CheckpointError(f"a {type(tensor).__name__}", key, "a tensor")
+    tensor = tensor.detach()  # a parameter too
+    shape = tuple(tensor.shape)
+    if hasattr(tensor, "placements"):  # a DTensor
+        raise CheckpointError(
+            f"a {type(tensor).__name__} of {shape}, of which each process holds a part",
+            key,
+            "a plain tensor",
+            gather,
+        )
+    if type(tensor) is not Tensor or tensor.layout is not torch.strided:
+        raise CheckpointError(
+            f"a {type(tensor).__name__} of {tensor.layout}",
+            key,
+            "a plain tensor",
+            "Make one of it first: gather what is sharded, undo quantisation.",
+        )
+    if tensor.shape != expected.shape:
+        empty, flat = not tensor.numel(), len(shape) == 1 < expected.dim()
+        cause = ""
+        if empty or (flat and tensor.numel() <= expected.numel()):
+            cause = f"{', empty' if empty else ''}, as sharded training leaves it on a process"
+        raise CheckpointError(
+            f"a tensor of {shape}{cause}", key, str(tuple(expected.shape)), gather if cause else ""
+        )
+    if not expected.is_floating_point():
+        if tensor.dtype != expected.dtype:
+            raise CheckpointError(f"a tensor of {tensor.dtype}", key, str(expected.dtype))
+    elif tensor.dtype not in FLOATS:
+        raise CheckpointError(
+            f"a tensor of {tensor.dtype}",
+            key,
+            "floating-point weights of 16 bits or more",
+            "Convert it first: projector.to(torch.float32).",
+        )
+    return tensor

@@ -18,6 +18,7 @@ from ..blocks.feature import Grid, check_grid
 from ..blocks.patch_merge import GATHERED, PatchMerge, PatchMergeModule
 from ..registry import quote
 from .assemble import assemble
+from .device import check_device
 from .packed import run_packed, to_raster, to_raster_packed
 from .plan import MAX_PARAMETERS, Plan
 from .stack import Stack
@@ -46,7 +47,8 @@ class Projector(nn.Module):
         blocks: The modules in order of use.
 
     Raises:
-        SpecError: Too many parameters, or a block that cannot be built. Nothing is allocated then.
+        SpecError: Too many parameters, a block that cannot be built, or a device that is not
+            there. Nothing is allocated then.
         GridError: The grid does not fit.
     """
 
@@ -70,7 +72,7 @@ class Projector(nn.Module):
         self.grid: Grid | None = None if grid is None else check_grid(grid)
         plan = Plan(stack, self.grid, max_parameters=max_parameters)
         _ = plan.parameters  # refuses what is too big, before anything is allocated
-        where = torch.device(device) if device is not None else torch.get_default_device()
+        where = check_device(device) if device is not None else torch.get_default_device()
         if where.type == "meta":
             self.blocks = plan.modules()
         else:
@@ -113,6 +115,12 @@ class Projector(nn.Module):
     def native(self) -> Projector:
         """Return the projector whose keys are paths in the document: this one, unless a drop-in."""
         return self
+
+    def unloaded(self) -> Projector:
+        """Return a projector of this specification, with this one's keys, on the meta device."""
+        return Projector(
+            self.spec, grid=self.grid, device="meta", max_parameters=self.max_parameters
+        )
 
     def __getnewargs__(self) -> tuple[Stack]:
         """Put the specification first in a pickle: a plugin that is missing is told of by name."""
