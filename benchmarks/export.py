@@ -45,7 +45,9 @@ def exported(projector: Projector, suffix: str, weights: str, folder: Path) -> s
         return time_ratio(loaded, door, x)
 
     with patch("mobilevlm.export.export.time_ratio", both):
-        report = export_projector(projector, folder / f"p{suffix}", grid=GRID, weights=weights)
+        report = export_projector(
+            projector, folder / f"p{suffix}", grid=GRID, weights=weights, replace=True
+        )
     return cell(report.bytes, report.relative, report.time_ratio, *plain)
 
 

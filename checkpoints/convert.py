@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 
-from ..projectors.files import replace_file
-from ..registry import quote
+from ..projectors.files import check_target, replace_file
 from .errors import CheckpointError
 from .layouts import find_layout, to_upstream
 from .load import Inspection, inspect_known, read_projector, recognise_projector
-from .safetensors_file import SafetensorsFile
-from .save import CONFIG, DOCUMENT, WEIGHTS, save_projector
+from .save import CONFIG, WEIGHTS, check_folder, save_projector
 from .weights import Progress, Weights
 
 __all__ = ["convert_checkpoint"]
@@ -43,7 +40,7 @@ def convert_checkpoint(
     Args:
         path: What `load_projector` takes; with `from_pickle` a file of ``torch.save``, such as
             ``mm_projector.bin``, or a folder with one or with shards of ``pytorch_model.bin``.
-        out: A folder as `save_projector` writes it, new or empty; with `to` a new safetensors file.
+        out: A folder as `save_projector` writes it; with `to` a safetensors file.
         from_pickle: Read a pickle, by torch's restricted loader; nothing of it is run. Needs torch
             2.11 or later.
         to: The layout whose keys to write, such as ``mlp`` for LLaVA; see `to_upstream`.
@@ -51,7 +48,8 @@ def convert_checkpoint(
         root: What stands before the projector's keys, where there are several.
         grid: The token grid (h, w), for a projector that cannot be built without one.
         dtype: The dtype to write; default: that of the checkpoint.
-        replace: Whether an earlier result at `out` may be replaced; nothing else ever is.
+        replace: Whether what is at `out` may be replaced, whoever wrote it. Without it, only an
+            earlier result in our own format is, as by `save_projector`; what is read never is.
         progress: Is told how many bytes are read, of how many.
 
     Returns:
@@ -65,68 +63,41 @@ def convert_checkpoint(
         OSError: `out` cannot be written.
     """
     target = Path(out)
-    if to is not None:
+    if to is None:
+        check_folder(target, replace=replace)
+    else:
         find_layout(to)  # before much is read in vain
-    fresh = not os.path.lexists(target) or (to is None and _is_empty_folder(target))
-    if not fresh:
-        _refuse_taken(target, Path(path), replace, folder=to is None)
+        _check_file(target, replace=replace)
+    if _holds(target, Path(path), folder=to is None):
+        raise CheckpointError(
+            "it is what is read", str(target), "another place", "Name another, and keep this one."
+        )
     weights = Weights(path, pickled=from_pickle)
     known = recognise_projector(weights, root, grid)
     inspection = inspect_known(weights, known)
     projector = read_projector(
         weights, known, grid=grid, dtype=dtype, check_values=True, progress=progress
     )
-    if to is not None:
-        state = {prefix + key: tensor for key, tensor in to_upstream(projector, to).items()}
-        target.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(target, save(state, {"format": "pt"}))
+    if to is None:
+        save_projector(projector, target, replace=replace)
         return inspection
-    try:
-        save_projector(projector, target)
-    except BaseException:
-        if fresh:
-            with suppress(OSError):
-                for name in (WEIGHTS, CONFIG):
-                    (target / name).unlink(missing_ok=True)
-                target.rmdir()
-        raise
+    state = {prefix + key: tensor for key, tensor in to_upstream(projector, to).items()}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, save(state, {"format": "pt"}))
     return inspection
 
 
-def _refuse_taken(target: Path, source: Path, replace: bool, *, folder: bool) -> None:
-    """Refuse to write where something is, unless it is an earlier result that may be replaced."""
-    earlier = replace and _is_earlier_result(target, folder=folder)
-    if earlier and not _holds(target, source, folder=folder):
-        return
-    names = sorted(os.listdir(target)) if target.is_dir() else []
-    found = f"a folder that holds {', '.join(map(quote, names[:4]))}" if names else "already there"
-    raise CheckpointError(
-        f"{found}{', ...' if len(names) > 4 else ''}",
-        str(target),
-        "a new or an empty folder" if folder else "a new file",
-        "Name another: only an earlier result is replaced, and never what is read."
-        if replace
-        else "Name another, or replace an earlier result with replace=True (--force).",
+def _check_file(target: Path, *, replace: bool) -> None:
+    """Refuse a file that is there: upstream's keys do not say that this library wrote them."""
+    check_target(
+        *(target, ".safetensors", lambda _: False, CheckpointError), replace=replace, devices=True
     )
 
 
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not os.listdir(path)
-
-
-def _is_earlier_result(path: Path, *, folder: bool) -> bool:
-    """Whether a folder is `save_projector`'s and nothing more, or a file is a safetensors file."""
-    if folder and not (path.is_dir() and {WEIGHTS} <= {*os.listdir(path)} <= {WEIGHTS, CONFIG}):
-        return False
-    try:
-        file = SafetensorsFile(path / WEIGHTS if folder else path)
-    except CheckpointError:
-        return False
-    return DOCUMENT in file.metadata or not folder
-
-
 def _holds(target: Path, source: Path, *, folder: bool) -> bool:
-    """Whether what is read would be written over."""
+    """Whether what is read would be written over, or in a folder's case beside."""
+    written = [target / WEIGHTS, target / CONFIG] if folder else [target]
+    if not any(map(os.path.lexists, written)):
+        return False
     beside = (target, source.parent) if folder else (target.parent, source)
-    pairs = ((target, source), beside)
-    return any(b.exists() and a.samefile(b) for a, b in pairs)
+    return any(a.exists() and b.exists() and a.samefile(b) for a, b in ((target, source), beside))

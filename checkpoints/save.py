@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..projectors.document import dump_spec
-from ..projectors.files import replace_file
-from ..projectors.projector import Projector
+from ..projectors.document import dump_spec, is_document
+from ..projectors.files import check_suffix, check_target, replace_file
+from ..projectors.unwrap import unwrap
+from ..registry import quote
 from .errors import CheckpointError
+from .safetensors_file import SafetensorsFile
 from .state import own_state
 
-__all__ = ["CONFIG", "DOCUMENT", "WEIGHTS", "save_projector"]
+__all__ = ["CONFIG", "DOCUMENT", "WEIGHTS", "check_folder", "save_projector"]
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 # One key only: with more, their order in the file, and so its bytes, would differ run by run.
 DOCUMENT = "mobilevlm"
+# Weights beside which our file would be taken for theirs.
+_OTHERS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None:
+def save_projector(
+    projector: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    state_dict: Mapping[str, Tensor] | None = None,
+    replace: bool = False,
+) -> None:
     """Save a projector as a folder that `load_projector` reads.
 
     ``model.safetensors`` holds the weights and, in its metadata, the document, which alone decides
@@ -30,20 +42,37 @@ def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None
     bytes. Each file is replaced at once or not at all. Tied parameters are written one by one,
     so that they come back untied.
 
+    An earlier result of this library is replaced. What it did not write, such as a model's folder,
+    and links are replaced only with `replace`; a link is then replaced itself, and what it leads
+    to stays as it is. `convert_checkpoint` and `export_projector` keep the same rule.
+
+    Weights that training has sharded are gathered first, on every process, and saved on one::
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        state = get_model_state_dict(model, options=options)  # empty but on the first process
+        if torch.distributed.get_rank() == 0:
+            save_projector(model, "folder", state_dict=state)
+
     Args:
-        projector: The projector.
+        projector: The projector; or what DataParallel, DDP, FSDP or torch.compile made of it.
         folder: Where to; made if it is not there.
+        state_dict: Its tensors, where it does not hold them itself: by the names of the
+            projector's own `state_dict`; wrappers' names, such as ``module.``, may stand in them.
+        replace: Whether what is there may be replaced, whoever wrote it. Only the two files are.
 
     Raises:
-        CheckpointError: Its tensors are not those of its specification, as with adapters that are
-            not merged, or have no values. Nothing is written then.
+        CheckpointError: It is no projector; its tensors are not those of its specification, as
+            with adapters that are not merged, are sharded, or have no values; the folder is not
+            one, or holds what this library did not write. Nothing is written then.
         RegistryError: A block is not registered, so no document can name it.
         OSError: The folder cannot be written.
     """
-    document = dump_spec(projector.spec)
+    path = Path(folder)
+    check_folder(path, replace=replace)
+    document = dump_spec(unwrap(projector, CheckpointError).spec)
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
-    for key, tensor in own_state(projector).items():
+    for key, tensor in own_state(projector, state_dict).items():
         if tensor.is_meta:
             raise CheckpointError(
                 "no values: it is on the meta device",
@@ -56,7 +85,52 @@ def save_projector(projector: Projector, folder: str | os.PathLike[str]) -> None
             tensors[key] = tensors[key].clone()
         storages.add(storage)
     data = save(tensors, {DOCUMENT: document})
-    path = Path(folder)
+    made = not path.is_dir()
+    new = [path / name for name in (WEIGHTS, CONFIG) if not os.path.lexists(path / name)]
     path.mkdir(parents=True, exist_ok=True)
-    replace_file(path / WEIGHTS, data)
-    replace_file(path / CONFIG, document.encode())
+    try:
+        replace_file(path / WEIGHTS, data)
+        replace_file(path / CONFIG, document.encode())
+    except BaseException:
+        with suppress(OSError):
+            for file in new:
+                file.unlink(missing_ok=True)
+            if made:
+                path.rmdir()
+        raise
+
+
+def check_folder(path: Path, *, replace: bool) -> None:
+    """Refuse a folder in which saving would replace, or hide, what this library did not write.
+
+    Raises:
+        CheckpointError: It says what is there.
+    """
+    if not path.is_dir():
+        check_suffix(path, "", CheckpointError)
+        if os.path.lexists(path):
+            what = "a file" if path.exists() else f"a link to {quote(os.readlink(path))}, not there"
+            raise CheckpointError(what, str(path), "a folder", "Name another.")
+        return
+    for name in _OTHERS:
+        if not replace and os.path.lexists(path / name):
+            raise CheckpointError(
+                f"a model's folder, which holds {name}",
+                str(path),
+                "a new folder or an earlier result",
+                "Name another, or write beside it with replace=True (--force).",
+            )
+    for name, suffix, is_ours in (
+        (WEIGHTS, ".safetensors", _holds_document),
+        (CONFIG, ".json", is_document),
+    ):
+        check_target(path / name, suffix, is_ours, CheckpointError, replace=replace)
+
+
+def _holds_document(path: Path) -> bool:
+    """Whether a file is a projector of `save_projector`, and nothing more."""
+    try:
+        file = SafetensorsFile(path)
+    except CheckpointError:
+        return False
+    return DOCUMENT in file.metadata and all(key.startswith("blocks.") for key in file.tensors)

@@ -10,7 +10,7 @@ import typer
 
 from ..registry import quote
 from .arguments import UsageError
-from .options import Debug, Grid, Json, grid_of
+from .options import Debug, Force, Grid, Json, grid_of
 from .output import FAILED, echo_json, echo_table, explain, progress_bar, reporting
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _inspect_values(
 
 def convert(
     path: Annotated[Path, typer.Argument(help="A checkpoint: a file, or a model's folder.")],
-    out: Annotated[Path, typer.Argument(help="A new folder; with --to a new safetensors file.")],
+    out: Annotated[Path, typer.Argument(help="A folder; with --to a safetensors file.")],
     from_pickle: Annotated[
         bool,
         typer.Option("--from-pickle", help="Read a pickle (.bin, .pt); nothing of it is run."),
@@ -113,13 +113,14 @@ def convert(
         Dtype | None, typer.Option("--dtype", help="The dtype to write; default: as it is.")
     ] = None,
     grid: Grid = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier result.")] = False,
+    force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Convert a checkpoint's projector to our own format, or back to upstream's keys.
 
-    All or nothing: a NaN, an infinity or anything that does not fit ends it.
+    All or nothing: a NaN, an infinity or anything that does not fit ends it. An earlier result in
+    our own format is replaced; anything else that is there only with --force, what is read never.
 
     Example: mobilevlm convert --from-pickle mm_projector.bin projector
     """

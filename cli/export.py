@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import UsageError, call, settings
-from .options import Debug, Json, Words
+from .options import Debug, Force, Json, Words
 from .output import FAILED, echo_json, explain, reporting
 
 if TYPE_CHECKING:
@@ -41,10 +41,13 @@ def export(
         Path | None, typer.Option(help="GGUF: the folder of the CLIP or SigLIP vision tower.")
     ] = None,
     max_batch: Annotated[int | None, typer.Option(help="ExecuTorch: the largest batch.")] = None,
+    force: Force = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Export a projector, run the file in its own runtime and compare it with PyTorch.
+
+    An earlier export is replaced; anything else that is there only with --force.
 
     Example: mobilevlm export ./llava-v1.5-7b projector.onnx grid=24x24
     """
@@ -70,6 +73,7 @@ def export(
                     opset=opset,
                     tower=tower,
                     max_batch=max_batch,
+                    replace=force,
                     progress=tell,
                 )
         except Mismatch as error:

@@ -9,10 +9,14 @@ import typer
 from ..registry import quote
 from .arguments import UsageError, sides
 
-__all__ = ["Debug", "Grid", "Json", "Target", "Words", "grid_of"]
+__all__ = ["Debug", "Force", "Grid", "Json", "Target", "Words", "grid_of"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace what is there, even if this library did not write it."),
+]
 Grid = Annotated[
     str, typer.Option("--grid", metavar="HxW", help="The token grid, for a learned table: 24x24.")
 ]

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from ..blocks.feature import check_grid
 from ..projectors.document import dump_spec
-from ..projectors.files import replacing
+from ..projectors.files import check_target, replacing
 from ..projectors.projector import Projector
+from ..projectors.unwrap import unwrap
 from ..registry import MobileVLMError, RegistryError, quote
 from .axes import Dims
 from .check import UNWRITTEN, compare, expect, time_ratio
 from .door import first_line, open_door
+from .earlier import is_ours
 from .errors import ExportError, Mismatch
 from .noise import quiet
 from .report import Report
@@ -27,7 +29,7 @@ __all__ = ["export_projector"]
 
 
 def export_projector(
-    projector: Projector,
+    projector: nn.Module,
     path: str | os.PathLike[str],
     *,
     grid: Sequence[int] | None = None,
@@ -36,6 +38,7 @@ def export_projector(
     opset: int | None = None,
     tower: str | os.PathLike[str] | None = None,
     max_batch: int | None = None,
+    replace: bool = False,
     progress: Tell | None = None,
 ) -> Report:
     """Export a projector in the format of the path's suffix, and prove that the file works.
@@ -56,12 +59,15 @@ def export_projector(
     if that is free, and compared with the projector; it gets its name only if it agrees. What was
     there before is untouched until then. The projector is not changed.
 
+    An earlier export is replaced where it holds the document of its projector, as all do but
+    ``.pte`` and those of blocks without a name; any other file, and a link, only with `replace`.
+
     In threads, exports run one after the other. Meanwhile the standard output and error of the
     whole process are held back, other threads' lines too, as converters print from C++: what
     was held back is shown, on standard error, if the export fails, and is dropped if it succeeds.
 
     Args:
-        projector: The projector.
+        projector: The projector; or what DataParallel, DDP or torch.compile made of it.
         path: The file to write.
         grid: The token grid (h, w); default: the one given at build. Blocks that do not read the
             grid need none.
@@ -71,17 +77,17 @@ def export_projector(
         tower: GGUF only: the folder of the CLIP or SigLIP vision tower, to make the file whole.
         max_batch: ExecuTorch only: the largest batch, for which memory is set aside; default 4.
             A free grid has sides of up to twice the given.
+        replace: Whether what is there may be replaced, whoever wrote it; of a link, the link.
         progress: Is told what is being done.
 
     Raises:
-        ExportError: The format cannot express it, its packages are not installed, the projector
-            cannot be copied, or the file does not do what the projector does.
+        ExportError: It is no projector, the format cannot express it, its packages are not
+            installed, the projector cannot be copied, the file does not do what the projector
+            does, or something else is there.
         GridError: A block does not take the grid.
         OSError: The file cannot be written.
     """
-    if not isinstance(projector, Projector):
-        raise ExportError(quote(projector), "projector", "a Projector")
-    projector = projector.native()
+    projector = unwrap(projector, ExportError).native()
     path = Path(path)
     target = find_target(path)
     given = {"opset": opset, "tower": tower, "max_batch": max_batch}
@@ -92,9 +98,9 @@ def export_projector(
     weights = target.weights(projector) if weights is None else weights
     if weights not in target.tolerance:
         raise ExportError(quote(weights), "weights", f"one of {', '.join(target.tolerance)}")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        what = "a folder" if path.is_dir() else "its folder is not there"
-        raise ExportError(what, str(path), "a file to write")
+    if not path.absolute().parent.is_dir():
+        raise ExportError("its folder is not there", str(path), "a file to write")
+    check_target(path, path.suffix, is_ours, ExportError, replace=replace)
 
     if dynamic_grid and not target.free:
         raise ExportError(f"{path.suffix} holds one grid", "dynamic_grid", "a fixed grid")
@@ -178,6 +184,14 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
                 name,
                 "plain tensors of floats",
                 "Load the weights, without quantisation and sharding.",
+            )
+        if not tensor.numel():
+            raise ExportError(
+                f"an empty tensor of {tuple(tensor.shape)}, as sharded training leaves it",
+                name,
+                "all of its numbers",
+                "Save it with save_projector(..., state_dict=...), which says how to gather it, "
+                "and load that.",
             )
         plain = tensor.to("cpu", dtype)
         memo[id(parameter)] = nn.Parameter(plain, requires_grad=False)

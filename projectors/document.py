@@ -12,12 +12,12 @@ from pydantic_core import PydanticSerializationError
 
 from ..blocks.errors import SpecError
 from ..blocks.spec import MAX_DEPTH, WithDuplicate, first_duplicate
-from ..registry import RegistryError, first_line, printable, quote
-from .files import replace_file
+from ..registry import MobileVLMError, RegistryError, first_line, printable, quote
+from .files import check_target, replace_file
 from .json_file import JsonReader
 from .stack import Stack
 
-__all__ = ["MAX_BYTES", "dump_spec", "load_spec", "parse_spec"]
+__all__ = ["MAX_BYTES", "dump_spec", "is_document", "load_spec", "parse_spec"]
 
 MAX_BYTES = 16_000_000
 _LINE = 120  # containers that fit on a line stay on one
@@ -60,19 +60,24 @@ def parse_spec(data: bytes | str, where: str) -> Stack:
     return Stack.parse(_READER.parse(data, where))
 
 
-def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
+def dump_spec(
+    stack: Stack, path: str | os.PathLike[str] | None = None, *, replace: bool = False
+) -> str:
     """Write a specification as JSON, in full: every default is written out.
 
     Args:
         stack: The specification.
-        path: A file to write as well; it is replaced at once or not at all.
+        path: A file to write as well; it is replaced at once or not at all. A file that is no
+            document, and a link, are replaced only with `replace`.
+        replace: Whether what is there may be replaced, whatever it is.
 
     Returns:
         The text.
 
     Raises:
         RegistryError: A block is not registered, so it has no name to be written under.
-        SpecError: It is no stack, a block holds what is no JSON, or the file cannot be written.
+        SpecError: It is no stack, a block holds what is no JSON, or the file cannot be written or
+            is no document.
     """
     if not isinstance(stack, Stack):
         hint = "A projector's is projector.spec; load_spec makes one of a mapping."
@@ -85,12 +90,28 @@ def dump_spec(stack: Stack, path: str | os.PathLike[str] | None = None) -> str:
         raise SpecError(f"cannot be written as JSON: {first_line(error)}", "stack") from error
     text = _format(document, "") + "\n"
     if path is not None:
+        target = Path(path)
+        check_target(
+            *(target, ".json", is_document, SpecError),
+            replace=replace,
+            flag="replace=True",
+            devices=True,
+        )
         try:
-            replace_file(Path(path), text.encode())
+            replace_file(target, text.encode())
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else first_line(error)
             raise SpecError(f"cannot be written: {reason}", str(path)) from error
     return text
+
+
+def is_document(path: Path) -> bool:
+    """Whether a file is a JSON object with the fields that `dump_spec` writes."""
+    try:
+        document = _READER.read(path)
+    except MobileVLMError:
+        return False
+    return {"schema", "in", "out", "blocks"} <= document.keys()
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

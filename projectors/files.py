@@ -1,19 +1,96 @@
-"""Writing files so that a crash leaves the old one or the new one, never half."""
+"""Writing files: never over what is not ours, and so that a crash leaves the old or the new one."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
+import re
+import secrets
 import stat
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["replace_file", "replacing"]
+from ..registry import MobileVLMError, quote
+
+__all__ = ["check_suffix", "check_target", "replace_file", "replacing"]
+
+# Suffixes that say what a file holds, to people and to programs.
+_FORMATS = frozenset(
+    {
+        *(".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"),
+        *(".gguf", ".onnx", ".pt2", ".pte"),
+        *(".h5", ".json", ".msgpack", ".npy", ".npz", ".safetensors"),
+    }
+)
+
+
+def check_target(
+    path: Path,
+    suffix: str,
+    is_ours: Callable[[Path], bool],
+    error: type[MobileVLMError],
+    *,
+    replace: bool,
+    flag: str = "replace=True (--force)",
+    devices: bool = False,
+) -> None:
+    """Refuse to write over what this library did not write; the one rule of every verb.
+
+    A new file may be written, an empty one and an earlier result of ours. Anything else, a link
+    too, only where the caller is told to replace it; a link is then replaced itself, and what it
+    leads to stays as it is.
+
+    Args:
+        path: The file to write.
+        suffix: The suffix of what will be written; one that means another format is refused.
+        is_ours: Whether a file that is there says itself that this library wrote it.
+        error: What to raise.
+        replace: Whether what is there may be replaced, whoever wrote it.
+        flag: How a user says so.
+        devices: Whether a device or a pipe may be written to, as it is.
+    """
+    check_suffix(path, suffix, error)
+    hint = f"Name another, or replace it with {flag}."
+    if path.is_dir():
+        raise error("a folder", str(path), "a file to write")
+    if path.exists() and not path.is_file():  # behind a link too, as with /dev/stdout
+        if devices:
+            return
+        raise error("not a regular file", str(path), "a file to write", "Name another.")
+    if replace or not os.path.lexists(path):
+        return
+    if path.is_symlink():
+        raise error(f"a link to {quote(os.readlink(path))}", str(path), "a file of its own", hint)
+    if path.stat().st_size and not is_ours(path):
+        found = "already there, and nothing in it says that this library wrote it"
+        raise error(found, str(path), "a new file or an earlier result", hint)
+
+
+def check_suffix(path: Path, suffix: str, error: type[MobileVLMError]) -> None:
+    """Refuse a name whose suffix means another format than what will be written.
+
+    Args:
+        path: The file or the folder to write.
+        suffix: The suffix of what will be written; empty for a folder.
+        error: What to raise.
+    """
+    found = path.suffix.lower()
+    if found in _FORMATS and found != suffix:
+        expected = f"a {suffix} file" if suffix else "a folder"
+        raise error(
+            f"the suffix {path.suffix} means another format",
+            str(path),
+            expected,
+            f"Name it {quote(path.with_suffix(suffix).name)}.",
+        )
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write beside the file, sync, and rename over it; a link goes on leading to its target.
+    """Write beside the file, sync, and rename over it; a link is replaced, never followed.
 
     A device or a pipe is written to as it is.
 
@@ -23,7 +100,7 @@ def replace_file(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
-    with replacing(path) as beside:
+    with _replacing(path, "") as beside:
         beside.write_bytes(data)
 
 
@@ -31,22 +108,99 @@ def replace_file(path: Path, data: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to, beside the file and with its suffix; then sync and rename over it.
 
-    A link goes on leading to its target, and a file keeps its mode. If the body raises, what was
+    A link is replaced, never followed, and a file keeps its mode. If the body raises, what was
     there before is untouched and nothing else is left.
 
     Raises:
         OSError: It cannot be written.
     """
-    target = Path(os.path.realpath(path))
-    beside = target.with_name(f".{os.getpid()}.{threading.get_ident()}.{target.name}")
-    open(beside, "xb").close()
+    with _replacing(path, path.suffix) as beside:
+        yield beside
+
+
+@contextmanager
+def _replacing(path: Path, suffix: str) -> Iterator[Path]:
+    _remove_stale(path)
+    beside, lock = _claim(path.parent, suffix)
     try:
         yield beside
         with open(beside, "rb+") as file:
-            if target.exists():
-                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
             os.fsync(file.fileno())
-        os.replace(beside, target)
+        os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(lock)
+
+
+# ---------------------------------------------------------------------- temporary files
+
+# A writer holds a lock on its temporary file, which ends with the process however that ends. The
+# machine is part of the name, as locks may not be seen by others that share the folder.
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+_NAME = re.compile(r"[.]mobilevlm-(?P<machine>[0-9a-f]{8})-[0-9a-f]{16}[.]tmp([.][^.]+)?")
+_HOUR = 3600
+_DAY = 24 * _HOUR
+
+
+def _claim(folder: Path, suffix: str) -> tuple[Path, int]:
+    """Make a locked temporary file, and return its path and the descriptor that holds the lock."""
+    while True:
+        path = folder / f".mobilevlm-{_MACHINE}-{secrets.token_hex(8)}.tmp{suffix}"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return path, handle
+        os.close(handle)  # taken for stale, and removed, before it was locked
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what writers that were killed have left where a file is to be written."""
+    # Before, the names were .PID.THREAD.NAME, and nothing was locked.
+    earlier = re.compile(rf"[.](?P<process>\d+)[.]\d+[.]{re.escape(path.name)}")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            ours, before = _NAME.fullmatch(entry.name), earlier.fullmatch(entry.name)
+            if not (ours or before) or not entry.is_file(follow_symlinks=False):
+                continue
+            with suppress(OSError):
+                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if before:
+                    alive = _is_alive(int(before["process"]))
+                    if age > (_DAY if alive else _HOUR):
+                        os.unlink(entry.path)
+                elif ours and ours["machine"] == _MACHINE:
+                    _remove_unlocked(entry.path, age)
+                elif age > _DAY:
+                    os.unlink(entry.path)
+
+
+def _remove_unlocked(path: str, age: float) -> None:
+    """Remove a temporary file of this machine whose writer lives no more."""
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stale = True
+    except OSError as error:  # its writer is at work, or the file system has no locks
+        stale = age > _DAY and not isinstance(error, BlockingIOError)
+    try:
+        if stale:
+            os.unlink(path)
+    finally:
+        os.close(handle)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True

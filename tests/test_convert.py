@@ -869,72 +869,60 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-ASK = "Name another, or replace an earlier result with replace=True (--force)."
-NEVER = "Name another: only an earlier result is replaced, and never what is read."
+ASK = "Name another, or replace it with replace=True (--force)."
+TAKEN = "already there, and nothing in it says that this library wrote it; expected a new file or"
+READ = "X: it is what is read; expected another place. Name another, and keep this one."
 
 
 def test_nothing_is_lost(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "results" / "deep" / "out"
     convert_checkpoint(source, out)
     assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
-    holds = "X: a folder that holds 'config.json', 'model.safetensors'; expected a new or an empty"
-    assert taken(source, out) == f"{holds} folder. {ASK}"
-    convert_checkpoint(source, out, replace=True, dtype=torch.float16)
+    convert_checkpoint(source, out, dtype=torch.float16)  # over an earlier result
     assert inspect_checkpoint(out).dtype == torch.float16
     (out / "config.json").unlink()
     convert_checkpoint(source, out, replace=True)
     with pytest.raises(CheckpointError, match="cannot be read: No such file or directory"):
         convert_checkpoint(tmp_path / "none", out, replace=True)
-    # Not a folder of ours only.
+    # What is beside it stays; what is not ours does, too.
     (out / "notes.txt").write_text("mine")
-    assert taken(source, out, replace=True) == (
-        "X: a folder that holds 'config.json', 'model.safetensors', 'notes.txt'; expected a new "
-        f"or an empty folder. {NEVER}"
-    )
-    (out / "notes.txt").unlink()
-    save_file(mlp(), out / "model.safetensors")
-    assert taken(source, out, replace=True) == f"{holds} folder. {NEVER}"
-    (out / "model.safetensors").write_bytes(b"")
-    assert taken(source, out, replace=True) == f"{holds} folder. {NEVER}"
+    convert_checkpoint(source, out)
+    assert (out / "notes.txt").read_text() == "mine"
+    for name, write in (
+        ("model.safetensors", lambda path: save_file(mlp(), path)),
+        ("model.safetensors", lambda path: path.write_bytes(b"cut off")),
+        ("config.json", lambda path: path.write_text('{"model_type": "llava"}')),
+    ):
+        convert_checkpoint(source, out, replace=True)
+        write(out / name)
+        assert taken(source, out) == f"X/{name}: {TAKEN} an earlier result. {ASK}"
+    convert_checkpoint(source, out, replace=True)
     # Files and links.
-    there = "X: already there; expected a new or an empty folder."
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
-    for name in ("file", "link"):
-        assert taken(source, tmp_path / name) == f"{there} {ASK}"
-        assert taken(source, tmp_path / name, replace=True) == f"{there} {NEVER}"
-    # An empty folder is as good as none, and so is a link to one.
+    for replace in (False, True):
+        for name, what in (("file", "a file"), ("link", "a link to 'nowhere', not there")):
+            assert taken(source, tmp_path / name, replace=replace) == (
+                f"X: {what}; expected a folder. Name another."
+            )
+    # An empty folder is as good as none, and so are a link to one and an empty file.
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "model.safetensors").touch()
     (tmp_path / "to-empty").symlink_to("empty")
     convert_checkpoint(source, tmp_path / "to-empty")
     assert same(load_projector(tmp_path / "empty"), load_projector(source))
 
 
-def test_four_names_are_shown_of_what_is_there(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    for name in "abcd":
-        (out / name).touch()
-    four = "X: a folder that holds 'a', 'b', 'c', 'd'"
-    assert taken(source, out) == f"{four}; expected a new or an empty folder. {ASK}"
-    (out / "e").touch()
-    assert taken(source, out) == f"{four}, ...; expected a new or an empty folder. {ASK}"
-
-
 def test_what_is_read_is_never_replaced(source: Path, tmp_path: Path) -> None:
     own = tmp_path / "own"
     convert_checkpoint(source, own)
-    message = (
-        "X: a folder that holds 'config.json', 'model.safetensors'; expected a new or an empty "
-        f"folder. {NEVER}"
-    )
-    assert taken(own, own, replace=True) == message
-    assert taken(own / "model.safetensors", own, replace=True) == message
+    for replace in (False, True):
+        assert taken(own, own, replace=replace) == READ
+        assert taken(own / "model.safetensors", own, replace=replace) == READ
     (tmp_path / "link").symlink_to("own")
-    assert taken(tmp_path / "link", own, replace=True) == message
-    there = f"X: already there; expected a new file. {NEVER}"
-    assert taken(source, source, replace=True, to="mlp") == there
-    assert taken(own, own / "model.safetensors", replace=True, to="mlp") == there
+    assert taken(tmp_path / "link", own, replace=True) == READ
+    assert taken(source, source, replace=True, to="mlp") == READ
+    assert taken(own, own / "model.safetensors", replace=True, to="mlp") == READ
 
 
 def test_back_to_upstreams_keys(source: Path, tmp_path: Path) -> None:
@@ -946,15 +934,14 @@ def test_back_to_upstreams_keys(source: Path, tmp_path: Path) -> None:
     back = load_file(out)
     assert back.keys() == mlp().keys()
     assert all(torch.equal(back[key], tensor) for key, tensor in mlp().items())
-    there = "X: already there; expected a new file."
-    assert taken(source, out, to="mlp") == f"{there} {ASK}"
+    # Upstream's keys do not say who wrote them.
+    assert taken(source, out, to="mlp") == f"X: {TAKEN} an earlier result. {ASK}"
     convert_checkpoint(source, out, to="mlp", prefix="model.mm_projector.", replace=True)
     assert inspect_checkpoint(out).root == "model.mm_projector."
-    out.write_text("mine")
-    assert taken(source, out, to="mlp", replace=True) == f"{there} {NEVER}"
-    assert taken(source, out.parent, to="mlp", replace=True) == (
-        f"X: a folder that holds 'mm_projector.safetensors'; expected a new file. {NEVER}"
-    )
+    for replace in (False, True):
+        assert taken(source, out.parent, to="mlp", replace=replace) == (
+            "X: a folder; expected a file to write"
+        )
     other = "the layout names 14 modules, the projector has 2. It belongs to another family."
     for to, message in (
         ("mpl", "unknown layout 'mpl'. Did you mean 'mlp'?"),
@@ -963,8 +950,6 @@ def test_back_to_upstreams_keys(source: Path, tmp_path: Path) -> None:
         assert taken(source, tmp_path / "new.safetensors", to=to) == message
     with pytest.raises(CheckpointError, match="unknown layout 'mpl'"):  # before anything is read
         convert_checkpoint(tmp_path / "none", tmp_path / "new.safetensors", to="mpl")
-    (tmp_path / "empty").mkdir()
-    assert taken(source, tmp_path / "empty", to="mlp") == f"{there} {ASK}"
 
 
 @pytest.mark.parametrize(("name", "inner"), [("ldpnet", "model."), ("ldpnetv2", "")])
@@ -1105,10 +1090,7 @@ def test_convert(tmp_path: Path) -> None:
         "can run code, so it is not loaded. Convert it: mobilevlm convert --from-pickle PATH OUT\n",
     )
     assert run("convert", "--from-pickle", path, out) == (0, f"{out}: mlp, 16 -> 24, float32\n", "")
-    assert run("convert", "--from-pickle", path, out)[0] == 2
-    status, text, _ = run(
-        *("convert", "--from-pickle", path, out, "--force", "--dtype", "bfloat16", "--json")
-    )
+    status, text, _ = run(*("convert", "--from-pickle", path, out, "--dtype", "bfloat16", "--json"))
     assert status == 0
     assert json.loads(text) == {
         **json.loads(run("inspect", "--json", out)[1]),
@@ -1126,6 +1108,8 @@ def test_convert(tmp_path: Path) -> None:
     words = ("--to", "mlp", "--prefix", "mm_projector.", "--dtype", "float32")
     assert run("convert", out, back, *words) == (0, f"{back}: mlp, 16 -> 24, float32\n", "")
     assert load_file(back).keys() == mlp().keys()
+    assert run("convert", out, back, *words)[0] == 2
+    assert run("convert", out, back, *words, "--force")[0] == 0
     assert run("convert", out, back, "--prefix", "x.") == (
         2,
         "",

@@ -234,15 +234,19 @@ def test_a_saved_document_is_replaced_at_once_or_not_at_all(tmp_path: Path) -> N
             return torch.nn.Identity()
 
     path = tmp_path / "spec.json"
-    path.write_text("old")
+    old = dump_spec(spec_of("linear", 2, 2), path)
     stack = Stack(in_=4, out=4, blocks=(Unregistered(),))
     with pytest.raises(RegistryError):
         dump_spec(stack, path)
-    assert path.read_text() == "old"
-    for target, why in ((tmp_path / "no" / "x.json", "No such file or directory"), (tmp_path, "")):
+    assert path.read_text() == old
+    missing = tmp_path / "no" / "x.json"
+    for target, what in (
+        (missing, "cannot be written: No such file or directory"),
+        (tmp_path, "a folder; expected a file to write"),
+    ):
         with pytest.raises(SpecError) as caught:
             dump_spec(spec_of("linear", 1, 1), target)
-        assert str(caught.value) == f"{target}: cannot be written: {why or 'Is a directory'}"
+        assert str(caught.value) == f"{target}: {what}"
     assert [file.name for file in tmp_path.iterdir()] == ["spec.json"]
 
 
@@ -1315,12 +1319,37 @@ def test_a_class_fact_cannot_become_a_field() -> None:
     )
 
 
-def test_saving_keeps_links_and_the_usual_mode(tmp_path: Path) -> None:
-    (tmp_path / "real.json").write_text("old")
+def test_saving_replaces_documents_only_and_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "real.json").write_text("mine")
     (tmp_path / "link.json").symlink_to("real.json")
-    dump_spec(spec_of("linear", 1, 1), tmp_path / "link.json")
-    assert (tmp_path / "link.json").is_symlink()
-    assert load_spec(tmp_path / "real.json") == spec_of("linear", 1, 1)
+    for name, what in (
+        (
+            "real.json",
+            "already there, and nothing in it says that this library wrote it; expected a new file "
+            "or an earlier result. Name another, or replace it with replace=True.",
+        ),
+        (
+            "link.json",
+            "a link to 'real.json'; expected a file of its own. Name another, or replace it with "
+            "replace=True.",
+        ),
+        (
+            "spec.pt",
+            "the suffix .pt means another format; expected a .json file. Name it 'spec.json'.",
+        ),
+    ):
+        with pytest.raises(SpecError) as caught:
+            dump_spec(spec_of("linear", 1, 1), tmp_path / name)
+        assert str(caught.value) == f"{tmp_path / name}: {what}"
+    dump_spec(spec_of("linear", 1, 1), tmp_path / "link.json", replace=True)
+    assert not (tmp_path / "link.json").is_symlink()
+    assert load_spec(tmp_path / "link.json") == spec_of("linear", 1, 1)
+    assert (tmp_path / "real.json").read_text() == "mine"
+    dump_spec(spec_of("linear", 1, 2), tmp_path / "link.json")  # a document by now
+    assert load_spec(tmp_path / "link.json") == spec_of("linear", 1, 2)
+
+
+def test_saving_keeps_pipes_and_the_usual_mode(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     text = dump_spec(spec_of("linear", 1, 1), tmp_path / "pipe")

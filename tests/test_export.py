@@ -296,7 +296,7 @@ def test_a_file_that_differs_is_not_kept(tmp_path: Path, capfd: pytest.CaptureFi
     path = tmp_path / "p.pt2"
     path.write_text("as before")
     with pytest.raises(Mismatch) as caught:
-        export_projector(local("lying"), path, grid=(4, 4))
+        export_projector(local("lying"), path, grid=(4, 4), replace=True)
     assert str(caught.value) == (
         f"{path}: an input of (1, 16, 6) gives an output that is 1.0e-02 from eager's; expected "
         "at most 1e-05, relative to the largest number. Nothing was written under that name."
@@ -331,14 +331,58 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch.export, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        export_projector(build_projector("mlp", 6, 10), link)
+    for to in (path, link):
+        with pytest.raises(OSError, match="No space left"):
+            export_projector(build_projector("mlp", 6, 10), to, replace=True)
     assert path.read_text() == "as before"
     monkeypatch.undo()
-    export_projector(build_projector("mlp", 6, 10), link)
-    assert link.is_symlink()
+    export_projector(build_projector("mlp", 6, 10), link, replace=True)
+    assert not link.is_symlink()
+    assert program(link)(torch.ones(1, 2, 6)).shape == (1, 2, 10)
+    assert path.read_text() == "as before"
+    export_projector(build_projector("mlp", 6, 10), path, replace=True)
     assert path.stat().st_mode & 0o777 == 0o640
     assert program(path)(torch.ones(1, 2, 6)).shape == (1, 2, 10)
+
+
+def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+    projector = build_projector("mlp", 6, 10)
+    torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.ones(2, 2),)), path)
+    mine = path.read_bytes()
+    link = tmp_path / "link.pt2"
+    link.symlink_to("p.pt2")
+    hint = "Name another, or replace it with replace=True (--force)."
+    assert refusal(projector, path) == (
+        f"{path}: already there, and nothing in it says that this library wrote it; expected a new "
+        f"file or an earlier result. {hint}"
+    )
+    assert refusal(projector, link) == (
+        f"{link}: a link to 'p.pt2'; expected a file of its own. {hint}"
+    )
+    result = run("mlp", str(path), "in=6", "out=10")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert hint in result.stderr
+    assert path.read_bytes() == mine
+    assert run("mlp", str(path), "in=6", "out=10", "--force").exit_code == 0
+    assert run("mlp", str(path), "in=6", "out=12").exit_code == 0  # an earlier result by now
+    assert program(path)(torch.ones(1, 2, 6)).shape == (1, 2, 12)
+
+
+def test_what_training_wraps_is_unwrapped(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 6, 10)
+    for index, wrapped in enumerate(
+        (nn.DataParallel(projector), torch.compile(nn.DataParallel(projector), backend="eager"))
+    ):
+        report = export_projector(wrapped, tmp_path / f"{index}.pt2")
+        assert report.outputs[-1] == 10
+    for parameter in projector.parameters():
+        parameter.data = torch.empty(0)
+    assert refusal(projector, tmp_path / "p.pt2") == (
+        "blocks.0.weight: an empty tensor of (0,), as sharded training leaves it; expected all of "
+        "its numbers. Save it with save_projector(..., state_dict=...), which says how to gather "
+        "it, and load that."
+    )
 
 
 @pytest.mark.parametrize("grid", [(5, 4), (12, 12), (13, 17), (24, 36), (30, 5)])
@@ -386,7 +430,7 @@ def test_refusals_say_what_was_found_and_expected(tmp_path: Path) -> None:
     )
     assert refusal(ldp, "ldp") == (f"ldp: it has no suffix; expected one of {KNOWN}")
     assert refusal(nn.Linear(6, 10), path) == (
-        "projector: Linear(in_features=6, out_features=10, bias=True); expected a Projector"
+        "projector: a Linear; expected a Projector. build_projector and load_projector make one."
     )
     assert refusal(ldp, path, weights="int8") == ("weights: 'int8'; expected one of f32, f16, bf16")
     assert refusal(ldp, path, opset=20) == "opset: .pt2 does not take it"

@@ -98,7 +98,7 @@ def test_a_batch_of_one_needs_the_least_memory(tmp_path: Path) -> None:
     projector = build_projector("ldpnetv2", 64, 512)
     memory = {}
     for most in (1, 4):
-        report = export_projector(projector, path, grid=(24, 24), max_batch=most)
+        report = export_projector(projector, path, grid=(24, 24), max_batch=most, replace=True)
         assert report.inputs == (1 if most == 1 else "batch<=4", 576, 64)
         [note] = report.notes
         memory[most] = int(note.split()[2])

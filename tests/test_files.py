@@ -1,0 +1,756 @@
+"""No lost data: what may be written over, temporary files, readers beside writers, full disks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_checkpoints import mlp, same
+from torch import Tensor, nn
+
+from mobilevlm import (
+    CheckpointError,
+    Projector,
+    build_projector,
+    build_vision_projector,
+    convert_checkpoint,
+    dump_spec,
+    inspect_checkpoint,
+    inspect_values,
+    load_projector,
+    save_projector,
+    spec_of,
+    to_upstream,
+)
+from mobilevlm.projectors import files
+
+TAKEN = "already there, and nothing in it says that this library wrote it"
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        call()
+    return str(caught.value)
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    return {
+        str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_symlink() or path.is_file()
+    }
+
+
+# ---------------------------------------------------------------------- what is not ours
+
+
+@pytest.fixture
+def llava(tmp_path: Path) -> Path:
+    """A model's folder: its projector beside its language model."""
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    state = {f"model.{key}": tensor for key, tensor in mlp().items()}
+    save_file({**state, "lm_head.weight": torch.ones(4, 4)}, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "llava_llama"}')
+    return folder
+
+
+def hub(llava: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Lay a model out as a hub's cache does: links into a folder of blobs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for path in llava.iterdir():
+        path.rename(blobs / f"hash-of-{path.name}")
+        (snapshot / path.name).symlink_to(f"../../blobs/hash-of-{path.name}")
+    return blobs, snapshot
+
+
+def test_a_models_folder_is_never_overwritten_unasked(llava: Path) -> None:
+    projector = load_projector(llava)
+    before = contents(llava)
+    ask = "Name another, or replace it with replace=True (--force)."
+    message = refusal(lambda: save_projector(projector, llava))
+    assert message == (
+        f"{llava / 'model.safetensors'}: {TAKEN}; expected a new file or an earlier result. {ask}"
+    )
+    (llava / "model.safetensors").rename(llava / "weights.safetensors")
+    message = refusal(lambda: save_projector(projector, llava))  # for its config alone
+    assert message.startswith(f"{llava / 'config.json'}: {TAKEN}")
+    (llava / "weights.safetensors").rename(llava / "model.safetensors")
+    assert contents(llava) == before
+    save_projector(projector, llava, replace=True)
+    assert inspect_checkpoint(llava).family == "document"
+    save_projector(projector, llava)  # an earlier result by now
+
+
+def test_our_document_does_not_make_a_whole_model_ours(llava: Path, tmp_path: Path) -> None:
+    projector = load_projector(llava)
+    document = dump_spec(projector.spec, tmp_path / "config.json", replace=True)
+    (tmp_path / "config.json").replace(llava / "config.json")
+    state = {**projector.state_dict(), "lm_head.weight": torch.ones(4, 4)}
+    save_file(state, llava / "model.safetensors", {"mobilevlm": document})
+    assert TAKEN in refusal(lambda: save_projector(projector, llava))
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"]
+)
+def test_no_file_of_ours_hides_a_models_weights(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    projector = build_projector("linear", 4, 4)
+    assert refusal(lambda: save_projector(projector, tmp_path)) == (
+        f"{tmp_path}: a model's folder, which holds {name}; expected a new folder or an earlier "
+        "result. Name another, or write beside it with replace=True (--force)."
+    )
+    assert os.listdir(tmp_path) == [name]
+    save_projector(projector, tmp_path, replace=True)
+    assert (tmp_path / name).read_text() == "{}"
+
+
+def test_nothing_is_written_through_a_link(llava: Path, tmp_path: Path) -> None:
+    projector = load_projector(llava)
+    blobs, snapshot = hub(llava, tmp_path)
+    before, links = contents(blobs), contents(snapshot)
+    assert "a link to '../../blobs/hash-of-model.safetensors'; expected a file of its own" in (
+        refusal(lambda: save_projector(projector, snapshot))
+    )
+    file = snapshot / "model.safetensors"
+    convert_checkpoint(snapshot, tmp_path / "own")
+    assert "a link to" in refusal(lambda: convert_checkpoint(tmp_path / "own", file, to="mlp"))
+    assert contents(snapshot) == links
+    convert_checkpoint(tmp_path / "own", file, to="mlp", replace=True)
+    assert not file.is_symlink()
+    save_projector(projector, snapshot, replace=True)
+    assert same(load_projector(snapshot), projector)
+    assert contents(blobs) == before  # the other revisions' weights
+
+
+@pytest.mark.parametrize("name", ["mine.safetensors", "mine.pt", "mine.BIN", "mine.onnx"])
+def test_a_files_name_is_not_made_a_folder(name: str, tmp_path: Path) -> None:
+    projector = build_projector("linear", 4, 4)
+    save_projector(projector, tmp_path / "own")
+    out = tmp_path / name
+    message = (
+        f"{out}: the suffix {out.suffix} means another format; expected a folder. Name it 'mine'."
+    )
+    assert refusal(lambda: save_projector(projector, out)) == message
+    assert refusal(lambda: convert_checkpoint(tmp_path / "own", out)) == message
+    assert not out.exists()
+    out.mkdir()  # somebody's own
+    save_projector(projector, out)
+    save_projector(projector, tmp_path / "v1.5-mlp")  # no format's suffix
+    assert same(load_projector(out), load_projector(tmp_path / "v1.5-mlp"))
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".json"])
+def test_a_suffix_is_never_given_another_formats_contents(suffix: str, tmp_path: Path) -> None:
+    save_projector(build_projector("mlp", 4, 4), tmp_path / "own")
+    out = tmp_path / f"back{suffix}"
+    for replace in (False, True):
+        assert refusal(
+            lambda: convert_checkpoint(tmp_path / "own", out, to="mlp", replace=replace)  # noqa: B023
+        ) == (
+            f"{out}: the suffix {suffix} means another format; expected a .safetensors file. Name "
+            "it 'back.safetensors'."
+        )
+    assert not out.exists()
+
+
+def test_what_is_no_folder_gives_our_error(tmp_path: Path) -> None:
+    projector = build_projector("linear", 4, 4)
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "file").write_text("mine")
+    for name, what in (("link", "a link to 'nowhere', not there"), ("file", "a file")):
+        for replace in (False, True):
+            assert (
+                refusal(
+                    lambda: save_projector(projector, tmp_path / name, replace=replace)  # noqa: B023
+                )
+                == f"{tmp_path / name}: {what}; expected a folder. Name another."
+            )
+    os.mkfifo(tmp_path / "model.safetensors")
+    assert refusal(lambda: save_projector(projector, tmp_path, replace=True)) == (
+        f"{tmp_path / 'model.safetensors'}: not a regular file; expected a file to write. Name "
+        "another."
+    )
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# ---------------------------------------------------------------------- temporary files
+
+
+def test_what_a_writer_leaves_is_no_result(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 8, 8)
+    save_projector(projector, tmp_path / "own")
+    data = (tmp_path / "own" / "model.safetensors").read_bytes()
+    for name in (
+        f".{os.getpid()}.{threading.get_ident()}.model.safetensors",  # of earlier versions
+        f".mobilevlm-{files._MACHINE}-{16 * '0'}.tmp",
+        ".hidden.safetensors",
+    ):
+        folder = tmp_path / name.strip(".")
+        folder.mkdir()
+        (folder / name).write_bytes(data)
+        assert "no weights in this folder" in refusal(lambda: load_projector(folder))  # noqa: B023
+        (folder / "projector.safetensors").write_bytes(data)
+        assert same(load_projector(folder), projector)
+        convert_checkpoint(tmp_path / "own", folder, replace=True)
+        convert_checkpoint(tmp_path / "own", folder)
+
+
+def test_a_hidden_pickle_is_not_named(tmp_path: Path) -> None:
+    torch.save(mlp(), tmp_path / ".1.2.mm_projector.bin")
+    assert "Name the file or" in refusal(lambda: load_projector(tmp_path))
+    torch.save(mlp(), tmp_path / "p.bin")
+    convert_checkpoint(tmp_path, tmp_path / "own", from_pickle=True)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mobilevlm import build_projector, save_projector
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+os.replace = kill
+save_projector(build_projector("mlp", 8, 8), sys.argv[1])
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 8, 8)
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(out)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    [left] = os.listdir(out)
+    assert files._NAME.fullmatch(left)
+    assert "no weights in this folder" in refusal(lambda: load_projector(out))
+    save_projector(projector, out)
+    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
+
+
+def test_stale_files_are_told_by_their_age_where_locks_say_nothing(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, alive = gone.pid, os.getpid()
+    old = {
+        f".{dead}.140000.model.safetensors": 2 * 3600,  # of earlier versions
+        f".{alive}.140000.config.json": 48 * 3600,
+        f".mobilevlm-{8 * 'f'}-{16 * '1'}.tmp": 48 * 3600,  # another machine's
+        f".mobilevlm-{files._MACHINE}-{16 * '2'}.tmp": 0,  # nobody holds its lock
+        f".mobilevlm-{files._MACHINE}-{16 * '3'}.tmp.onnx": 0,
+    }
+    kept = {
+        f".{dead}.140000.model.safetensors.mine": 48 * 3600,
+        f".{dead}.140001.model.safetensors": 60,
+        f".{alive}.140001.model.safetensors": 2 * 3600,
+        f".mobilevlm-{8 * 'f'}-{16 * '4'}.tmp": 60,
+        ".hidden.safetensors": 48 * 3600,
+        "notes.tmp": 48 * 3600,
+    }
+    now = time.time()
+    for name, age in (old | kept).items():
+        (tmp_path / name).write_text("mine")
+        os.utime(tmp_path / name, (now - age, now - age))
+    (tmp_path / f".mobilevlm-{files._MACHINE}-{16 * '5'}.tmp").symlink_to("notes.tmp")
+    save_projector(build_projector("linear", 4, 4), tmp_path)
+    left = {path.name for path in tmp_path.iterdir() if not path.is_symlink()}
+    assert left == {*kept, "config.json", "model.safetensors"}
+    assert (tmp_path / "notes.tmp").read_text() == "mine"
+
+
+def test_a_live_writers_file_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "spec.json"
+    with files.replacing(path) as beside:  # in this process
+        beside.write_text("first")
+        files.replace_file(path, b"second")
+        assert beside.exists()
+        code = "import sys, pathlib, mobilevlm.projectors.files as f; "
+        code += "f.replace_file(pathlib.Path(sys.argv[1]), b'third')"
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        assert path.read_text() == "third"
+        assert beside.exists()
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["spec.json"]
+
+
+def test_many_writers_leave_one_whole_file(tmp_path: Path) -> None:
+    faults: list[BaseException] = []
+
+    def write(number: int) -> None:
+        try:
+            for _ in range(40):
+                files.replace_file(tmp_path / "x", bytes([number]) * 5000)
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert os.listdir(tmp_path) == ["x"]
+    data = (tmp_path / "x").read_bytes()
+    assert data == data[:1] * 5000
+
+
+def test_a_name_of_any_length_that_the_system_takes_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250 + ".json")
+    dump_spec(spec_of("linear", 1, 1), path)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+# ---------------------------------------------------------------------- readers beside writers
+
+
+def test_a_reader_beside_a_writer_always_loads(tmp_path: Path) -> None:
+    projectors = [build_projector("mlp", 16, width) for width in (8, 24)]
+    save_projector(projectors[0], tmp_path)
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            for projector in projectors:
+                save_projector(projector, tmp_path)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for index in range(100):
+            loaded = load_projector(tmp_path)
+            assert any(same(loaded, projector) for projector in projectors)
+            if index % 10 == 0:
+                assert all(each.finite for each in inspect_values(tmp_path))
+    finally:
+        done.set()
+        writer.join()
+
+
+def test_header_and_numbers_are_of_one_file(tmp_path: Path) -> None:
+    from mobilevlm.checkpoints.weights import Weights
+
+    first, second = (build_projector("mlp", 16, width) for width in (8, 24))
+    save_projector(first, tmp_path)
+    weights = Weights(tmp_path)
+    save_projector(second, tmp_path)
+    key = "blocks.0.weight"
+    assert torch.equal(dict(weights.read([key]))[key], first.state_dict()[key])
+    shards = {"a.safetensors": ["x"], "b.safetensors": ["y", "z"]}
+    (tmp_path / "model").mkdir()
+    for name, keys in shards.items():
+        save_file({each: torch.zeros(3) for each in keys}, tmp_path / "model" / name)
+    homes = {each: name for name, keys in shards.items() for each in keys}
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": homes}))
+    weights = Weights(tmp_path / "model")
+    assert weights.stored("z").shape == (3,)
+    files.replace_file(tmp_path / "model" / "b.safetensors", b"something else")
+    assert torch.equal(dict(weights.read(["y"]))["y"], torch.zeros(3))
+
+
+# ---------------------------------------------------------------------- full disks
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import mobilevlm as m
+folder = Path(sys.argv[1])
+big = m.build_projector("mlp", 256, 256)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for write in (
+    lambda: m.save_projector(big, folder / "own"),
+    lambda: m.save_projector(big, folder / "new"),
+    lambda: m.convert_checkpoint(folder / "source", folder / "own"),
+    lambda: m.convert_checkpoint(folder / "source", folder / "new"),
+    lambda: m.convert_checkpoint(
+        folder / "source", folder / "b.safetensors", to="mlp", replace=True
+    ),
+):
+    try:
+        write()
+    except OSError as error:
+        print(type(error).__name__, error.errno)
+try:
+    m.dump_spec(m.spec_of("c-abstractor", 64, 64), folder / "spec.json")
+except m.SpecError as error:
+    print(error.__cause__.errno)
+"""
+
+
+def test_a_full_disk_leaves_the_old_whole(tmp_path: Path) -> None:
+    import errno
+
+    small = build_projector("mlp", 4, 4)
+    save_projector(small, tmp_path / "own")
+    save_projector(build_projector("mlp", 128, 128), tmp_path / "source")
+    convert_checkpoint(tmp_path / "own", tmp_path / "b.safetensors", to="mlp")
+    dump_spec(small.spec, tmp_path / "spec.json")
+    before = contents(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines() == [f"OSError {errno.EFBIG}"] * 5 + [str(errno.EFBIG)]
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+# ---------------------------------------------------------------------- what is given to be saved
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+@pytest.mark.parametrize("name", ["mlp2x_gelu", "ldpnetv2"])
+@pytest.mark.parametrize("drop_in", [False, True])
+def test_gathered_tensors_are_saved(name: str, drop_in: bool, tmp_path: Path) -> None:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    config = {"mm_projector_type": name, "mm_hidden_size": 16, "hidden_size": 24}
+    projector = build_vision_projector(config) if drop_in else build_projector(name, 16, 24)
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_model_state_dict(projector, options=options)
+    save_projector(projector, tmp_path / "as-it-is")
+    expected = (tmp_path / "as-it-is" / "model.safetensors").read_bytes()
+    for parameter in projector.parameters():
+        parameter.data = torch.empty(0)
+    for prefix in ("", "module.", "_orig_mod.", "module._orig_mod."):
+        save_projector(projector, tmp_path / "own", state_dict=prefixed(state, prefix))
+        assert (tmp_path / "own" / "model.safetensors").read_bytes() == expected
+    key = next(iter(state))
+    for given, message in (
+        (
+            {},
+            f"state_dict: no tensors; expected {len(state)} tensors. get_model_state_dict gathers "
+            "them on the first process only, and gives the others none: save where "
+            "torch.distributed.get_rank() is 0.",
+        ),
+        ([], "state_dict: a list; expected a mapping of keys to tensors"),
+        (
+            {**state, "x": state[key]},
+            "state_dict: 0 tensors missing and 1 left over for its specification, such as 'x'. "
+            "Give what the projector's own state_dict has, and nothing else.",
+        ),
+        (
+            {**state, key: torch.zeros(2, 3)},
+            f"{key}: a tensor of (2, 3); expected {tuple(state[key].shape)}",
+        ),
+    ):
+        for_it: Any = given
+        assert (
+            refusal(
+                lambda: save_projector(projector, tmp_path / "new", state_dict=for_it)  # noqa: B023
+            )
+            == message
+        )
+    assert not (tmp_path / "new").exists()
+
+
+GATHER = (
+    "Gather them on every process, with get_model_state_dict(model, "
+    "options=StateDictOptions(full_state_dict=True, cpu_offload=True)) of "
+    "torch.distributed.checkpoint.state_dict, and save what the first one gets: "
+    "save_projector(projector, folder, state_dict=...)."
+)
+
+
+@pytest.mark.parametrize("name", ["mlp2x_gelu", "ldpnet", "ldpnetv2", "linear"])
+@pytest.mark.parametrize("drop_in", [False, True])
+def test_empty_parameters_are_refused_with_their_cause(
+    name: str, drop_in: bool, tmp_path: Path
+) -> None:
+    config = {"mm_projector_type": name, "mm_hidden_size": 16, "hidden_size": 24}
+    projector = build_vision_projector(config) if drop_in else build_projector(name, 16, 24)
+    shapes = {key: tuple(tensor.shape) for key, tensor in projector.state_dict().items()}
+    for parameter in projector.parameters():
+        parameter.data = torch.empty(0)
+    key = next(iter(shapes))
+    message = (
+        f"{key}: a tensor of (0,), empty, as sharded training leaves it on a process; expected "
+        f"{shapes[key]}. "
+    )
+    layout = {"mlp2x_gelu": "mlp"}.get(name, name)
+    for write in (
+        lambda: save_projector(projector, tmp_path / "new"),
+        lambda: to_upstream(projector, layout),
+    ):
+        assert refusal(write) == message + GATHER
+    for parameter in projector.parameters():
+        parameter.ds_id = 0  # DeepSpeed's mark
+    assert refusal(lambda: save_projector(projector, tmp_path / "new")) == (
+        f"{message}Save inside deepspeed.zero.GatheredParameters(projector.parameters())."
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_parts_of_a_sharded_tensor_are_refused(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 16, 24)
+    weight = projector.blocks[0].weight
+    weight.data = weight.detach().flatten()[:100]  # as FSDP1 leaves it
+    assert refusal(lambda: save_projector(projector, tmp_path / "new")) == (
+        "blocks.0.weight: a tensor of (100,), as sharded training leaves it on a process; expected "
+        f"(24, 16). {GATHER}"
+    )
+
+
+SHARDED = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from mobilevlm import CheckpointError, build_projector, load_projector, save_projector
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+cpu = torch.device("cpu")
+for kind in ("ddp", "fsdp1", "fsdp1-flat", "fsdp2"):
+    torch.manual_seed(0)
+    projector = build_projector("ldpnetv2", 16, 24)
+    whole = {key: tensor.clone() for key, tensor in projector.state_dict().items()}
+    if kind == "ddp":
+        model = DistributedDataParallel(projector)
+    elif kind == "fsdp2":
+        model = fully_shard(projector, mesh=init_device_mesh("cpu", (2,)))
+    else:
+        model = FullyShardedDataParallel(
+            projector, use_orig_params=kind == "fsdp1", device_id=cpu
+        )
+    if kind != "ddp":
+        try:
+            save_projector(model, f"{folder}/refused-{rank}")
+        except CheckpointError as error:
+            assert "get_model_state_dict(" in error.hint, (kind, str(error))
+        else:
+            raise AssertionError(kind)
+    # torch's FSDP1 crashes when it offloads to the CPU what is there.
+    options = StateDictOptions(full_state_dict=True, cpu_offload="fsdp1" not in kind)
+    state = get_model_state_dict(model, options=options)
+    try:
+        save_projector(model, f"{folder}/{kind}-{rank}", state_dict=state)
+    except CheckpointError as error:
+        assert rank and "get_rank() is 0" in error.hint, (kind, str(error))
+        print(kind, "refused")
+        continue
+    loaded = load_projector(f"{folder}/{kind}-{rank}").state_dict()
+    assert loaded.keys() == whole.keys()
+    assert all(torch.equal(loaded[key], whole[key]) for key in whole), kind
+    print(kind, "saved")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
+def test_sharded_projectors_are_refused_and_saved_once_gathered(tmp_path: Path) -> None:
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SHARDED, str(rank), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    (first, fault), (second, other) = (worker.communicate(timeout=300) for worker in workers)
+    assert [worker.returncode for worker in workers] == [0, 0], fault + other
+    kinds = ["ddp", "fsdp1", "fsdp1-flat", "fsdp2"]
+    assert first.splitlines() == [f"{kind} saved" for kind in kinds]
+    # Whether the others get the tensors as well is torch's to say.
+    assert [line.split()[0] for line in second.splitlines()] == kinds
+    assert second.endswith("fsdp2 refused\n")
+    assert not any(path.name.startswith("refused") for path in tmp_path.iterdir())
+
+
+class Handing(nn.Module):
+    """Hands on what it does not know, as PEFT's wrappers do, among other modules of its own."""
+
+    def __init__(self, original: nn.Module, active: nn.Module) -> None:
+        super().__init__()
+        self.original, self.active = original, active
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.active, name)
+
+
+def test_what_training_wraps_is_unwrapped(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 16, 24)
+    expected = to_upstream(projector, "mlp")
+    wrapped = {
+        "parallel": nn.DataParallel(projector),
+        "compiled": torch.compile(projector, backend="eager"),
+        "both": torch.compile(nn.DataParallel(projector), backend="eager"),
+        "averaged": torch.optim.swa_utils.AveragedModel(projector),
+        "handed": Handing(build_projector("mlp", 16, 24), projector),
+    }
+    for name, module in wrapped.items():
+        save_projector(module, tmp_path / name)
+        assert same(load_projector(tmp_path / name), projector)
+        found = to_upstream(module, "mlp")
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+        if name in ("parallel", "compiled", "both"):
+            save_projector(module, tmp_path / name, state_dict=module.state_dict())
+            assert same(load_projector(tmp_path / name), projector)
+
+
+def test_inner_blocks_that_are_compiled_are_saved(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 16, 24)
+    save_projector(projector, tmp_path / "a")
+    projector.blocks[0] = torch.compile(projector.blocks[0], backend="eager")
+    save_projector(projector, tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_what_is_no_projector_gives_our_error(tmp_path: Path) -> None:
+    class Model(nn.Module):
+        def __init__(self, projector: Projector) -> None:
+            super().__init__()
+            self.vision = nn.ModuleDict({"proj": projector})
+            self.lm = nn.Linear(2, 2)
+
+    projector = build_projector("linear", 4, 4)
+    make = "build_projector and load_projector make one."
+    given: list[tuple[Any, str]] = [
+        (nn.Linear(3, 3), f"a Linear; expected a Projector. {make}"),
+        (nn.DataParallel(nn.Linear(3, 3)), f"a DataParallel; expected a Projector. {make}"),
+        (
+            Model(projector),
+            "a Model; expected a Projector. Pass the one that is inside it: .vision.proj",
+        ),
+        (
+            projector.state_dict(),
+            "a OrderedDict; expected a Projector. Load it into one first: "
+            "build_projector(...).load_state_dict(...).",
+        ),
+        (projector.spec, "a Stack; expected a Projector. build_projector makes one of it."),
+        ("ldp", f"a str; expected a Projector. {make}"),
+        (None, f"a NoneType; expected a Projector. {make}"),
+    ]
+    for thing, message in given:
+        for write in (
+            lambda: save_projector(thing, tmp_path / "new"),  # noqa: B023
+            lambda: to_upstream(thing, "linear"),  # noqa: B023
+        ):
+            assert refusal(write) == f"projector: {message}"
+    assert os.listdir(tmp_path) == []
+
+
+def test_unmerged_adapters_of_a_drop_in_are_named_as_such(tmp_path: Path) -> None:
+    config = {"mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 16, "hidden_size": 24}
+    projector = build_vision_projector(config)
+    layer = projector.get_submodule("0")
+    adapter = nn.Module()
+    adapter.base_layer, adapter.lora_A = layer, nn.Linear(16, 2, bias=False)
+    projector.set_submodule("0", adapter)
+    assert refusal(lambda: save_projector(projector, tmp_path / "new")) == (
+        "projector: 2 tensors missing and 3 left over for its specification, such as '0.weight', "
+        "'0.bias', '0.base_layer.weight', '0.base_layer.bias'. Undo what wraps its layers first: "
+        "merge adapters, remove parametrizations."
+    )
+
+
+def test_what_stands_beside_the_blocks_is_not_lost_in_silence(tmp_path: Path) -> None:
+    projector = build_projector("linear", 4, 4)
+    projector.newline = nn.Parameter(torch.zeros(4))
+    assert "1 left over for its specification, such as 'newline'" in (
+        refusal(lambda: save_projector(projector, tmp_path / "new"))
+    )
+
+
+# ---------------------------------------------------------------------- dtypes and devices
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked", "value"),
+    [
+        (torch.bfloat16, torch.float16, 1e5),
+        (torch.float32, torch.float16, -70_000.0),
+        (torch.float64, torch.float32, 1e39),
+        (torch.float64, torch.bfloat16, 1e39),
+    ],
+)
+def test_a_dtype_that_makes_infinities_is_refused(
+    stored: torch.dtype, asked: torch.dtype, value: float, tmp_path: Path
+) -> None:
+    projector = build_projector("mlp", 4, 4, dtype=stored)
+    with torch.no_grad():
+        projector.blocks[0].weight[1, 2] = value
+    save_projector(projector, tmp_path)
+    message = f"{tmp_path}['blocks.0.weight']: values that {asked} cannot hold. Take a wider dtype."
+    for check_values in (False, True):
+        assert (
+            refusal(
+                lambda: load_projector(tmp_path, dtype=asked, check_values=check_values)  # noqa: B023
+            )
+            == message
+        )
+    assert refusal(lambda: convert_checkpoint(tmp_path, tmp_path / "out", dtype=asked)) == message
+    assert same(load_projector(tmp_path), projector)
+
+
+def test_infinities_that_are_stored_stay_what_check_values_finds(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 4, 4)
+    with torch.no_grad():
+        projector.blocks[0].weight[1, 2] = torch.inf
+    save_projector(projector, tmp_path)
+    loaded = load_projector(tmp_path, dtype=torch.float16)
+    assert loaded.blocks[0].weight[1, 2].isinf()
+    with pytest.raises(CheckpointError, match="NaN or infinite values"):
+        load_projector(tmp_path, dtype=torch.float16, check_values=True)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:99", "xpu", "nowhere", "mps"])
+def test_a_device_that_is_not_there_gives_our_error(device: str, tmp_path: Path) -> None:
+    from mobilevlm import SpecError
+
+    try:
+        torch.empty(0, device=device)
+    except Exception:
+        pass
+    else:
+        pytest.skip(f"this machine has {device}")
+    save_projector(build_projector("linear", 4, 4), tmp_path)
+    for call in (
+        lambda: load_projector(tmp_path, device=device),
+        lambda: build_projector("linear", 4, 4, device=device),
+    ):
+        with pytest.raises(SpecError) as caught:
+            call()
+        text = str(caught.value)
+        assert text.startswith(f"device: '{device}' cannot be used: ")
+        assert text.endswith("; expected a device that this torch has here. Try device='cpu'.")
+        assert "\n" not in text
+
+
+def test_loading_needs_no_write_access_and_closes_its_files(tmp_path: Path) -> None:
+    save_projector(build_projector("linear", 4, 4), tmp_path)
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 40)
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("the open files cannot be counted here")
+    kept = []
+    for _ in range(3):
+        load_file(tmp_path / "model.safetensors")
+        inspect_checkpoint(tmp_path)
+        with pytest.raises(CheckpointError) as caught:
+            inspect_checkpoint(tmp_path / "bad.safetensors")
+        kept.append(caught)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        inspect_checkpoint(tmp_path)
+        with pytest.raises(CheckpointError) as caught:
+            inspect_checkpoint(tmp_path / "bad.safetensors")
+        kept.append(caught)
+    assert len(os.listdir("/proc/self/fd")) == before
