@@ -134,8 +134,6 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
             if parameter is None:
                 continue
             shape = stored = parameter.shape
-            if isinstance(module, nn.Linear):  # a drop-in's may be kept as a convolution's
-                shape = stored = shape[:2]
             theirs = f"{name.path}{name.join}{leaf}".removeprefix(".")
             if name.form not in ("plain", "conv"):
                 theirs = name.path

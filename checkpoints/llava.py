@@ -1,91 +1,57 @@
-"""LLaVA's and MobileVLM's factory function, by the same name and with the same keys."""
+"""LLaVA's and MobileVLM's factory function, by the same name and with the same modules and keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
+from torch.nn import Linear
 
+from ..blocks.block import Block
+from ..blocks.chain import Chain, run_in_order
+from ..blocks.depthwise import to_nchw
 from ..blocks.errors import SpecError
+from ..blocks.feature import Grid
+from ..blocks.pointwise import Pointwise
+from ..blocks.residual import Residual
+from ..blocks.squeeze_excite import make_divisible
 from ..projectors.lookup import to_stack
+from ..projectors.packed import by_size
 from ..projectors.projector import Projector
+from ..projectors.stack import Stack
 from ..registry import quote
-from .layouts import LAYOUTS, from_upstream, parts
+from .errors import CheckpointError
+from .layouts import LAYOUTS, from_upstream
 
 __all__ = ["UpstreamProjector", "build_vision_projector"]
 
-# Upstream's types, with what stands before the layout's keys in upstream's modules.
-_UPSTREAM = {
-    "identity": ("mlp", ""),
-    "linear": ("linear", ""),
-    "ldpnet": ("ldpnet", "model."),
-    "ldpnetv2": ("ldpnetv2", ""),
-    **{f"mlp{n}x-gelu": ("mlp", "") for n in range(1, 9)},
-    "mlp2x-res2x-gelu": ("mlp-res", ""),
-}
-
 
 class UpstreamProjector(Projector):
-    """A projector whose modules and weights have upstream's names and shapes.
+    """A projector whose modules are upstream's: their classes, names, weights and shapes.
 
-    Each module with weights stands at upstream's place in the tree, and there alone, so that what
-    lists, saves, loads or replaces modules and weights by name finds upstream's. `blocks` holds the
-    same modules in order of use, and follows where one is replaced.
+    What dispatches on a module's class, such as adapters and quantisation, meets a `nn.Linear` or
+    a `nn.Conv2d` where upstream has one; what takes a module's place is called. It has no
+    `blocks`; those of `native()` share its weights.
 
-    Args:
-        layout: The layout's name, and what stands before its keys.
-        *args: As for `Projector`.
-        **kwargs: As for `Projector`.
+    Attributes:
+        layout: The name of upstream's layout.
+        prefix: What stands before the layout's keys in upstream's modules.
     """
 
-    def __init__(self, layout: tuple[str, str], *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._layout = layout
-        # Upstream's parent and name of each module, and ours.
-        self._places: list[tuple[nn.Module, str, nn.Module, str]] = []
-        name, before = layout
-        found = list(parts(self, LAYOUTS[name]))
-        modules = dict(self.named_modules())
-        self.__dict__["blocks"] = self._modules.pop("blocks")
-        for part in found:
-            path, _, leaf = part.key.rpartition(".")
-            module = modules[path]
-            if type(module) is nn.Linear and len(part.stored) == 4:
-                module.__class__ = _Convolution
-                module._parameters[leaf] = nn.Parameter(module.weight.detach()[..., None, None])
-            above, _, place = path.rpartition(".")
-            self._put(module, (before + part.theirs).split(".")[:-1], modules[above], place)
+    layout: ClassVar[str]
+    prefix: ClassVar[str] = ""
 
-    def _put(self, module: nn.Module, theirs: list[str], ours: nn.Module, place: str) -> None:
-        if not theirs:  # upstream's module is the projector itself: they share their parameters
-            self._parameters = module._parameters
-            return
-        parent: nn.Module = self
-        for name in theirs[:-1]:
-            if name not in parent._modules:
-                parent.add_module(name, nn.Module())
-            parent = parent.get_submodule(name)
-        if theirs[-1] not in parent._modules:
-            parent.add_module(theirs[-1], module)
-            self._places.append((parent, theirs[-1], ours, place))
-
-    def forward(self, x: Tensor, grid: Any = None) -> Tensor:
-        """Project, as `Projector.forward` does."""
-        for parent, name, ours, place in self._places:
-            if ours._modules[place] is not parent._modules[name]:
-                ours._modules[place] = parent._modules[name]
-        return super().forward(x, grid)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of every module, as torch does."""
-        self.blocks.train(mode)
-        return super().train(mode)
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack, device="meta")  # checks its size; upstream's modules follow
+        del self.blocks
 
     def unloaded(self) -> Projector:
         """Return a projector of this specification, with this one's keys, on the meta device."""
-        return UpstreamProjector(self._layout, self.spec, grid=self.grid, device="meta")
+        with torch.device("meta"):
+            return type(self)(self.spec)
 
     def native(self) -> Projector:
         """Return a projector with our own keys and shapes, which shares these weights.
@@ -94,27 +60,248 @@ class UpstreamProjector(Projector):
             CheckpointError: A module was replaced by one with other weights.
         """
         ours = Projector(self.spec, grid=self.grid, device="meta")
-        name, before = self._layout
-        state = {key.removeprefix(before): tensor for key, tensor in self.state_dict().items()}
-        ours.load_state_dict(from_upstream(ours, LAYOUTS[name], state), assign=True)
+        state = {key.removeprefix(self.prefix): value for key, value in self.state_dict().items()}
+        try:
+            found = from_upstream(ours, LAYOUTS[self.layout], state)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"other tensors than its specification builds: {error}",
+                "projector",
+                hint="Undo what wraps its layers first: merge adapters, remove parametrizations.",
+            ) from error
+        ours.load_state_dict(found, assign=True)
         return ours.train(self.training)
 
+    def _chain_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
+        for grid in grids:
+            self._track(grid)
+        if not self._needs_grid:
+            return self._chain(x[None, None]).flatten(0, 2)
+        return by_size(self._chain, x, grids)
 
-class _Convolution(nn.Linear):
-    """A linear layer whose weight is kept as a 1x1 convolution's, (out, in, 1, 1)."""
+
+def _as_tokens(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run a token-wise module as upstream does, on three axes; ``(b, h, w, c) -> (b, h, w, d)``."""
+    y = module(x.flatten(1, 2))
+    return y.view(*x.shape[:3], y.shape[-1])
+
+
+def _as_map(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Run a module on a map; ``(b, h, w, c) -> (b, h', w', d)``."""
+    return module(to_nchw(x)).permute(0, 2, 3, 1)
+
+
+# ---------------------------------------------------------------------- LLaVA
+
+
+class LinearProjector(UpstreamProjector, Linear):
+    """A linear layer. Keys: ``weight``, ``bias``."""
+
+    layout = "linear"
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        Linear.__init__(self, stack.in_, stack.out)
+
+    def _chain(self, x: Tensor) -> Tensor:
+        return _as_tokens(partial(Linear.forward, self), x)
+
+
+class MlpProjector(UpstreamProjector):
+    """Linear layers with GELU between each two, then residual blocks; keys as of a sequence."""
+
+    layout = "mlp"
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        modules: list[nn.Module] = []
+        for step in range(_count(stack, Pointwise)):
+            modules += [nn.GELU()] if step else []
+            modules.append(Linear(stack.out if step else stack.in_, stack.out))
+        modules += [SimpleResBlock(stack.out) for _ in range(_count(stack, Residual))]
+        for index, module in enumerate(modules):
+            self.add_module(str(index), module)
+
+    def _chain(self, x: Tensor) -> Tensor:
+        modules = [module for module in self._modules.values() if module is not None]
+        return _as_tokens(partial(run_in_order, modules), x)
+
+
+def _count(stack: Stack, kind: type[Block]) -> int:
+    return sum(type(block) is kind for block in stack.blocks)
+
+
+class MlpResProjector(MlpProjector):
+    """An MLP with residual blocks."""
+
+    layout = "mlp-res"
+
+
+class SimpleResBlock(nn.Module):
+    """``x = norm(x); x + mlp(x)``; ``(..., c) -> (..., c)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.pre_norm = nn.LayerNorm(channels)
+        self.proj = Chain(Linear(channels, channels), nn.GELU(), Linear(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project; ``(..., in) -> (..., out)``."""
-        return F.linear(x, self.weight.flatten(1), self.bias)
+        """``(..., c) -> (..., c)``."""
+        x = self.pre_norm(x)
+        y: Tensor = x + self.proj(x)
+        return y
+
+
+# ---------------------------------------------------------------------- MobileVLM
+
+
+class LDPNetProjector(UpstreamProjector):
+    """MobileVLM v1's. Keys: ``model.mlp.``, ``model.mb_block.``."""
+
+    layout = "ldpnet"
+    prefix = "model."
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.model = LDPBlock(stack.in_, stack.out)
+
+    def _chain(self, x: Tensor) -> Tensor:
+        y: Tensor = self.model(x)
+        return y
+
+
+class LDPBlock(nn.Module):
+    """An MLP and two inverted residuals; ``(b, h, w, c) -> (b, ceil(h/2), ceil(w/2), d)``."""
+
+    def __init__(self, in_: int, out: int) -> None:
+        super().__init__()
+        self.mlp = Chain(nn.Identity(), Linear(in_, out), nn.GELU(), Linear(out, out))
+        self.mb_block = nn.Sequential(
+            nn.Identity(), InvertedResidual(out, stride=1), InvertedResidual(out, stride=2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, h, w, c) -> (b, ceil(h/2), ceil(w/2), d)``."""
+        return _as_map(self.mb_block, _as_tokens(self.mlp, x))
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV3's, without expansion; ``(b, c, h, w) -> (b, c, ceil(h/s), ceil(w/s))``."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.use_res_connect = stride == 1
+        depthwise = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
+        pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.block = nn.Sequential(
+            nn.Sequential(depthwise, LayerNorm2d(channels), nn.Hardswish()),
+            SqueezeExcitation(channels, make_divisible(channels // 4)),
+            nn.Sequential(pointwise, LayerNorm2d(channels)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, c, h, w) -> (b, c, ceil(h/s), ceil(w/s))``."""
+        y: Tensor = self.block(x)
+        return x + y if self.use_res_connect else y
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """A LayerNorm over the channels of a map; ``(b, c, h, w) -> (b, c, h, w)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, c, h, w) -> (b, c, h, w)``."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by a gate from the mean of all; ``(b, c, h, w) -> (b, c, h, w)``."""
+
+    def __init__(self, channels: int, mid: int) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, mid, 1)
+        self.activation = nn.ReLU()
+        self.fc2 = nn.Conv2d(mid, channels, 1)
+        self.scale_activation = nn.Hardsigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, c, h, w) -> (b, c, h, w)``."""
+        scale = self.fc2(self.activation(self.fc1(self.avgpool(x))))
+        y: Tensor = x * self.scale_activation(scale)
+        return y
+
+
+class LDPNetV2Projector(UpstreamProjector):
+    """MobileVLM v2's. Keys: ``mlp.mlp.``, ``peg.peg.``."""
+
+    layout = "ldpnetv2"
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.mlp = FeatureIRLayer(stack.in_, stack.out)
+        self.dwn = TokenDownLayer((12, 12))
+        self.peg = PosInjectLayer(stack.out)
+
+    def _chain(self, x: Tensor) -> Tensor:
+        y: Tensor = self.peg(self.dwn(self.mlp(x)))
+        return y
+
+
+class FeatureIRLayer(nn.Module):
+    """An MLP; ``(b, h, w, c) -> (b, h, w, d)``."""
+
+    def __init__(self, in_: int, out: int) -> None:
+        super().__init__()
+        self.mlp = Chain(Linear(in_, out), nn.GELU(), Linear(out, out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, h, w, c) -> (b, h, w, d)``."""
+        return _as_tokens(self.mlp, x)
+
+
+class TokenDownLayer(nn.Module):
+    """An average pool to one grid; ``(b, h, w, c) -> (b, h', w', c)``."""
+
+    def __init__(self, size: Grid) -> None:
+        super().__init__()
+        self.dwn = nn.Sequential(nn.AdaptiveAvgPool2d(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, h, w, c) -> (b, h', w', c)``."""
+        return _as_map(self.dwn, x)
+
+
+class PosInjectLayer(nn.Module):
+    """A depthwise convolution with a skip; ``(b, h, w, c) -> (b, h, w, c)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.peg = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, groups=channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, h, w, c) -> (b, h, w, c)``."""
+        return _as_map(self.peg, x) + x
+
+
+# ---------------------------------------------------------------------- the function
+
+_UPSTREAM: dict[str, type[UpstreamProjector]] = {
+    "identity": MlpProjector,
+    "linear": LinearProjector,
+    "ldpnet": LDPNetProjector,
+    "ldpnetv2": LDPNetV2Projector,
+    **{f"mlp{n}x-gelu": MlpProjector for n in range(1, 9)},
+    "mlp2x-res2x-gelu": MlpResProjector,
+}
 
 
 def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any) -> Projector:
     """Build the projector that a LLaVA or MobileVLM config names.
 
     Reads ``mm_projector_type`` (missing: ``linear``), ``mm_hidden_size`` and ``hidden_size``. The
-    type is any registered name, by exact match. For upstream's own types the module reads and
-    writes upstream's own keys (``0.weight``, ``model.mlp.1.weight``), so that their loading and
-    saving code works unchanged.
+    type is any registered name, by exact match. For upstream's own types the modules are upstream's
+    own classes under upstream's own keys (``0.weight``, ``model.mlp.1.weight``), so that their
+    loading and saving code, and adapters, work unchanged.
 
     Args:
         config: An object with those attributes, or a mapping with those keys.
@@ -129,8 +316,7 @@ def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any)
     if not isinstance(name, str):
         raise SpecError(quote(name), "config.mm_projector_type", "a registered name")
     stack = to_stack(name, _read(config, "mm_hidden_size"), _read(config, "hidden_size"), {})
-    layout = _UPSTREAM.get(name.replace("_", "-"))
-    return Projector(stack) if layout is None else UpstreamProjector(layout, stack)
+    return _UPSTREAM.get(name.replace("_", "-"), Projector)(stack)
 
 
 def _read(config: Any, key: str, default: Any = None) -> Any:

@@ -13,7 +13,7 @@ from ..blocks.fast import hooked
 from ..blocks.feature import Grid
 from ..blocks.window import PackedModule, window_index
 
-__all__ = ["Track", "run_packed", "to_raster", "to_raster_packed"]
+__all__ = ["Track", "by_size", "run_packed", "to_raster", "to_raster_packed"]
 
 
 Track: TypeAlias = Callable[[Grid], Sequence[Grid]]
@@ -47,7 +47,7 @@ def run_packed(
         if isinstance(module, PackedModule) and not any(map(hooked, module.modules())):
             x = module.forward_packed(x, before)
         else:
-            x = _by_size(module, x, before)
+            x = by_size(module, x, before)
     return _token_wise(alone, x)
 
 
@@ -55,7 +55,8 @@ def _token_wise(modules: list[Link], x: Tensor) -> Tensor:
     return run(modules, x[None, None]).flatten(0, 2)
 
 
-def _by_size(module: Link, x: Tensor, before: list[Grid]) -> Tensor:
+def by_size(module: Link, x: Tensor, before: Sequence[Grid]) -> Tensor:
+    """Run a module on images of these grids, once per distinct size; ``(n, c) -> (m, d)``."""
     parts = torch.split(x, [h * w for h, w in before])
     done: list[Tensor] = [x] * len(parts)
     for grid in dict.fromkeys(before):

@@ -61,7 +61,7 @@ class Projector(nn.Module):
         dtype: torch.dtype | None = None,
         max_parameters: int = MAX_PARAMETERS,
     ) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # whatever else a subclass is
         if not isinstance(stack, Stack):
             hint = "build_projector takes names and mappings."
             raise SpecError(quote(stack), "stack", "a Stack", hint)
@@ -197,7 +197,7 @@ class Projector(nn.Module):
         return modules
 
     def _run(self, x: Tensor, modules: Sequence[Link] | None = None) -> Tensor:
-        y: Tensor = self.blocks(x) if modules is None else run_in_order(modules, x)
+        y = self._chain(x) if modules is None else run_in_order(modules, x)
         if y.shape[-1] != self.spec.out:
             raise SpecError(
                 f"the last module gives {y.shape[-1]} channels",
@@ -205,6 +205,11 @@ class Projector(nn.Module):
                 f"{self.spec.out}, the projector's 'out'",
                 "What its block says on paper is wrong: tell the block's authors.",
             )
+        return y
+
+    def _chain(self, x: Tensor) -> Tensor:
+        """Run the modules on a feature; ``(b, h, w, c) -> (b, h', w', d)``."""
+        y: Tensor = self.blocks(x)
         return y
 
     def _project_packed(self, x: Tensor, grids: Any) -> Tensor:
@@ -227,6 +232,9 @@ class Projector(nn.Module):
                 if self.spec.prefix_tokens
                 else "",
             )
+        return self._chain_packed(x, sizes)
+
+    def _chain_packed(self, x: Tensor, sizes: Sequence[Grid]) -> Tensor:
         modules: Sequence[Link] | None = self._gathered() if self._blocked else None
         if self._blocked and modules is None:
             x = to_raster_packed(x, sizes)

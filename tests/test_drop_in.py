@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from mobilevlm import (
     CheckpointError,
+    GridError,
     Projector,
     build_vision_projector,
     load_projector,
@@ -153,8 +154,88 @@ def test_it_lives_as_a_projector_does(name: str, tmp_path: Path) -> None:
     assert next(iter(ours.state_dict())).startswith("blocks.")
     assert type(ours) is Projector
     torch.testing.assert_close(ours(x), expected, rtol=0, atol=1e-6)
-    assert not projector.train().eval().blocks.training
+    for mode in (True, False):
+        assert all(module.training == mode for module in projector.train(mode).modules())
+        assert projector.native().training == mode
     assert projector.double()(x.double()).dtype == torch.float64
+
+
+def test_modules_are_of_upstreams_classes() -> None:
+    """What looks for modules by class, such as PEFT, meets upstream's."""
+    convolutions = {}
+    for name in NAMES:
+        projector = build_vision_projector(config(name))
+        for path, module in projector.named_modules():
+            weight = module._parameters.get("weight")
+            if weight is not None:
+                kinds = {1: nn.LayerNorm, 2: nn.Linear, 4: nn.Conv2d}
+                assert isinstance(module, kinds[weight.ndim]), path
+            if isinstance(module, nn.Conv2d):
+                convolutions[f"{name}.{path}"] = (module.kernel_size[0], module.groups)
+    block = "ldpnet.model.mb_block"
+    assert convolutions == {
+        **{f"{block}.{step}.block.0.0": (3, 24) for step in (1, 2)},
+        **{f"{block}.{step}.block.1.fc{fc}": (1, 1) for step in (1, 2) for fc in (1, 2)},
+        **{f"{block}.{step}.block.2.0": (1, 1) for step in (1, 2)},
+        "ldpnetv2.peg.peg.0": (3, 24),
+    }
+    assert isinstance(build_vision_projector(config("linear")), nn.Linear)
+
+
+GRIDS = [(12, 13), (14, 12), (12, 13)]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "mlp1x_gelu", "identity"])
+@pytest.mark.parametrize("kind", ["tokens", "map", "packed"])
+def test_it_takes_all_that_a_projector_takes(name: str, kind: str) -> None:
+    projector = build_vision_projector(config(name, 16, 16))
+    native, calls = projector.native(), dict.fromkeys(projector.modules(), 0)
+    assert type(native) is Projector
+    x, grid, times = torch.randn(2, 156, 16), (12, 13), 1
+    if kind == "map":
+        x, grid = x.transpose(1, 2).unflatten(2, grid), None
+    elif kind == "packed":
+        x, grid = torch.randn(480, 16), GRIDS
+        times = 2 if name.startswith("ldp") else 1
+
+    def count(module: nn.Module, *_: Any) -> None:
+        calls[module] += 1
+
+    with torch.inference_mode():
+        expected = native(x, grid=grid)
+        torch.testing.assert_close(projector(x, grid=grid), expected, rtol=0, atol=1e-6)
+        for module in calls:
+            module.register_forward_hook(count)
+        y = projector(x, grid=grid)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
+    # Whoever stands in a module's place is called, and as often as the sizes ask for.
+    assert calls.pop(projector) == 1
+    assert set(calls.values()) <= {times}
+
+
+def test_packed_images_that_do_not_fit_are_refused() -> None:
+    projector = build_vision_projector(config("ldpnetv2"))
+    for grids in ([(12, 13), (11, 12)], [(12, 13)]):
+        with pytest.raises(GridError):
+            projector(torch.randn(156 + 132, 16), grid=grids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_native_one_shares_the_weights(name: str) -> None:
+    projector, x = build_vision_projector(config(name)), torch.randn(1, 144, 16)
+    native = projector.native()
+    with torch.no_grad():
+        for parameter in projector.parameters():
+            parameter.mul_(0.5)
+        torch.testing.assert_close(native(x), projector(x), rtol=0, atol=1e-6)
+    projector.add_module("adapter", nn.Linear(2, 2))
+    with pytest.raises(CheckpointError) as caught:
+        projector.native()
+    assert str(caught.value) == (
+        "projector: other tensors than its specification builds: tensors left over: "
+        "adapter.weight, adapter.bias. "
+        "Undo what wraps its layers first: merge adapters, remove parametrizations."
+    )
 
 
 @pytest.mark.parametrize("name", ["mlp2x_gelu", "mlp2x_res2x_gelu", "ldpnet", "ldpnetv2"])
