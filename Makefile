@@ -94,3 +94,20 @@ $(ZETA_VENV)/.done: pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCE
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# LoRA, DoRA, 8-bit layers and ZeRO-3. DeepSpeed compiles what it needs where it needs it.
+ADAPTERS_VENV ?= .venv-adapters
+ADAPTERS := $(ADAPTERS_VENV)/.done-adapters
+
+.PHONY: test-adapters
+test-adapters: $(ADAPTERS)  ## PEFT, torchao, bitsandbytes and DeepSpeed on projectors.
+	OMP_NUM_THREADS=1 $(ADAPTERS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q \
+		-n 2 --dist loadfile tests/adapters
+
+$(ADAPTERS): pyproject.toml constraints.txt constraints-adapters.txt $(SOURCES)
+	test -x $(ADAPTERS_VENV)/bin/python || $(PYTHON) -m venv $(ADAPTERS_VENV)
+	rm -rf build
+	DS_BUILD_OPS=0 $(ADAPTERS_VENV)/bin/python -m pip install -q -c constraints.txt \
+		-c constraints-adapters.txt . accelerate bitsandbytes deepspeed peft pytest pytest-xdist \
+		torchao transformers
+	touch $@
