@@ -271,9 +271,10 @@ def one_pass() -> Iterator[_Pass]:
     if outer is not None:
         yield outer
         return
-    token = _PASS.set(_Pass())
+    found = _Pass()
+    token = _PASS.set(found)
     try:
-        yield _PASS.get()
+        yield found
     finally:
         _PASS.reset(token)
 
