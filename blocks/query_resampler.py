@@ -127,7 +127,8 @@ class Places(nn.Module):
         if self.kind == "both":
             places = sincos(h, w, channels, x.device)
         else:
-            square = self.table.float().view(1, self.side, self.side, channels).permute(0, 3, 1, 2)
+            table = self.table.to(torch.promote_types(self.table.dtype, torch.float32))
+            square = table.view(1, self.side, self.side, channels).permute(0, 3, 1, 2)
             scaled = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
             places = scaled.permute(0, 2, 3, 1).to(self.table.dtype)
         return q + self.table.to(q.dtype), x + places.to(x.dtype)

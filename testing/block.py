@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,10 @@ from ..projectors.document import dump_spec, load_spec
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
 from .report import Finding, attempt
-from .subject import Case, Subject, Target, difference
-from .world import kept
+from .subject import CLOSE, LARGE, SMALLER, Case, Subject, Target, difference, run_large
+from .world import on
 
-__all__ = ["BlockSubject", "document", "examine", "flow", "tokens"]
+__all__ = ["BlockSubject", "document", "examine", "flow", "large_grids", "tokens"]
 
 # Widths that most numbers of heads and groups divide; inner widths that are neither end's.
 _ENDS = (48, 96)
@@ -31,6 +31,7 @@ _FEATURES = (
 )
 _RANDOM_GRIDS = 12
 _MAX_SIDE = 20
+_SIDES = (8, 16, 64)
 _LIE = "One of the two is wrong: flow is what plans, documents and the next block believe."
 
 
@@ -71,7 +72,8 @@ def examine(block: Block, features: Sequence[Feature] | None) -> BlockSubject:
             "one at least",
             "Pass features=[Feature(channels=..., grid=(h, w), ends=(in, out)), ...].",
         )
-    return BlockSubject(repr(block), block, tuple(_targets(block, taken)), tuple(taken))
+    targets = tuple(_targets(block, taken))
+    return BlockSubject(repr(block), block, targets, tuple(_large(targets)), tuple(taken))
 
 
 def _targets(block: Block, taken: dict[Feature, Feature]) -> Iterator[Target]:
@@ -80,7 +82,7 @@ def _targets(block: Block, taken: dict[Feature, Feature]) -> Iterator[Target]:
     for open_ in dict.fromkeys(_open(x) for x in taken):
         members = [x for x in taken if _open(x) == open_]
         try:
-            with kept(), torch.device("meta"):
+            with on("meta"):
                 block.build(open_)
         except MobileVLMError:
             for x in members:
@@ -89,6 +91,22 @@ def _targets(block: Block, taken: dict[Feature, Feature]) -> Iterator[Target]:
         except Exception:  # told by the first check
             pass
         yield Target(str(open_), _Make(block, open_), tuple(cases[x] for x in members))
+
+
+def _large(targets: Iterable[Target]) -> Iterator[Target]:
+    """For each layout the first large grid that is taken, for the module built for any grid."""
+    done = set()
+    for make in (target.make for target in targets):
+        if not isinstance(make, _Make) or make.x.layout in done:
+            continue
+        for h, w in LARGE:
+            x = make.x.replace(grid=(h, w) if make.x.layout == "raster" else (1, h * w))
+            y = _taken(make.block, x)
+            if y is not None:
+                done.add(x.layout)
+                make = make if make.x.tokens is None else _Make(make.block, x)
+                yield Target(str(x), make, (_case(x, y),))
+                break
 
 
 @dataclass(frozen=True)
@@ -154,6 +172,7 @@ def flow(subject: BlockSubject) -> None:
             if tuple(y.shape) != shape:
                 found = f"its flow says {shape}, its module gives {tuple(y.shape)}"
                 raise Finding(found, case.where, "the same", _LIE)
+    run_large(subject, "its flow says", _LIE)
 
 
 def _agree(x: Feature, block: Block, said: Feature) -> None:
@@ -188,45 +207,113 @@ def _random(block: Block, target: Target) -> Iterator[Case]:
     for _ in range(_RANDOM_GRIDS):
         h, w = numbers.randint(1, _MAX_SIDE), numbers.randint(1, _MAX_SIDE)
         x = make.x.replace(grid=(make.x.grid[0] or h, w))
-        try:
-            y = _flow(block, x)
-        except Finding:
-            raise
-        except MobileVLMError:
-            continue
-        yield _case(x, y)
+        y = _taken(block, x)
+        if y is not None:
+            yield _case(x, y)
 
 
 def tokens(subject: BlockSubject) -> None:
     """What `needs_grid` and `mixes_tokens` say is true, and packed images give the same."""
     block = subject.spec
     reads, mixes = needs_grid((block,)), mixes_tokens((block,))
-    for target in subject.targets:
+    for target in (*subject.targets, *subject.large):
         module = target.module()
         for case in target.cases:
-            x = case.input()
-            y = case.run(module, x).flatten(1, 2)
-            if not reads:
-                off = difference(module(x.flatten(1, 2)[:, None]).flatten(1, 2), y)
-                if off:
-                    raise Finding(
-                        f"needs_grid is False, but in one row the same tokens differ: {off}",
-                        case.where,
-                        "the same on any grid",
-                        "Leave needs_grid at True.",
-                    )
-            if not mixes:
-                half = max(1, y.shape[1] // 2)
-                off = difference(module(x.flatten(1, 2)[:, None, :half]).flatten(1, 2), y[:, :half])
-                if off:
-                    raise Finding(
-                        f"mixes_tokens is False, but alone, half of the tokens differ: {off}",
-                        case.where,
-                        "each token by itself: packed images would leak into each other",
-                        "Say mixes_tokens: ClassVar[bool] = True.",
-                    )
-        if isinstance(module, PackedModule):
+            x = case.input(1 if target in subject.large else 2)
+            y = case.run(module, x)
+            _token_facts(module, case, x, y, reads=reads, mixes=mixes)
+        if isinstance(module, PackedModule) and target in subject.targets:
             _packed(module, module.forward_packed, target.cases)
+
+
+def _token_facts(
+    module: nn.Module, case: Case, x: Tensor, y: Tensor, *, reads: bool, mixes: bool
+) -> None:
+    """Compare with what `needs_grid` and `mixes_tokens` say must not matter."""
+    y = y.flatten(1, 2)
+    if not reads:
+        off = difference(module(x.flatten(1, 2)[:, None]).flatten(1, 2), y)
+        if off:
+            raise Finding(
+                f"needs_grid is False, but in one row the same tokens differ: {off}",
+                case.where,
+                "the same on any grid",
+                "Leave needs_grid at True.",
+            )
+    if not mixes:
+        half = max(1, y.shape[1] // 2)
+        off = difference(module(x.flatten(1, 2)[:, None, :half]).flatten(1, 2), y[:, :half])
+        if off:
+            raise Finding(
+                f"mixes_tokens is False, but alone, half of the tokens differ: {off}",
+                case.where,
+                "each token by itself: packed images would leak into each other",
+                "Say mixes_tokens: ClassVar[bool] = True.",
+            )
+
+
+def large_grids(subject: BlockSubject) -> None:
+    """A large grid's corners are those of a small one, where only the neighbours count."""
+    for target in subject.targets:
+        make = target.make
+        if isinstance(make, _Make) and make.x.tokens is None and make.x.layout == "raster":
+            with torch.no_grad():
+                _corners(subject.spec, target.module(), make.x)
+
+
+def _taken(block: Block, x: Feature) -> Feature | None:
+    """Return what flow makes of a feature, or None if it refuses."""
+    try:
+        return _flow(block, x)
+    except Finding:
+        raise
+    except MobileVLMError:
+        return None
+
+
+def _corners(block: Block, module: nn.Module, x: Feature) -> None:
+    """Compare a large grid's corners with those of a small one, if a smaller one has the same.
+
+    What only looks nearby, as a convolution does, gives the same numbers for the same corner,
+    however large the rest is. What looks at everything, as attention does, never does, and is not
+    compared. Both corners that a tile or a table would begin and end with.
+    """
+    flows = [_taken(block, x.replace(grid=(side, side))) for side in _SIDES]
+    cases = [_case(x.replace(grid=(s, s)), y) for s, y in zip(_SIDES, flows, strict=True) if y]
+    small = cases[0].said if len(cases) == len(_SIDES) else (0, 0, 0)
+    for side, case in zip(_SIDES, cases, strict=False):
+        scale = side // _SIDES[0]
+        if case.said[:2] != (small[0] * scale, small[1] * scale):
+            return  # a grid that does not grow in proportion is not cut in proportion
+    image = cases[-1].input(1)
+    smallest, reference = _SIDES[:2]
+    whole: Tensor | None = None
+    for at in ("first", "last"):
+        cut = _corner(image, smallest, at)
+        y = cases[0].run(module, cut)
+        size = y.shape[1]
+        other = _corner(cases[1].run(module, _corner(image, reference, at)), size, at)
+        near = _near(other, y)
+        if not near.any():
+            continue
+        whole = cases[-1].run(module, image) if whole is None else whole
+        off = difference(_corner(whole, size, at)[near], other[near])
+        if off:
+            raise Finding(
+                f"its {at} tokens are others than those of the same corner alone: {off}",
+                cases[-1].where,
+                f"the same, as in {reference}x{reference} and {smallest}x{smallest}",
+                SMALLER,
+            )
+
+
+def _corner(x: Tensor, size: int, at: str) -> Tensor:
+    return (x[:, :size, :size] if at == "first" else x[:, -size:, -size:]).contiguous()
+
+
+def _near(a: Tensor, b: Tensor) -> Tensor:
+    """Say of which tokens two features have the same numbers."""
+    return (a - b).abs().amax(-1) <= CLOSE * b.abs().max()
 
 
 def _packed(

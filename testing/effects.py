@@ -9,9 +9,10 @@ from functools import cache
 
 import torch
 
+from ..blocks.process_state import DRAWS
 from .report import Finding
 from .subject import Subject
-from .world import DRAWS, changes, snapshot
+from .world import changes, snapshot
 
 __all__ = ["globals_", "import_"]
 
@@ -27,7 +28,7 @@ def globals_(subject: Subject) -> None:
         torch.manual_seed(_SEED)
         before = snapshot()
         module = target.make()
-        changed = [name for name in changes(before) if name != DRAWS]
+        changed = [name for name in changes(before) if name != DRAWS.name]
         if torch.initial_seed() != _SEED:
             changed.append("the seed")
         _check(changed, "building it", target.where)
@@ -44,7 +45,8 @@ def _check(changed: list[str], doing: str, where: str) -> None:
             f"{doing} changes {', '.join(changed)}",
             where,
             "the process as it was",
-            "Pass dtype, device or generator to the calls that need them.",
+            "Pass dtype, device or generator to the calls that need them; leave switches and "
+            "variables to the user.",
         )
 
 
@@ -52,7 +54,6 @@ _IMPORT = """\
 import contextlib, importlib, io, json, sys
 sys.path[:] = json.loads(sys.argv[2])
 from mobilevlm.testing.world import changes, snapshot
-import torch
 before, out = snapshot(), io.StringIO()
 missing = False
 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -62,10 +63,7 @@ with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         if error.name != sys.argv[1].partition(".")[0]:
             raise
         missing = True
-found = changes(before)
-if torch.cuda.is_initialized():
-    found.append("whether CUDA is initialised")
-print(json.dumps([missing, found, out.getvalue()]))
+print(json.dumps([missing, changes(before), out.getvalue()]))
 """
 
 

@@ -14,7 +14,7 @@ from ..projectors.preset import Preset
 from ..projectors.stack import Stack
 from ..registry import RegistryError, did_you_mean, quote
 from . import block as on_block
-from . import compilers, effects, modules
+from . import compilers, derivatives, effects, modules, state
 from . import projector as on_projector
 from .report import ConformanceError, Finding
 from .subject import Subject
@@ -26,7 +26,8 @@ _FIRST = ("run", "input", "determinism", "flow")
 
 
 def _checks(paper: Any) -> dict[str, Callable[[Any], None]]:
-    """Return every property's check, in order; three are a block's or a projector's own."""
+    """Return every property's check, in order; some are a block's or a projector's own."""
+    corners = {"large-grids": paper.large_grids} if hasattr(paper, "large_grids") else {}
     return {
         "run": modules.run,
         "input": modules.input_,
@@ -35,18 +36,25 @@ def _checks(paper: Any) -> dict[str, Callable[[Any], None]]:
         "meta": modules.meta,
         "parameters": modules.parameters,
         "gradients": modules.gradients,
+        "gradcheck": derivatives.gradcheck,
+        "no-grad": modules.no_grad,
+        "state": state.state,
         "batch": modules.batch,
         "strides": modules.strides,
         "tokens": paper.tokens,
+        **corners,
+        "extremes": modules.extremes,
         "document": paper.document,
         "state-dict": modules.state_dict,
         "deepcopy": modules.deepcopy,
         "pickle": modules.pickle,
         "bf16": modules.bf16,
+        "fp64": derivatives.fp64,
         "globals": effects.globals_,
         "import": effects.import_,
         "compile": compilers.compile_,
         "export": compilers.export,
+        "training-batch": modules.training_batch,
     }
 
 

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import copy as copying
+import math
 import pickle as pickling
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from .derivatives import seed
 from .report import Finding, attempt
-from .subject import Subject, Target, difference
+from .subject import TAKES, Case, Subject, Target, difference
 
 __all__ = [
     "batch",
     "bf16",
     "deepcopy",
     "determinism",
+    "extremes",
     "gradients",
     "input_",
     "meta",
+    "no_grad",
     "parameters",
     "pickle",
     "run",
     "state_dict",
     "strides",
+    "training_batch",
 ]
 
+_EXTREMES = ("a token of zeros", "zeros", "ones", "numbers a thousand times as large")
+_LARGE = 1000  # a tower's few outlying channels reach hundreds
+_GUARD_EXTREMES = (
+    "Add eps before a root or a division, and take the maximum off before exp: towers give zeros "
+    "for padding, and a few channels in the hundreds."
+)
 _GUARD = "Guard divisions, logarithms and roots against zero."
-_TAKES = "Its flow takes this: run it too, or refuse it there with a GridError or SpecError."
+_PRECISE = "Compute norms, softmax and long sums in fp32."
+_AUTOCAST = f"Let it choose the dtype of products and nothing else. {_PRECISE}"
 _BF16 = 0.1  # rounding of the weights, through many layers
 _VALUES = (
     "Make what is computed once a parameter, a persistent buffer, or compute it in forward: "
@@ -42,7 +54,7 @@ def run(subject: Subject) -> None:
         module = target.build()
         for case in target.cases:
             for training in (True, False):
-                y = case.run(module.train(training), case.input(), hint=_TAKES)
+                y = case.run(module.train(training), case.input(), hint=TAKES)
                 if y.dtype != torch.float32:
                     hint = "Make tensors of x.dtype, and cast back what is computed in another."
                     found = f"of torch.float32 its module makes {y.dtype}"
@@ -113,9 +125,10 @@ def state_dict(subject: Subject) -> None:
 
 
 def gradients(subject: Subject) -> None:
-    """Gradients reach every parameter and the input, and are finite."""
+    """Gradients reach every parameter and the input, are finite and not all zero."""
     for target in subject.targets:
         module = target.module().train()
+        reached = False
         for case in target.cases:
             leaf = case.input().requires_grad_()
             y = case.run(module, leaf * 1.0)  # what is no leaf may be written to: another finding
@@ -129,9 +142,26 @@ def gradients(subject: Subject) -> None:
             with attempt("going backward", case.where):
                 y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape))  # type: ignore[no-untyped-call]
             _check_gradient("the input", leaf, case.where)
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                _check_gradient(f"parameter {name!r}", parameter, target.where)
+            reached |= bool(leaf.grad.any())  # type: ignore[union-attr]
+        gradients = {
+            f"parameter {name!r}": parameter
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        }
+        for name, parameter in gradients.items():
+            _check_gradient(name, parameter, target.where)
+        # A single token has nobody to attend to, and is its own mean.
+        if all(math.prod(case.shape[:-1]) == 1 for case in target.cases):
+            continue
+        zero = [] if reached else ["the input"]
+        zero += [name for name, each in gradients.items() if not each.grad.any()]  # type: ignore[union-attr]
+        if zero:
+            raise Finding(
+                f"the gradient of {zero[0]} is zero everywhere",
+                target.where,
+                "other numbers",
+                "Use it in forward; look for a product with zero or with a mask of zeros.",
+            )
 
 
 def _check_gradient(name: str, tensor: Tensor, where: str) -> None:
@@ -206,6 +236,78 @@ def batch(subject: Subject) -> None:
                 raise Finding(found, case.where, f"{(0, *case.said)}", hint)
 
 
+def training_batch(subject: Subject) -> None:
+    """In training too, an image's output does not depend on the others of its batch."""
+    for target in subject.targets:
+        module = target.module().train()
+        for case in target.cases[:2]:
+            x = case.input()
+            other = torch.cat([x[:1], case.input(seed=1)[1:]])
+            first, beside, again = (_drawn(case, module, each) for each in (x, other, x))
+            off = difference(beside[:1], first[:1])
+            # What no seed reaches, such as a generator of its own, tells nothing.
+            if off and not difference(again, first):
+                raise Finding(
+                    f"in training an image gives something else beside another one: {off}",
+                    case.where,
+                    "the same",
+                    "Normalise over an image's own channels and tokens (LayerNorm, GroupNorm), not "
+                    "over the batch: how many images that is differs from step to step.",
+                )
+
+
+def _drawn(case: Case, module: nn.Module, x: Tensor) -> Tensor:
+    """Run a module that draws the same noise each time."""
+    seed()
+    return case.run(module, x)
+
+
+def no_grad(subject: Subject) -> None:
+    """Where no gradients are recorded it gives the same numbers."""
+    for target in (*subject.targets, *subject.large):  # fast forms run where the work is worth it
+        modes = (torch.no_grad, torch.inference_mode)[: 1 if target in subject.large else 2]
+        module = target.module()
+        for case in target.cases:
+            x = case.input()
+            expected = case.run(module, x)
+            for mode in modes:
+                with mode():
+                    y = case.run(module, x, f"its module, under {mode.__name__},")
+                off = difference(y, expected)
+                if off:
+                    raise Finding(
+                        f"under {mode.__name__} it gives something else: {off}",
+                        case.where,
+                        "the same",
+                        "Compute alike whether gradients are recorded or not; hold a fast form to "
+                        "the plain one's numbers.",
+                    )
+
+
+def extremes(subject: Subject) -> None:
+    """Zeros, equal numbers and large ones give finite numbers and gradients."""
+    for target in subject.targets:
+        module = target.module().train()
+        for case in target.cases[:2]:
+            x = case.input(4)
+            x.flatten(1, -2)[0, 0] = 0
+            x[1], x[2] = 0, 1
+            x[3] *= _LARGE
+            leaf = x.requires_grad_()
+            y = case.run(module, leaf * 1.0)
+            _check_images("its module gives", y, case.where)
+            if y.requires_grad:
+                y.sum().backward()  # type: ignore[no-untyped-call]
+            if leaf.grad is not None:
+                _check_images("the gradient of the input is", leaf.grad, case.where)
+
+
+def _check_images(what: str, images: Tensor, where: str) -> None:
+    for name, image in zip(_EXTREMES, images, strict=True):
+        if not image.isfinite().all():
+            raise Finding(f"{what} nan or inf on {name}", where, "numbers", _GUARD_EXTREMES)
+
+
 def strides(subject: Subject) -> None:
     """How its input lies in memory does not matter."""
     for target in subject.targets:
@@ -274,7 +376,7 @@ def same(target: Target, module: nn.Module, other: nn.Module, which: str, hint: 
 
 
 def bf16(subject: Subject) -> None:
-    """In bf16 it gives bf16, close to fp32; under autocast it runs."""
+    """In bf16 it gives bf16, close to fp32; so do its numbers under autocast."""
     hint = "Make tensors of x.dtype, and cast back what is computed in fp32."
     for target in subject.targets:
         module = target.module()
@@ -286,16 +388,21 @@ def bf16(subject: Subject) -> None:
                 y = half(x.bfloat16(), *case.args)
             if y.dtype != torch.bfloat16:
                 raise Finding(f"in bf16 it gives {y.dtype}", case.where, "torch.bfloat16", hint)
-            off = (y.float() - expected).norm() / expected.norm().clamp(min=1e-6)
-            if not off <= _BF16:
-                raise Finding(
-                    f"in bf16 it is {off:.0%} away from fp32",
-                    case.where,
-                    f"at most {_BF16:.0%}",
-                    "Compute norms, softmax and long sums in fp32.",
-                )
+            _near(y, expected, "in bf16", case.where, _PRECISE)
             with (
                 attempt("its module, under autocast to bf16,", case.where, hint=hint),
                 torch.autocast("cpu", torch.bfloat16),
             ):
-                module(x, *case.args)
+                y = module(x, *case.args)
+            _near(y, expected, "under autocast to bf16", case.where, _AUTOCAST)
+
+
+def _near(y: Tensor, expected: Tensor, regime: str, where: str, hint: str) -> None:
+    off = (y.float() - expected).norm() / expected.norm().clamp(min=1e-6)
+    if not off <= _BF16:
+        raise Finding(
+            f"{regime} it is {off:.0%} away from fp32",
+            where,
+            f"at most {_BF16:.0%}",
+            hint,
+        )

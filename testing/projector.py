@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
 from .report import Finding, attempt
-from .subject import Case, Subject, Target, difference
+from .subject import LARGE, Case, Subject, Target, difference, run_large
+from .world import on
 
 __all__ = ["ProjectorSubject", "document", "examine", "flow", "stack_of", "tokens"]
 
@@ -98,15 +100,24 @@ def examine(spec: Any, stack: Stack, grids: Sequence[Grid] | None) -> ProjectorS
             "Pass grids=[(h, w), ...].",
         )
     targets: tuple[Target, ...]
+    any_grid = True
     try:
-        Projector(stack, device="meta")
+        with on("meta"):
+            Projector(stack)
         targets = (Target("any grid", _Make(stack, None), tuple(taken.values())),)
     except MobileVLMError:
+        any_grid = False
         targets = tuple(
             Target(case.where, _Make(stack, grid), (case,)) for grid, case in taken.items()
         )
     title = repr(spec) if isinstance(spec, Preset) else f"the stack {stack.in_} -> {stack.out}"
-    return ProjectorSubject(title, spec, targets, stack, tuple(taken))
+    large: tuple[Target, ...] = ()
+    for grid in LARGE:
+        with suppress(GridError, SpecError):
+            case = _case(stack, grid)
+            large = (Target(case.where, _Make(stack, None if any_grid else grid), (case,)),)
+            break
+    return ProjectorSubject(title, spec, targets, large, stack, tuple(taken))
 
 
 @dataclass(frozen=True)
@@ -141,6 +152,7 @@ def flow(subject: ProjectorSubject) -> None:
             if tuple(y.shape) != shape:
                 found = f"its plan says {shape}, it gives {tuple(y.shape)}"
                 raise Finding(found, case.where, "the same", "Run check_block on its blocks.")
+    run_large(subject, "its plan says", "Run check_block on its blocks.")
 
 
 def _by_block(stack: Stack, module: nn.Module, case: Case) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -13,7 +13,7 @@ import torch
 
 from ..registry import MobileVLMError
 
-__all__ = ["ConformanceError", "Finding", "attempt"]
+__all__ = ["ConformanceError", "Finding", "attempt", "author_line"]
 
 _LENGTH = 300
 # What the author did not write: torch, safetensors and this kit.
@@ -88,10 +88,15 @@ def _told(error: Exception) -> str:
     told = f"{type(error).__name__}: {text}"
     if isinstance(error, MobileVLMError):
         return told
+    return told + author_line(traceback.extract_tb(error.__traceback__))
+
+
+def author_line(frames: Iterable[traceback.FrameSummary] | None = None) -> str:
+    """Name the author's line among some frames, or among those that call this; "" if none is."""
     own = [
         f" ({file.name}:{frame.lineno})"
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in (traceback.extract_stack() if frames is None else frames)
         if (file := Path(frame.filename)).is_file()
         and not any(file.is_relative_to(tool) for tool in _TOOLS)
     ]
-    return told + own[-1] if own else told
+    return own[-1] if own else ""

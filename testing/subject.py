@@ -12,16 +12,33 @@ from torch import Tensor, nn
 
 from ..registry import quote
 from .report import Finding, attempt
-from .world import kept
+from .world import on
 
-__all__ = ["Case", "Subject", "Target", "difference"]
+__all__ = [
+    "CLOSE",
+    "LARGE",
+    "SMALLER",
+    "TAKES",
+    "Case",
+    "Subject",
+    "Target",
+    "difference",
+    "run_large",
+]
 
 _BUILD = (
     "A projector is built before its grid is known, with None for a side: raise a GridError or "
     "SpecError if that will not do."
 )
+TAKES = "Its flow takes this: run it too, or refuse it there with a GridError or SpecError."
+LARGE = ((33, 47), (34, 46), (40, 40), (48, 36))
+"""Grids beyond 32 a side and 1,024 tokens; some merges and token orders ask for even sides."""
+SMALLER = (
+    "Treat large grids like small ones: look for a branch on a side or a number of tokens, and for "
+    "tables and tiles that end."
+)
 _OFF = 0.02
-_CLOSE = 1e-4  # of the largest value
+CLOSE = 1e-4  # of the largest value
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,7 @@ class Target:
             Finding: That raises, or gives no module.
         """
         doing = "its build" + (" on meta" if device == "meta" else "")
-        with attempt(doing, self.where, hint=_BUILD), kept(), torch.device(device):
+        with attempt(doing, self.where, hint=_BUILD), on(device):
             module = self.make()
         if not isinstance(module, nn.Module):
             hint = "Put a function into the forward of one."
@@ -110,11 +127,13 @@ class Subject:
         title: What the report calls it.
         spec: The block or the preset itself, or the stack if there is no more to it.
         targets: Its modules and their inputs.
+        large: The same on grids larger than the usual ones, as far as they are taken.
     """
 
     title: str
     spec: Any
     targets: tuple[Target, ...]
+    large: tuple[Target, ...]
 
     @property
     def home(self) -> str | None:
@@ -128,7 +147,30 @@ class Subject:
         return cls.__module__ if thing is cls else None
 
 
-def difference(a: Tensor, b: Tensor, tolerance: float = _CLOSE) -> str:
+def run_large(subject: Subject, said: str, hint: str) -> None:
+    """Run a module on its large grids.
+
+    Args:
+        subject: What is examined.
+        said: Who says what comes out, for the finding.
+        hint: What to do where that is not so.
+
+    Raises:
+        Finding: It raises, gives another shape than was said, or gives nan or inf.
+    """
+    for target in subject.large:
+        module = target.module()
+        for case in target.cases:
+            with torch.no_grad():
+                y = case.run(module, case.input(1), hint=TAKES)
+            if tuple(y.shape) != (1, *case.said):
+                found = f"{said} {(1, *case.said)}, its module gives {tuple(y.shape)}"
+                raise Finding(found, case.where, "the same", hint)
+            if not y.isfinite().all():
+                raise Finding("its module gives nan or inf", case.where, "numbers", SMALLER)
+
+
+def difference(a: Tensor, b: Tensor, tolerance: float = CLOSE) -> str:
     """Say how one tensor differs from another; an empty string if it does not.
 
     The tolerance is relative to the largest value.

@@ -1,75 +1,57 @@
-"""The state that a process shares, which no block has any business to change."""
+"""Watching the process's state, which no block has any business to change."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 
-__all__ = ["DRAWS", "changes", "kept", "snapshot"]
+from ..blocks.process_state import STATES, State
 
-
-class _Setting(NamedTuple):
-    get: Callable[[], Any]
-    set: Callable[[Any], Any]
-
-
-def _deterministic(mode: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
-
-
-DRAWS = "torch's random numbers"
-"""Drawn on purpose while a module is built; never reseeded."""
-
-_SETTINGS = {
-    DRAWS: _Setting(torch.get_rng_state, torch.set_rng_state),
-    "Python's random numbers": _Setting(random.getstate, random.setstate),
-    "NumPy's random numbers": _Setting(np.random.get_state, np.random.set_state),
-    "the default dtype": _Setting(torch.get_default_dtype, torch.set_default_dtype),
-    "the default device": _Setting(torch.get_default_device, torch.set_default_device),
-    "the number of threads": _Setting(torch.get_num_threads, torch.set_num_threads),
-    "whether gradients are recorded": _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
-    "the precision of matrix products": _Setting(
-        torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
-    ),
-    "whether algorithms are deterministic": _Setting(
-        lambda: (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        ),
-        _deterministic,
-    ),
-}
+__all__ = ["changes", "kept", "on", "snapshot"]
 
 
 def snapshot() -> dict[str, Any]:
-    """Return every setting's value now."""
-    return {name: setting.get() for name, setting in _SETTINGS.items()}
+    """Return every state's value now, by name."""
+    return {state.name: state.read() for state in STATES}
 
 
 def changes(before: dict[str, Any]) -> list[str]:
-    """Return the names of the settings that are no longer what they were."""
-    return [name for name, value in snapshot().items() if not _equal(value, before[name])]
+    """Return the names of the states that are no longer what they were."""
+    return [state.name for state in _changed(before)]
 
 
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(map(_equal, a, b))
-    if isinstance(a, torch.Tensor | np.ndarray):
-        return bool((a == b).all())
-    return bool(a == b)
+def _changed(before: dict[str, Any]) -> list[State]:
+    changed = []
+    for state in STATES:
+        old, new = before[state.name], state.read()
+        key = state.key or (lambda value: value)
+        if old is not None and key(old) != key(new):
+            changed.append(state)
+    return changed
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Put every setting back afterwards."""
+    """Put every state back afterwards, but for what cannot be."""
     before = snapshot()
     try:
         yield
     finally:
-        for name in changes(before):
-            _SETTINGS[name].set(before[name])
+        for state in _changed(before):
+            if state.restore is not None:
+                state.restore(before[state.name])
+
+
+@contextmanager
+def on(device: str) -> Iterator[None]:
+    """Make tensors on a device by default, and put every state back afterwards.
+
+    ``with torch.device(device)`` cannot: what sets the default device inside it breaks torch's
+    stack of modes.
+    """
+    with kept():
+        torch.set_default_device(device)
+        yield

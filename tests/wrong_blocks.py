@@ -1,6 +1,7 @@
 """Blocks that each break one rule, for the tests of the kit."""
 
 import itertools
+import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -330,6 +331,298 @@ class PacksWrongly(Linear):
 
     def forward_packed(self, x: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
         return super().forward(x + x.mean(0))
+
+
+class Doubling(torch.autograd.Function):
+    """Nothing forward, twice the gradient backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class DoublesTheGradient(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = Doubling.apply(super().forward(x))
+        return y
+
+
+class DoublesAWeightsGradient(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, Doubling.apply(self.weight), self.bias)
+
+
+class GatesByADetached(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * super().forward(x.detach()).sigmoid()
+
+
+class StraightThrough(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y + (y.mul(8).round().div(8) - y).detach()
+
+
+class TimesZero(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x) * 0
+
+
+class InputTimesZero(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * 0 + 1)
+
+
+class OtherUnderNoGrad(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if torch.is_grad_enabled() else 1.5 * y
+
+
+class OtherInInference(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return 1.5 * y if torch.is_inference_mode_enabled() else y
+
+
+class OtherUnderAutocast(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return 7 * y if torch.is_autocast_enabled("cpu") else y
+
+
+class CountsItsCalls(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class CountsInAnAttribute(Linear):
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class KeepsItsInputs(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return super().forward(x)
+
+
+class KeepsItsOutput(Linear):
+    last: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = super().forward(x)
+        return self.last
+
+
+class ReusesItsOutput(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_buffer("out", torch.zeros(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.out = self.out.new_empty(x.shape).copy_(super().forward(x))
+        return self.out
+
+
+KEPT: list[Tensor] = []
+
+
+class KeepsInAGlobal(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        KEPT.append(x.detach()[:1])
+        return super().forward(x)
+
+
+class KeepsItsOutputInAGlobal(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        KEPT.append(y.detach())
+        return y
+
+
+class SwitchesItsMode(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        self.train()
+        return super().forward(x)
+
+
+class InFp32Only(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.float(), self.weight.float(), self.bias.float()).to(x.dtype)
+
+
+class DoublesInFp32Only(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = Doubling.apply(super().forward(x).float())
+        return y.to(x.dtype)
+
+
+class FailsInFp64(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        ones = torch.ones(x.shape[-1], x.shape[-1], device=x.device)
+        return super().forward(x) @ (ones if x.dtype == torch.float64 else ones.to(x.dtype))
+
+
+class MakesFp64(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.ones(1, dtype=torch.float64, device=x.device)
+
+
+class GivesFp32OfFp64(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y.float() if x.dtype == torch.float64 else y
+
+
+class NanOnZeros(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / x.norm(dim=-1, keepdim=True))
+
+
+class NanGradientOnZeros(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x / (x.square().sum(-1, keepdim=True).sqrt() + 1e-6))
+
+
+class NanOnEqualNumbers(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        off = x - x.mean(-1, keepdim=True)
+        return super().forward(off / (off.square().mean(-1, keepdim=True) + 1e-50).sqrt())
+
+
+class OverflowsEarly(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x).exp()
+        return y / y.sum(-1, keepdim=True)
+
+
+class BatchStatistics(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y - y.mean((0, 1, 2)) if self.training else y
+
+
+class MixesManyTokens(Wrong):
+    module: str = "MeanOfMany"
+    needs_grid: ClassVar[bool] = False
+
+
+class MeanOfMany(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y + y.mean((1, 2), keepdim=True) if x.shape[1] * x.shape[2] > 400 else y
+
+
+class WrongOnLargeGrids(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return 2 * y if max(x.shape[1:3]) > 24 else y
+
+
+class TableEnds(Wrong):
+    module: str = "ShortTable"
+    needs_grid: ClassVar[bool] = False
+    mixes_tokens: ClassVar[bool] = True  # so a token's place counts
+
+
+class ShortTable(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.table = nn.Parameter(torch.zeros(1024, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(1, 2)
+        places = self.table[torch.arange(tokens.shape[1], device=x.device)]
+        return super().forward(tokens + places).view(x.shape)
+
+
+class WrongInTheSecondTile(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return torch.cat([y[:, :40], y[:, 40:] * 2], 1)
+
+
+class NanOnLargeGrids(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.full((), 32.0 - x.shape[1], dtype=x.dtype, device=x.device)
+        return super().forward(x) + rows.sqrt() * 0
+
+
+class Drifts(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.weight.mul_(1.01)
+        return super().forward(x.clone()) * 1.0
+
+
+class HidesATensor(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.scale = torch.full((channels,), 2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+class HidesTensorsInAList(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.scales = [torch.full((channels,), 2.0)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scales[0]
+
+
+class FlipsTheBatch(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flip(0))
+
+
+class WritesTheEnvironment(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        os.environ["BLOCK_WAS_HERE"] = "1"
+        return super().forward(x)
+
+
+class SetsTheDeviceByHand(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        torch.set_default_device("cpu")
+
+
+class SetsTheDevice(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        torch.set_default_device("meta")
+
+
+class TunesCudnn(Linear):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        torch.backends.cudnn.benchmark = True
+
+
+class InPlaceByData(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        x.data.add_(1)
+        return super().forward(x)
 
 
 class NoJson(Wrong):

@@ -1,0 +1,199 @@
+"""Whether a module computes in fp64 when it is given that, and whether its gradients are true."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from .report import Finding, attempt, author_line
+from .subject import Case, Subject, Target
+
+__all__ = ["fp64", "gradcheck", "seed"]
+
+# Central differences are off by O(step^2), by rounding of O(eps / step), and by each kink in
+# between (a ReLU, a maximum) up to its share of the whole. fp64 leaves room for a step so small
+# that hardly any kink among a million is met; another direction then misses it. What is wrong is
+# wrong along each.
+_STEP = 1e-8
+_CLOSE = 1e-4  # of the gradient's norm: <gradient, direction> is as large as that
+_DIRECTIONS = 4
+# Where something is computed in fp32 on the way, only the size can be told.
+_COARSE_STEP = 1e-2
+_COARSE = 0.1
+_CASES = 2
+
+# They take a tensor for its shape; what they make holds none of its values.
+_SHAPE_ONLY = ("new_", "empty_like", "zeros_like", "ones_like", "full_like", "rand")
+
+
+def seed() -> None:
+    """Seed what a module may draw from, so that it draws the same again."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+
+
+class _Narrowing(TorchFunctionMode):
+    """Note the first operation that is given fp64 and gives a float of fewer bits.
+
+    Attributes:
+        found: The dtype that it gives and the author's line, or an empty string.
+    """
+
+    found: str = ""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        y = func(*args, **(kwargs or {}))
+        if not self.found and not getattr(func, "__name__", "").startswith(_SHAPE_ONLY):
+            narrow = next((each.dtype for each in _floats(y) if not _is_double(each)), None)
+            if narrow is not None and any(map(_is_double, _floats([*args, kwargs]))):
+                self.found = f"{narrow}{author_line()}"
+        return y
+
+
+def _floats(tree: Any) -> Iterator[Tensor]:
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+            yield leaf
+
+
+def _is_double(x: Tensor) -> bool:
+    return torch.finfo(x.dtype).bits == 64
+
+
+def fp64(subject: Subject) -> None:
+    """In fp64 it computes in fp64, from input to output."""
+    hint = (
+        "Compute in the wider of fp32 and x.dtype: "
+        "x.to(torch.promote_types(x.dtype, torch.float32)); make tensors of x.dtype."
+    )
+    for target in subject.targets:
+        module = target.module().double()
+        for case in target.cases[:_CASES]:
+            with _Narrowing() as narrowing:
+                y = case.run(module, case.input().double(), "its module, in fp64,", hint)
+            if y.dtype != torch.float64:
+                raise Finding(f"in fp64 it gives {y.dtype}", case.where, "torch.float64", hint)
+            if narrowing.found:
+                found = f"in fp64 it computes in {narrowing.found}"
+                raise Finding(found, case.where, "torch.float64", hint)
+
+
+def gradcheck(subject: Subject) -> None:
+    """Its gradients are the derivatives of what it computes, by finite differences in fp64."""
+    for target in subject.targets:
+        for case in target.cases[:_CASES]:
+            off = _Slopes(target, case).off()
+            if off:
+                raise Finding(
+                    off,
+                    case.where,
+                    "the derivative of what it computes",
+                    "Look for detach() on the way of some of it, and for a backward of your own "
+                    "(torch.autograd.Function) that does not fit its forward.",
+                )
+
+
+class _Slopes:
+    """How a random sum of a module's outputs changes with its input and its parameters."""
+
+    def __init__(self, target: Target, case: Case) -> None:
+        self._case = case
+        self._draws = torch.Generator().manual_seed(1)
+        try:
+            self._build(target, torch.float64)
+            with _Narrowing() as narrowing:
+                y = self._outputs()
+            exact = y.dtype == torch.float64 and not narrowing.found
+        except Finding:  # told by fp64
+            self._build(target, torch.float32)
+            y, exact = self._outputs(), False
+        self._step, self._close = (_STEP, _CLOSE) if exact else (_COARSE_STEP, _COARSE)
+        self._weights = torch.randn(y.shape, generator=self._draws, dtype=torch.float64)
+        products = y * self._weights
+        eps = torch.finfo(torch.float64 if exact else torch.float32).eps
+        # Rounding, of each output and of their sum.
+        self._noise = 16 * eps * float(products.detach().abs().sum()) / self._step
+        # Those that do not arrive, or are no numbers, `gradients` tells of.
+        self._gradients: dict[str, Tensor] = {}
+        if y.requires_grad:
+            with attempt("going backward in fp64", case.where):
+                gradients = torch.autograd.grad(
+                    products.sum(), list(self._tensors.values()), allow_unused=True
+                )
+            for name, gradient in zip(self._tensors, gradients, strict=True):
+                if gradient is not None and gradient.isfinite().all():
+                    self._gradients[name] = gradient
+
+    def _build(self, target: Target, dtype: torch.dtype) -> None:
+        self._module = target.module().to(dtype).train()
+        self._x = self._case.input().to(dtype).requires_grad_()
+        self._tensors = {"the input": self._x} | {
+            f"parameter {name!r}": parameter
+            for name, parameter in self._module.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def _outputs(self) -> Tensor:
+        """Run the module as it trains; with gradients recorded, in case it looks at that."""
+        seed()
+        # What is no leaf may be written to: another finding.
+        return self._case.run(self._module, self._x * 1.0)
+
+    def _value(self) -> float:
+        return float((self._outputs().detach() * self._weights).sum())
+
+    def off(self) -> str:
+        """Say whose gradient is wrong and how; an empty string if none is."""
+        if not self._wrong(list(self._gradients)):
+            return ""
+        if abs(self._value() - self._value()) > self._noise * self._step:
+            return ""  # it draws from what no seed reaches: there is no derivative to compare
+        for name in self._gradients:
+            slopes = self._wrong([name])
+            if slopes:
+                return (
+                    f"the gradient of {name} is wrong: along a random direction it says "
+                    f"{slopes[0]:.3g}, finite differences say {slopes[1]:.3g}"
+                )
+        return ""
+
+    def _wrong(self, names: list[str]) -> tuple[float, float] | None:
+        """Return both slopes along the last direction, if they differ along every one."""
+        slopes = (0.0, 0.0)
+        size = sum(float(self._gradients[name].square().sum()) for name in names) ** 0.5
+        for _ in range(_DIRECTIONS):
+            directions = {
+                name: torch.randn(tensor.shape, generator=self._draws, dtype=tensor.dtype)
+                for name in names
+                for tensor in [self._tensors[name]]
+            }
+            said = sum(float((self._gradients[name] * directions[name]).sum()) for name in names)
+            seen = self._difference(directions)
+            slopes = (said, seen)
+            if abs(said - seen) <= self._close * max(size, abs(seen)) + self._noise:
+                return None
+        return slopes
+
+    def _difference(self, directions: Mapping[str, Tensor]) -> float:
+        """Return the central difference along some directions at once."""
+        before = {name: self._tensors[name].detach().clone() for name in directions}
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                for name, direction in directions.items():
+                    self._tensors[name].copy_(before[name] + sign * self._step * direction)
+            values.append(self._value())
+        with torch.no_grad():
+            for name, tensor in before.items():
+                self._tensors[name].copy_(tensor)
+        return (values[0] - values[1]) / (2 * self._step)
