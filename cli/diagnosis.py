@@ -22,11 +22,10 @@ from ..registry import (
     quote,
     told,
 )
-from .requirements import Requirement, fits, requirements
+from ..registry.requirements import OWN, Requirement, fits, requirements
 
 __all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
 
-OWN = "mobilevlm"
 PREFIX = "MOBILEVLM_"
 VARIABLES = (DISABLE_VARIABLE, "MOBILEVLM_FAST_PATHS", STRICT_VARIABLE)
 SLOW = 1.0  # seconds of import worth a note
@@ -80,11 +79,12 @@ def diagnose() -> Diagnosis:
         findings += _own()
         needed = requirements(OWN)
     except PackageNotFoundError:
-        hint = "Install it: pip install . in its folder."
+        hint = "Install it: pip install . in the folder of its clone."
         findings.append(Finding("problem", OWN, "it is on the path but not installed", hint))
     except Exception as error:  # metadata, or a finder of somebody else's
         text = f"its metadata cannot be read: {error!r}"
-        findings.append(Finding("problem", OWN, text, "Install it again."))
+        hint = "Install it again: pip install . in its clone."
+        findings.append(Finding("problem", OWN, text, hint))
     partial = {each.extra for each in needed if not each.found}
     whole = {each.extra for each in needed} - partial
     findings += [finding for each in needed for finding in _requirement(each, whole)]
@@ -105,7 +105,7 @@ def _own() -> Iterator[Finding]:
         copies.setdefault(copy.version, str(copy.locate_file("")))
     if len(copies) > 1:
         found = ", ".join(f"{which} in {quote(place, 200)}" for which, place in copies.items())
-        hint = f"Uninstall it until it is gone, then install it once: pip uninstall {OWN}"
+        hint = f"Write: pip uninstall {OWN}, until none is left; then pip install . in its clone."
         yield Finding("problem", OWN, f"it is installed more than once: {found}", hint)
     wanted = ",".join(metadata(OWN).get_all("Requires-Python") or ())
     running = platform.python_version()
@@ -123,9 +123,8 @@ def _requirement(need: Requirement, whole: Collection[str]) -> Iterator[Finding]
         text += f"; expected {need.wanted}"
     if need.extra:
         text += f" for the extra {need.extra!r}"
-        yield Finding("note", need.name, text, f"Write: pip install '{OWN}[{need.extra}]'")
-    else:
-        yield Finding("problem", need.name, text, f"Write: pip install '{need.name}{need.wanted}'")
+    hint = f'Write: pip install "{need.name}{need.wanted}"'
+    yield Finding("note" if need.extra else "problem", need.name, text, hint)
 
 
 def _base() -> Iterator[Finding]:

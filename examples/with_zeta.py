@@ -1,6 +1,6 @@
 """A projector of our blocks and zetascale's: trained a few steps, saved, and loaded again.
 
-Install them first: ``pip install "mobilevlm[zeta]"``.
+In a clone, first: ``pip install -c constraints-zeta.txt ".[zeta]"``.
 """
 
 from __future__ import annotations

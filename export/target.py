@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..blocks.feature import Grid
 from ..projectors.projector import Projector
+from ..registry.requirements import install_command
 from .axes import Dims
 from .door import Door
 from .errors import ExportError
@@ -140,6 +141,6 @@ def find_target(path: Path) -> Target:
     if missing:
         raise ExportError(
             f"{path.suffix} needs {', '.join(missing)}",
-            hint=f'Run: pip install "mobilevlm[{target.extra}]"',
+            hint=f"Run: {install_command(target.extra)}",
         )
     return target

@@ -24,6 +24,28 @@ def test_it_is_well_formed(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+ROOT = Path(__file__).parent.parent
+TEXTS = {".in", ".json", ".md", ".py", ".toml", ".yml"}
+
+
+def test_no_line_installs_the_package_that_has_our_name_elsewhere() -> None:
+    """A package index holds another `mobilevlm`: install from a clone or a git address."""
+    command = re.compile(r"pip install[^\n`&;]*?[ \"']mobilevlm(?![\w/-]| @)")
+    assert command.search('Run: pip install "mobilevlm[zeta]"')
+    assert command.search("pip install mobilevlm==0.1")
+    assert not command.search('pip install ".[zeta]" && mobilevlm list')
+    looked_at = 0
+    for path in ROOT.rglob("*"):
+        folders = path.relative_to(ROOT).parts
+        hidden = any(name.startswith(".") and name != ".github" for name in folders)
+        if path.suffix not in TEXTS or hidden or folders[0] in ("build", "dist"):
+            continue
+        looked_at += 1
+        if path != Path(__file__):
+            assert not command.search(path.read_text("utf-8")), path
+    assert looked_at > 200
+
+
 def test_what_the_tutorial_says_of_a_new_package(request: pytest.FixtureRequest) -> None:
     """Its command is the one printed above it, and its lines are those of the template."""
     [page] = [page for page in DOCS if page.name == "write-a-block.md"]

@@ -4,18 +4,23 @@ import importlib.metadata
 import json
 import platform
 import re
+import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement as Requires
 from plugins import SWAY, Site
 from typer.testing import CliRunner
 
 import mobilevlm
 from mobilevlm.cli import diagnosis
 from mobilevlm.cli.app import app
-from mobilevlm.cli.requirements import Requirement, fits, requirements
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
+from mobilevlm.registry.requirements import Requirement, fits, install_command, requirements
+
+ROOT = Path(__file__).parent.parent
 
 SWAYING = """
 from mobilevlm import Preset, Stack
@@ -360,7 +365,7 @@ def test_doctor_survives_a_finder_that_fails(site: Site, monkeypatch: pytest.Mon
     assert status == 1
     assert findings(out) == [
         "problem: mobilevlm: its metadata cannot be read: ZeroDivisionError('division by zero'). "
-        "Install it again.",
+        "Install it again: pip install . in its clone.",
         "problem: unknown: a finder of distributions failed: "
         "ZeroDivisionError('division by zero'). Some package put it on sys.meta_path.",
     ]
@@ -411,16 +416,16 @@ def test_doctor_compares_versions(site: Site) -> None:
         f"{mobilevlm.__version__} in "
     )
     assert own.endswith(
-        ". Uninstall it until it is gone, then install it once: pip uninstall mobilevlm"
+        ". Write: pip uninstall mobilevlm, until none is left; then pip install . in its clone."
     )
     assert rest == [
         f"problem: Python: {platform.python_version()} is running; expected >=3.99. "
         "Install it under a newer Python.",
         "problem: no-such-thing: it is not installed; expected <2,>=1. "
-        "Write: pip install 'no-such-thing<2,>=1'",
-        f"problem: torch: {torch} is installed; expected <2. Write: pip install 'torch<2'",
+        'Write: pip install "no-such-thing<2,>=1"',
+        f'problem: torch: {torch} is installed; expected <2. Write: pip install "torch<2"',
         f"note: pillow: {pillow} is installed; expected >=99 for the extra 'demo'. "
-        "Write: pip install 'mobilevlm[demo]'",
+        'Write: pip install "pillow>=99"',
     ]
     assert requirements() == [
         Requirement("no-such-thing", "", "<2,>=1", ""),
@@ -430,6 +435,21 @@ def test_doctor_compares_versions(site: Site) -> None:
     ]
     states = [each.state for each in requirements()]
     assert states == ["not installed", "does not fit", "does not fit", "not installed"]
+    assert install_command("demo") == 'pip install "pillow>=99"'
+    assert install_command("rare") == 'pip install "no-such-thing[x]>=3"'
+
+
+def test_hints_name_what_to_install_and_never_the_package_of_our_name() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for extra, packages in extras["optional-dependencies"].items():
+        program, verb, *named = shlex.split(install_command(extra))
+        assert (program, verb) == ("pip", "install")
+        assert {*map(Requires, named)} == {*map(Requires, packages)}
+
+
+def test_hints_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilevlm.registry.requirements.OWN", "no-such-thing")
+    assert install_command("onnx") == 'pip install ".[onnx]"'
 
 
 def test_doctor_without_an_installation(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +459,7 @@ def test_doctor_without_an_installation(site: Site, monkeypatch: pytest.MonkeyPa
     assert out.startswith(f"mobilevlm ?, Python {platform.python_version()}\n")
     assert findings(out) == [
         "problem: no-such-thing: it is on the path but not installed. "
-        "Install it: pip install . in its folder."
+        "Install it: pip install . in the folder of its clone."
     ]
 
 

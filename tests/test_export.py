@@ -43,6 +43,7 @@ from mobilevlm.export.rewrites import (
     with_exact_pools,
     with_sliced_merges,
 )
+from mobilevlm.registry.requirements import install_command
 
 COMPOSED = {
     "in": 6,
@@ -504,7 +505,7 @@ def test_a_missing_extra_is_one_line(
     monkeypatch.setattr(target, "find_spec", lambda name: None)
     ldp = build_projector("ldp", 6, 10)
     assert refusal(ldp, tmp_path / f"p{suffix}", grid=(4, 4)) == (
-        f'{suffix} needs {packages}. Run: pip install "mobilevlm[{extra}]"'
+        f"{suffix} needs {packages}. Run: {install_command(extra)}"
     )
 
 

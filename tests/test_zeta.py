@@ -29,6 +29,7 @@ from mobilevlm import (
     plan_projector,
 )
 from mobilevlm.blocks.zeta_names import ZETA
+from mobilevlm.registry.requirements import install_command
 from mobilevlm.zeta.load import VERSION, ZetaError
 from mobilevlm.zeta.table import table
 
@@ -227,8 +228,8 @@ def test_zetascale_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("mobilevlm.zeta.load.distribution", missing)
     assert message(ZetaError, "zeta-swiglu", out=32) == (
-        "zeta.nn.SwiGLU: zetascale is not installed; expected zetascale 2.8.8. Run: pip install "
-        '"mobilevlm[zeta]"'
+        "zeta.nn.SwiGLU: zetascale is not installed; expected zetascale 2.8.8. Run: "
+        + install_command("zeta")
     )
 
 
@@ -238,7 +239,7 @@ def test_zetascale_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         (
             "import matplotlib_that_is_missing.pyplot",
             "ModuleNotFoundError: No module named 'matplotlib_that_is_missing'. It misses "
-            "'matplotlib_that_is_missing'. Run: pip install \"mobilevlm[zeta]\"",
+            "'matplotlib_that_is_missing'. Run: {install}",
         ),
         (
             "raise RuntimeError('operator torchvision::nms does not exist')",
@@ -248,7 +249,7 @@ def test_zetascale_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         (
             "from decimal import NoSuchThing",
             "ImportError: cannot import name 'NoSuchThing' from 'decimal' ({decimal}). What it "
-            'needs comes with: pip install "mobilevlm[zeta]"',
+            "needs comes with: {install}",
         ),
         ("raise SystemExit(3)", "SystemExit: 3. What it needs comes with: {install}"),
         ("", "ModuleNotFoundError: No module named 'zeta.nn'. It misses 'zeta'. Run: {install}"),
@@ -265,7 +266,7 @@ def test_zetascale_that_cannot_be_imported(source: str | None, reason: str, site
     import decimal
 
     reason = reason.format(
-        decimal=decimal.__file__, folder=site.folder, install='pip install "mobilevlm[zeta]"'
+        decimal=decimal.__file__, folder=site.folder, install=install_command("zeta")
     )
     said = message(ZetaError, "zeta-swiglu", out=32)
     assert said == (f"zeta.nn.SwiGLU: zetascale 2.8.8 is installed, but its import fails: {reason}")
@@ -279,7 +280,7 @@ def test_another_version_of_zetascale(site: Site) -> None:
     site.install("zetascale", "9.0", files={"zeta/__init__.py": ""})
     assert message(ZetaError, "zeta-swiglu", out=32) == (
         "zeta.nn.SwiGLU: zetascale 9.0 is installed; expected zetascale 2.8.8. Its modules differ "
-        'from version to version. Run: pip install "mobilevlm[zeta]"'
+        "from version to version. Run: " + install_command("zeta")
     )
 
 

@@ -15,11 +15,12 @@ NAMES = ROOT / "blocks" / "zeta_names.py"
 
 HEAD = """# Zeta's modules as blocks
 
-`pip install "mobilevlm[zeta]"` makes {works} of the {all} modules of `zeta.nn` (zetascale
-{version}) usable in any document: `{{"type": "zeta-...", ...}}`. The keys are the module's own
-arguments. Its width is never written: it is the one that comes in; where a module takes the width
-that goes out, that is `out`, as in every block. Documents are read, checked and planned by a fixed
-table, so zetascale is imported when the first module is built, and not before.
+With the extra `zeta` (in a clone: `pip install -c constraints-zeta.txt ".[zeta]"`), {works} of the
+{all} modules of `zeta.nn` (zetascale {version}) are usable in any document:
+`{{"type": "zeta-...", ...}}`. The keys are the module's own arguments. Its width is never written:
+it is the one that comes in; where a module takes the width that goes out, that is `out`, as in
+every block. Documents are read, checked and planned by a fixed table, so zetascale is imported when
+the first module is built, and not before.
 
 The table and this page are made by running every module (`tests/zeta/probe.py`), on CPU, at two
 widths, on four grids, in batches of 1 to 3 and at a thousandth of unit scale. A module works if, in

@@ -17,15 +17,15 @@ from types import ModuleType
 import torch
 
 from ..registry import MobileVLMError, told
+from ..registry.requirements import install_command
 
 __all__ = ["VERSION", "ZetaError", "zeta_nn"]
 
 VERSION = "2.8.8"  # the one that the table was made with
+EXTRA = "zeta"
 
 _VARIABLES = ("TF_CPP_MIN_LOG_LEVEL", "NUMEXPR_MAX_THREADS", "NUMEXPR_NUM_THREADS")
 _LOGGERS = ("transformers", "torch", "tensorflow", "numexpr")
-
-INSTALL = 'pip install "mobilevlm[zeta]"'
 
 
 class ZetaError(MobileVLMError, ImportError):
@@ -45,10 +45,10 @@ def zeta_nn(where: str = "zeta.nn") -> ModuleType:
     try:
         found = distribution("zetascale")
     except PackageNotFoundError:
-        hint = f"Run: {INSTALL}"
+        hint = f"Run: {install_command(EXTRA)}"
         raise ZetaError("zetascale is not installed", where, expected, hint) from None
     if found.version != VERSION:
-        hint = f"Its modules differ from version to version. Run: {INSTALL}"
+        hint = f"Its modules differ from version to version. Run: {install_command(EXTRA)}"
         raise ZetaError(f"zetascale {found.version} is installed", where, expected, hint)
     try:
         if "zeta.nn" not in sys.modules:
@@ -78,10 +78,10 @@ def _import_from(folder: str) -> None:
 
 def _advice(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"It misses {error.name.partition('.')[0]!r}. Run: {INSTALL}"
+        return f"It misses {error.name.partition('.')[0]!r}. Run: {install_command(EXTRA)}"
     if "torchvision" in str(error):
         return "The torchvision that is installed does not fit torch: install a pair of them."
-    return f"What it needs comes with: {INSTALL}"
+    return f"What it needs comes with: {install_command(EXTRA)}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What this package needs according to its metadata, and what of it is installed."""
+"""What a package needs according to its metadata, what of it is installed, and how to get it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-__all__ = ["Requirement", "fits", "requirements"]
+__all__ = ["Requirement", "fits", "install_command", "requirements"]
+
+OWN = "mobilevlm"
 
 _REQUIREMENT = re.compile(r"([\w.-]+)\s*(?:\[[^]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?", re.ASCII)
 _EXTRA = re.compile(r"""\bextra\s*==\s*["']([^"']+)""")
@@ -46,7 +48,7 @@ class Requirement:
         return "ok" if fits(self.found, self.wanted) else "does not fit"
 
 
-def requirements(distribution: str = "mobilevlm") -> list[Requirement]:
+def requirements(distribution: str = OWN) -> list[Requirement]:
     """Return what a distribution needs: first what it always needs, then extra by extra.
 
     Raises:
@@ -61,6 +63,27 @@ def requirements(distribution: str = "mobilevlm") -> list[Requirement]:
         extra = _EXTRA.search(marker)
         found.append(Requirement(name, extra[1] if extra else "", wanted, _installed(name)))
     return sorted(found, key=lambda each: (each.extra, each.name))
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs what an extra of this package needs.
+
+    It names the packages themselves, so it works wherever this package came from: a package index
+    may hold another one of the same name.
+    """
+    try:
+        lines = requires(OWN) or ()
+    except PackageNotFoundError:
+        lines = ()
+    needed = []
+    for line in lines:
+        package, _, marker = line.partition(";")
+        found = _EXTRA.search(marker)
+        if found and found[1] == extra:
+            needed.append('"' + re.sub(r"[\s()]", "", package) + '"')
+    if not needed:  # without metadata there is no installation, so this is a clone
+        needed = [f'".[{extra}]"']
+    return f"pip install {' '.join(needed)}"
 
 
 def fits(found: str, wanted: str) -> bool:
