@@ -2,7 +2,8 @@
 
 import json
 import os
-import site
+import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -13,7 +14,8 @@ from typer.testing import CliRunner
 
 from mobilevlm.cli.app import app
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "acme-blocks"
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "acme-blocks"
 
 
 def run(*words: str) -> tuple[int, str, str]:
@@ -109,32 +111,63 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 class Fresh:
-    """A fresh virtual environment that sees what is installed in this one, mobilevlm too."""
+    """A fresh virtual environment that has what is installed in this one, but not mobilevlm."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, with_pip=False)
-        self.python = folder / "bin" / "python"
-        paths = self.run("-c", "import site; print(site.getsitepackages()[0])", cwd=folder)
-        lines = [
-            f"import site; site.addsitedir({entry!r})\n"
-            for entry in (*site.getsitepackages(), *sys.path)
-            if entry.endswith("site-packages")
-        ]
-        (Path(paths.strip()) / "shared.pth").write_text("".join(dict.fromkeys(lines)))
+        self.bin = folder / "bin"
+        paths = self.run("python -c 'import site; print(site.getsitepackages()[0])'", folder)
+        packages = Path(paths.strip())
+        for entry in sys.path:
+            if entry.endswith("site-packages"):
+                for path in Path(entry).iterdir():
+                    link = packages / path.name
+                    ours = "mobilevlm" in path.name or path.suffix == ".pth"
+                    if not ours and not link.exists():
+                        link.symlink_to(path)
+        for name in ("pip", "pytest"):
+            script = self.bin / name
+            script.write_text(f'#!/bin/sh\nexec "{self.bin}/python" -m {name} "$@"\n')
+            script.chmod(0o755)
 
-    def run(self, *command: str, cwd: Path) -> str:
-        environment = {**os.environ, "PYTHONPATH": ""}
-        environment.pop("MOBILEVLM_DISABLE_PLUGINS", None)
+    def run(self, command: str, cwd: Path, status: int = 0, **variables: str) -> str:
+        environment = {
+            **os.environ,
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "PYTHONPATH": "",
+            # Nothing is fetched: what is not installed already cannot be.
+            "PIP_NO_INDEX": "1",
+            "PIP_NO_BUILD_ISOLATION": "0",  # which is how pip is told to build in this environment
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            **variables,
+        }
+        for name in ("MOBILEVLM_DISABLE_PLUGINS", "MOBILEVLM", "VIRTUAL_ENV"):
+            if name not in variables:
+                environment.pop(name, None)
         done = subprocess.run(
-            [str(self.python), *command],
+            ["bash", "-ec", command],
             cwd=cwd,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == status, done.stdout
         return done.stdout
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This library as a git repository: what is in the tree, committed."""
+    copy = tmp_path_factory.mktemp("clone") / "repository"
+    ignore = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=ignore)
+    template = Path("cli", "template")  # of which some names begin with a dot
+    shutil.copytree(ROOT / template, copy / template, dirs_exist_ok=True)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *words], cwd=copy, check=True)
+    return copy
 
 
 CODE = """
@@ -142,7 +175,7 @@ from mobilevlm import BLOCKS, PROJECTORS, build_projector, dump_spec
 print(BLOCKS.find("my-blocks/gate"))
 print(PROJECTORS.find("my-blocks/gated-mlp"))
 projector = build_projector("my-blocks/gated-mlp", 6, 10)
-print('"my-blocks/gate"' in dump_spec(projector.spec))
+print("my-blocks/gate" in dump_spec(projector.spec))
 """
 GONE = """
 from mobilevlm import BLOCKS, RegistryError
@@ -153,23 +186,56 @@ except RegistryError as error:
 """
 
 
-def test_written_installed_built_by_name_tested_and_uninstalled(tmp_path: Path) -> None:
-    fresh = Fresh(tmp_path / "venv")
-    out = fresh.run("-m", "mobilevlm.cli", "new", "my-blocks", cwd=tmp_path)
-    assert out.endswith("Next: cd my-blocks && pip install -e . pytest && pytest\n")
-    package = tmp_path / "my-blocks"
+def commands(text: str) -> list[str]:
+    """The indented lines of a page that install something."""
+    return [line.strip() for line in text.splitlines() if line.startswith("    pip install ")]
 
-    options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index")
-    fresh.run("-m", "pip", "install", *options, ".", cwd=package)
-    assert fresh.run("-c", CODE, cwd=tmp_path).splitlines() == [
+
+def test_written_and_installed_where_only_ours_is(tmp_path: Path, repository: Path) -> None:
+    """By its README's own words, from a path; then built by name, uninstalled and missed."""
+    fresh = Fresh(tmp_path / "venv")
+    fresh.run("python -c 'import mobilevlm'", tmp_path, status=1)
+    assert run("my-blocks", str(tmp_path / "my-blocks"))[0] == 0
+    package = tmp_path / "my-blocks"
+    install, develop = commands((package / "README.md").read_text("utf-8"))
+    assert (install, develop) == ("pip install .", "pip install -e . pytest")
+    # Without ours pip finds none, rather than another package of that name.
+    missing = fresh.run(install, package, status=1)
+    assert "No matching distribution found for mobilevlm>=0.1" in missing
+
+    fresh.run("pip install .", repository)
+    fresh.run(install, package)
+    assert fresh.run(f"python -c '{CODE}'", tmp_path).splitlines() == [
         "my-blocks 0.1.0 (my_blocks.gate:Gate)",
         "my-blocks 0.1.0 (my_blocks.gated_mlp:GatedMlp)",
         "True",
     ]
-    assert "7 passed" in fresh.run("-W", "error", "-m", "pytest", "-q", cwd=package)
-
-    fresh.run("-m", "pip", "uninstall", "--yes", "--quiet", "my-blocks", cwd=tmp_path)
-    assert fresh.run("-c", GONE, cwd=tmp_path) == (
+    fresh.run("pip uninstall --yes --quiet my-blocks", tmp_path)
+    assert fresh.run(f"python -c '{GONE}'", tmp_path) == (
         "unknown block 'my-blocks/gate'. "
         "It comes from 'my-blocks', which is not installed or offers no such thing.\n"
     )
+
+
+def test_its_ci_installs_ours_from_a_git_address_and_passes(
+    tmp_path: Path, repository: Path
+) -> None:
+    fresh = Fresh(tmp_path / "venv")
+    assert run("my-blocks", str(tmp_path / "my-blocks"))[0] == 0
+    package = tmp_path / "my-blocks"
+    workflow = (package / ".github" / "workflows" / "test.yml").read_text("utf-8")
+    assert "\n          MOBILEVLM: ${{ vars.MOBILEVLM }}\n" in workflow
+    install, test = re.findall(r"- run: (.*)", workflow)
+    assert "set this variable of the repository" in fresh.run(install, package, status=1)
+    fresh.run(install, package, MOBILEVLM=f"git+file://{repository}")
+    origin = fresh.run(
+        "python -c 'from importlib.metadata import distribution as d; "
+        'print(d("mobilevlm").read_text("direct_url.json"))\'',
+        tmp_path,
+    )
+    assert json.loads(origin)["url"] == f"file://{repository}"
+    assert "7 passed" in fresh.run(test, package, PYTHONWARNINGS="error")
+    # The line that `new` prints last holds there too.
+    out = fresh.run("mobilevlm new further", tmp_path)
+    line = out.splitlines()[-1].removeprefix("Next: ")
+    assert "7 tests collected" in fresh.run(f"{line} --collect-only -q", tmp_path)
