@@ -68,7 +68,8 @@ def _merged(side: int, step: int, grid: tuple[int | None, int | None], merge: Pa
         raise GridError(
             f"a grid of {grid[0]}x{grid[1]} does not divide into windows of "
             f"{merge.size[0]}x{merge.size[1]}",
-            hint="Set the block's odd='pad' or odd='drop' in a document, if it was trained so.",
+            hint="If it was trained so, say odd='pad' or odd='drop': an option of some names, and "
+            "of the block in any document, which spec_of writes.",
         )
     merged = -(-side // step) if merge.odd == "pad" else side // step
     if not merged:

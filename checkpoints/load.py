@@ -15,10 +15,11 @@ from ..blocks.feature import Grid, check_grid
 from ..projectors.build import build_projector
 from ..projectors.device import check_device
 from ..projectors.document import load_spec
+from ..projectors.lookup import name_of
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
-from .errors import CheckpointError
+from .errors import CheckpointError, convert_pickle
 from .families import Config, Found, Recipe, inner_config, recognise
 from .layouts import LAYOUTS, Part, parts
 from .save import DOCUMENT
@@ -67,6 +68,12 @@ class Inspection:
     others: tuple[str, ...] = ()
     layout: str = ""
 
+    @property
+    def title(self) -> str:
+        """The family; of a document also the name that means the same, ``document (mlp)``."""
+        name = name_of(self.spec) if self.family == "document" else ""
+        return f"{self.family} ({name})" if name else self.family
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
         return {
@@ -86,9 +93,10 @@ class Inspection:
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         others = "".join(f"\n  another under {root!r}" for root in self.others)
+        place = f"under {self.root!r}" if self.root else "without a prefix"
         return (
-            f"{self.path}: {self.family}, {self.spec.in_} -> {self.spec.out}, {dtype}, "
-            f"{len(self.used)} tensors under {self.root or 'no prefix'!r}, {self.left} others left"
+            f"{self.path}: {self.title}, {self.spec.in_} -> "
+            f"{self.spec.out}, {dtype}, {len(self.used)} tensors {place}, {self.left} others left"
             f"{others}"
         )
 
@@ -507,10 +515,8 @@ def _nothing_known(weights: Weights) -> CheckpointError:
     which = f" of model type {quote(model_type)}" if model_type else ""
     hint = "Build one with build_projector and load its state dict yourself."
     if weights.pickled_files and not weights.pickled:
-        hint = (
-            f"Is it in {weights.pickled_files[0]}, a pickle? "
-            "Convert it: mobilevlm convert --from-pickle PATH OUT"
-        )
+        hint = f"Is it in {weights.pickled_files[0]}, a pickle? "
+        hint += convert_pickle(weights.path / weights.pickled_files[0])
     return CheckpointError(
         f"no projector that is known{which}, among {len(weights.keys)} tensors such as {some}",
         str(weights.path),

@@ -112,7 +112,7 @@ def _refuse_by_start(start: bytes, where: str) -> None:
     refuse_others(start, where, PickleFile.kind)
     if start[8:9] == b"{":
         raise CheckpointError(
-            "a safetensors file", where, PickleFile.kind, "Leave out --from-pickle."
+            "a safetensors file", where, PickleFile.kind, "Leave out from_pickle=True."
         )
     if start[:1] == b"\x80" or start[257:262] == b"ustar":
         raise CheckpointError(

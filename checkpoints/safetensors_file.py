@@ -10,7 +10,7 @@ import torch
 
 from ..projectors.json_file import DuplicateKey, no_duplicates
 from ..registry import quote
-from .errors import CheckpointError
+from .errors import CheckpointError, convert_pickle
 from .tensor_file import Stored, TensorFile, refuse_others
 
 __all__ = ["DTYPES", "SafetensorsFile"]
@@ -57,8 +57,7 @@ class SafetensorsFile(TensorFile):
                 "a pickle (PyTorch's own format)",
                 where,
                 self.kind,
-                "A pickle can run code, so it is not loaded. "
-                "Convert it: mobilevlm convert --from-pickle PATH OUT",
+                f"A pickle can run code, so it is not loaded. {convert_pickle(self.path)}",
             )
         length = int.from_bytes(start[:8], "little")
         if length > MAX_HEADER:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
 import stat
 import weakref
 from abc import ABC, abstractmethod
@@ -32,6 +33,8 @@ _HINTS = {
     errno.EMFILE: "Close some files, or allow more: ulimit -n.",
     errno.ENOMEM: "There is too little memory for its tensors.",
 }
+# A model's name on a hub, where it is no path.
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(?:\.\d[\w-]*)*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,9 @@ class TensorFile(ABC):
             yield
         except OSError as error:
             hint = _HINTS.get(error.errno or 0, "Look at the path and its rights.")
+            if _HUB.fullmatch(str(self.path)) and not self.path.parent.exists():
+                hint = "Nothing is downloaded. If it is a model of a hub, fetch it first: "
+                hint += f"hf download {self.path} --local-dir {self.path.name}"
             raise CheckpointError(
                 f"cannot be read: {error.strerror}", str(self.path), hint=hint
             ) from error

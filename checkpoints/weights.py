@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..projectors.json_file import JsonReader
 from ..registry import printable, quote
-from .errors import CheckpointError
+from .errors import CheckpointError, convert_pickle
 from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
 from .tensor_file import Stored, TensorFile
@@ -167,12 +167,10 @@ class Weights:
         hint = "Name the file or the folder that holds them."
         if self.pickled_files:
             first = printable(self.pickled_files[0])
-            hint = (
-                f"{first} is a pickle, which can run code, so it is not loaded. "
-                "Convert it: mobilevlm convert --from-pickle PATH OUT"
-            )
+            hint = f"{first} is a pickle, which can run code, so it is not loaded. "
+            hint += convert_pickle(self.path)
         elif safetensors:
-            hint = f"Leave out --from-pickle: {printable(safetensors[0])} is none."
+            hint = f"Leave out from_pickle=True: {printable(safetensors[0])} is no pickle."
         raise CheckpointError(
             "no weights in this folder", str(self.path), " or ".join(self._format.names), hint
         )

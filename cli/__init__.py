@@ -8,6 +8,8 @@ import sys
 
 __all__ = ["main"]
 
+COMPLETE = "_MOBILEVLM_COMPLETE"
+
 
 def main() -> None:
     """Run the command line. What lies in the current folder is not installed: it offers nothing."""
@@ -17,4 +19,8 @@ def main() -> None:
             del sys.path[0]
     from .app import app
 
-    app()
+    # Click's other programs say bash_source where typer's say source_bash.
+    shell, _, what = os.environ.get(COMPLETE, "").partition("_")
+    if what in ("source", "complete"):
+        os.environ[COMPLETE] = f"{what}_{shell}"
+    app(prog_name="mobilevlm")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from . import bench, checkpoint, export, plugins, zoo
 from .new import new
+from .options import Json
+from .output import echo_json
+from .verb import Verb, Verbs
 
 __all__ = ["app"]
 
 app = typer.Typer(
+    cls=Verbs,
     name="mobilevlm",
     help="Vision-language projectors: list them, look at them, check, convert and export them.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -24,9 +28,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(version("mobilevlm"))
+        version()
         raise typer.Exit
 
 
@@ -39,16 +41,47 @@ def _main(
     pass
 
 
-app.command("list")(zoo.list_)
-app.command()(zoo.show)
-app.command()(zoo.tokens)
-app.command()(zoo.spec)
-app.command()(zoo.check)
-app.command()(zoo.schema)
-app.command()(checkpoint.inspect)
-app.command()(checkpoint.convert)
-app.command()(bench.bench)
-app.command()(plugins.plugins)
-app.command()(plugins.doctor)
-app.command()(new)
-app.command()(export.export)
+def version(as_json: Json = False) -> None:
+    """Show the version."""
+    from importlib.metadata import version as version_of
+
+    number = version_of("mobilevlm")
+    if as_json:
+        echo_json({"version": number})
+    else:
+        typer.echo(number)
+
+
+def help_(
+    context: typer.Context,
+    verb: Annotated[
+        str, typer.Argument(help="A verb; default: all of them.", autocompletion=lambda: [*_VERBS])
+    ] = "",
+) -> None:
+    """Show the help of a verb."""
+    root: Any = context.find_root()
+    if verb:
+        _, command, _ = root.command.resolve_command(root, [verb])
+        command.make_context(verb, ["--help"], parent=root)
+    typer.echo(root.get_help())
+
+
+_VERBS: dict[str, Callable[..., None]] = {
+    "list": zoo.list_,
+    "show": zoo.show,
+    "tokens": zoo.tokens,
+    "spec": zoo.spec,
+    "check": zoo.check,
+    "schema": zoo.schema,
+    "inspect": checkpoint.inspect,
+    "convert": checkpoint.convert,
+    "bench": bench.bench,
+    "plugins": plugins.plugins,
+    "doctor": plugins.doctor,
+    "new": new,
+    "export": export.export,
+    "version": version,
+    "help": help_,
+}
+for _name, _run in _VERBS.items():
+    app.command(_name, cls=Verb)(_run)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..projectors import PROJECTORS
-from ..registry import MobileVLMError, quote
+from ..registry import MobileVLMError, UnknownName, did_you_mean, quote
 
 if TYPE_CHECKING:
     from ..projectors.stack import Stack
 
-__all__ = ["UsageError", "call", "document", "settings", "sides"]
+__all__ = ["UsageError", "call", "document", "no_grid", "settings", "sides"]
+
+
+_PYTHON = {"True": "true", "False": "false", "None": "null"}  # read as Python writes them too
 
 
 class UsageError(MobileVLMError):
@@ -42,14 +45,23 @@ def settings(words: Iterable[str]) -> dict[str, Any]:
             raise UsageError("'spec' is no option", hint="Name the projector or its file first.")
         if key in found:
             raise UsageError(f"{key!r} is given twice")
+        if key != key.lower() and key.lower() in ("in", "out", "grid"):
+            raise UsageError(f"unknown key {key!r}", hint=f"Did you mean {key.lower()!r}?")
         grid = sides(text)
         if key == "grid" and not grid:
-            raise UsageError(quote(text), "grid", "height x width, such as grid=24x24")
+            raise no_grid(text, "grid")
         try:
-            found[key] = grid or json.loads(text)
+            found[key] = grid or json.loads(_PYTHON.get(text, text))
         except (ValueError, RecursionError):
             found[key] = text
     return found
+
+
+def no_grid(text: str, where: str) -> UsageError:
+    """Return the error for a grid that is none; of one number a square may be meant."""
+    square = re.fullmatch(r"[0-9]{1,9}", text, re.ASCII)
+    hint = f"For a square of that side write {text}x{text}." if square else ""
+    return UsageError(quote(text), where, "height x width, such as 24x24", hint)
 
 
 def sides(text: str) -> tuple[int, int] | None:
@@ -78,12 +90,22 @@ def call(
         return {"spec": document(target), **keywords}
     if target not in PROJECTORS and os.path.isfile(target):
         return {"spec": document(target), **keywords}
-    PROJECTORS.find(target)
+    try:
+        PROJECTORS.find(target)
+    except UnknownName:
+        if os.path.lexists(target):
+            from ..projectors.lookup import refuse_path
+
+            refuse_path(target)
+        raise
     for key in ("in", "out"):
         if key not in keywords:
             if widths is None:
-                example = f"mobilevlm {verb} {target} in=1024 out=2048"
-                raise UsageError(f"{key!r} is missing", target, hint=f"Write: {example}")
+                near = [other for other in keywords if did_you_mean(other, [key])]
+                hint = f"Write: mobilevlm {verb} {target} in=1024 out=2048"
+                if near:
+                    hint = f"Is {near[0]!r} meant for it?"
+                raise UsageError(f"{key!r} is missing", target, hint=hint)
             keywords[key] = widths[key]
     return {"spec": target, **keywords}
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..registry import first_line, quote
 from .arguments import UsageError, call
-from .options import Debug, Json, Target, Words
+from .options import Debug, Json, Target, Words, complete_dtype, dtype_of
 from .output import echo_json, echo_table, progress, reporting
 
 if TYPE_CHECKING:
@@ -20,20 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["bench"]
 
 
-class Dtype(StrEnum):
-    """The dtypes to time in."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
 def bench(
     target: Target,
     words: Words = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as torch decides.")] = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and features.")] = Dtype.float32,
+    dtype: Annotated[
+        str,
+        typer.Option(help="Of weights and features: bf16.", autocompletion=complete_dtype),
+    ] = "float32",
     device: Annotated[str, typer.Option(help="Where to run, such as cuda.")] = "cpu",
     rounds: Annotated[int, typer.Option(min=3, max=10_000, help="Rounds of both in turns.")] = 20,
     as_json: Json = False,
@@ -43,7 +37,7 @@ def bench(
 
     Example: mobilevlm bench ldpnetv2 in=1024 out=2048 grid=24x24 --batch 8
     """
-    with reporting(debug):
+    with reporting(debug, as_json):
         import torch
 
         from ..blocks.fast import fast_paths
@@ -53,13 +47,12 @@ def bench(
         keywords = call(target, words or (), "bench")
         if "grid" not in keywords:
             raise UsageError("'grid' is missing", target, hint="Write grid=24x24.")
+        kind = dtype_of(dtype)
         if threads:
             torch.set_num_threads(threads)
         torch.manual_seed(0)
         where = _device(device)
-        projector = build_projector(
-            **keywords, device=where, dtype=getattr(torch, dtype.value)
-        ).eval()
+        projector = build_projector(**keywords, device=where, dtype=getattr(torch, kind)).eval()
         rows = []
         with progress("timing", 2 * (rounds + 1)) as tick:
             for run in (_infer, _train):

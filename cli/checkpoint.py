@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,22 +9,13 @@ import typer
 
 from ..registry import quote
 from .arguments import UsageError
-from .options import Debug, Force, Grid, Json, grid_of
+from .options import Debug, Force, Grid, Json, complete_dtype, dtype_of, grid_of
 from .output import FAILED, echo_json, echo_table, explain, progress_bar, reporting
 
 if TYPE_CHECKING:
     from ..checkpoints.load import Inspection
 
 __all__ = ["convert", "inspect"]
-
-
-class Dtype(StrEnum):
-    """The dtypes that weights can have."""
-
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
-    FLOAT64 = "float64"
 
 
 Root = Annotated[
@@ -44,7 +34,7 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Say which projector a checkpoint holds. Reads headers and config, no weights by default."""
-    with reporting(debug):
+    with reporting(debug, as_json):
         from ..checkpoints.load import inspect_checkpoint
 
         sides = grid_of(grid)
@@ -110,7 +100,12 @@ def convert(
     ] = "",
     root: Root = None,
     dtype: Annotated[
-        Dtype | None, typer.Option("--dtype", help="The dtype to write; default: as it is.")
+        str | None,
+        typer.Option(
+            "--dtype",
+            help="The dtype to write, such as bf16; default: as it is.",
+            autocompletion=complete_dtype,
+        ),
     ] = None,
     grid: Grid = "",
     force: Force = False,
@@ -124,7 +119,7 @@ def convert(
 
     Example: mobilevlm convert --from-pickle mm_projector.bin projector
     """
-    with reporting(debug):
+    with reporting(debug, as_json):
         import torch
 
         from ..checkpoints.convert import convert_checkpoint
@@ -132,6 +127,7 @@ def convert(
         if prefix and to is None:
             raise UsageError("--prefix without --to", hint="Our own format has keys of its own.")
         sides = grid_of(grid)
+        kind = None if dtype is None else dtype_of(dtype)
         with progress_bar(f"reading {path.name}") as progress:
             inspection = convert_checkpoint(
                 path,
@@ -141,13 +137,13 @@ def convert(
                 prefix=prefix,
                 root=root,
                 grid=sides,
-                dtype=None if dtype is None else getattr(torch, dtype.value),
+                dtype=None if kind is None else getattr(torch, kind),
                 replace=force,
                 progress=progress,
             )
-        written = dtype.value if dtype else str(inspection.dtype).removeprefix("torch.")
+        written = kind or str(inspection.dtype).removeprefix("torch.")
         if as_json:
             echo_json({**inspection.to_dict(), "out": str(out), "written": written})
         else:
             spec = inspection.spec
-            typer.echo(f"{out}: {to or inspection.family}, {spec.in_} -> {spec.out}, {written}")
+            typer.echo(f"{out}: {to or inspection.title}, {spec.in_} -> {spec.out}, {written}")

@@ -28,6 +28,12 @@ __all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
 
 PREFIX = "MOBILEVLM_"
 VARIABLES = (DISABLE_VARIABLE, "MOBILEVLM_FAST_PATHS", STRICT_VARIABLE)
+# Of torch.cpu.get_capabilities: what makes products of few bits fast.
+_UNITS = {
+    *("avx2", "avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni", "avx_vnni"),
+    *("avx512_bf16", "avx512_fp16", "avx_ne_convert", "amx_bf16", "amx_fp16", "amx_int8"),
+    *("neon", "fp16_arith", "bf16", "i8mm", "dot", "sve", "sve2", "sve_bf16", "sme", "sme2"),
+}
 SLOW = 1.0  # seconds of import worth a note
 
 REGISTRIES: tuple[Registry[Any], ...] = (PROJECTORS, BLOCKS)
@@ -62,6 +68,7 @@ class Diagnosis:
     requirements: list[Requirement]
     plugins: list[Plugin]
     findings: list[Finding]
+    processor: dict[str, Any]
 
     @property
     def ok(self) -> bool:
@@ -96,7 +103,27 @@ def diagnose() -> Diagnosis:
     findings += [finding for each in plugins for finding in _plugin(each, told)]
     findings += _variables(plugins)
     python = platform.python_version()
-    return Diagnosis(own, python, needed, plugins, list(dict.fromkeys(findings)))
+    return Diagnosis(own, python, needed, plugins, list(dict.fromkeys(findings)), processor())
+
+
+def processor() -> dict[str, Any]:
+    """Return what decides which fast forms run here, as torch sees it; nothing without torch."""
+    try:
+        import torch
+
+        level = torch.backends.cpu.get_cpu_capability()
+        detect = getattr(torch.cpu, "get_capabilities", None)  # of later versions of torch
+        flags = detect() if detect else {}
+        threads = torch.get_num_threads()
+    except Exception:  # `_base` says what is wrong with torch
+        return {}
+    return {
+        "name": str(flags.get("cpu_name", "")).strip() or platform.processor() or "unknown",
+        "architecture": platform.machine(),
+        "vectors": level,  # what torch's own kernels use; ATEN_CPU_CAPABILITY may lower it
+        "flags": sorted(name for name in _UNITS if flags.get(name) is True),
+        "threads": threads,
+    }
 
 
 def _own() -> Iterator[Finding]:

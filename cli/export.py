@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import UsageError, call, settings
-from .options import Debug, Force, Json, Words
-from .output import FAILED, echo_json, explain, reporting
+from .options import Debug, Force, Json, Words, names
+from .output import FAILED, console, echo_json, explain, reporting
 
 if TYPE_CHECKING:
     from ..projectors.projector import Projector
@@ -26,7 +26,11 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # pickles are refused, with 
 def export(
     target: Annotated[
         str,
-        typer.Argument(metavar="NAME-or-FOLDER", help="A checkpoint, a projector or a document."),
+        typer.Argument(
+            metavar="NAME-or-FOLDER",
+            help="A checkpoint, a projector or a document.",
+            autocompletion=names,
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="A .pt2, .onnx, .gguf or .pte file.")],
     words: Words = None,
@@ -51,7 +55,7 @@ def export(
 
     Example: mobilevlm export ./llava-v1.5-7b projector.onnx grid=24x24
     """
-    with reporting(debug):
+    with reporting(debug, as_json):
         from ..export.errors import Mismatch
         from ..export.export import export_projector
         from ..export.target import find_target
@@ -93,10 +97,10 @@ def _projector(target: str, words: list[str]) -> Projector:
         from ..checkpoints.load import load_projector
 
         keywords = settings(words)
-        grid = keywords.pop("grid", None)
+        grid, root = keywords.pop("grid", None), keywords.pop("root", None)
         if keywords:
             raise UsageError(f"{next(iter(keywords))!r} is the checkpoint's to say", target)
-        return load_projector(target, grid=grid)
+        return load_projector(target, root=root, grid=grid)
     from ..projectors.build import build_projector
 
     projector = build_projector(**call(target, words, "export"))
@@ -110,11 +114,9 @@ def _progress() -> Iterator[Callable[[str], None] | None]:
     if sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-
     # Exporters are silenced by turning the process's outputs away; a copy stays where it was.
     with (
         open(os.dup(2), "w", encoding="utf-8") as terminal,
-        Console(file=terminal).status("") as status,
+        console(file=terminal).status("") as status,
     ):
         yield lambda stage: status.update(f"{stage} ...")

@@ -41,7 +41,7 @@ def new(
 
     Example: mobilevlm new my-blocks
     """
-    with reporting(debug):
+    with reporting(debug, as_json):
         target = Path(name) if folder is None else folder
         written = _write(_check(name), target)
         if as_json:

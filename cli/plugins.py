@@ -22,7 +22,7 @@ def plugins(
     debug: Debug = False,
 ) -> None:
     """List the installed plugins: version, source and state. Imports them only to check them."""
-    with reporting(debug):
+    with reporting(debug, as_json):
         found = [*PROJECTORS.plugins(check=check), *BLOCKS.plugins(check=check)]
         told = {plugin.text for plugin in found}
         problems = [*PROJECTORS.problems(), *PROJECTORS.conflicts(), *BLOCKS.conflicts()]
@@ -47,7 +47,7 @@ def plugins(
 
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Look for what is wrong here, plugins first, and say how to mend it. Imports every plugin."""
-    with reporting(debug):
+    with reporting(debug, as_json):
         from .diagnosis import diagnose
 
         diagnosis = diagnose()
@@ -57,6 +57,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
                     "ok": diagnosis.ok,
                     "version": diagnosis.version,
                     "python": diagnosis.python,
+                    "processor": diagnosis.processor,
                     "requirements": [
                         {**dataclasses.asdict(each), "state": each.state}
                         for each in diagnosis.requirements
@@ -67,6 +68,12 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
             )
         else:
             typer.echo(f"mobilevlm {diagnosis.version}, Python {diagnosis.python}\n")
+            if found := diagnosis.processor:
+                typer.echo(
+                    f"processor: {found['name']}, {found['architecture']}, torch uses "
+                    f"{found['vectors']}, threads: {found['threads']}"
+                )
+                typer.echo(f"it has: {', '.join(found['flags']) or 'not known'}\n")
             header = ["package", "for", "wanted", "found", "state"]
             echo_table(
                 header,

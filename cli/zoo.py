@@ -12,7 +12,7 @@ import typer
 from ..projectors import BLOCKS, PROJECTORS
 from ..registry import Entry, MobileVLMError, Registry, did_you_mean, printable
 from .arguments import UsageError, call, document
-from .options import Debug, Json, Target, Words
+from .options import Debug, Json, Target, Words, names
 from .output import FAILED, echo_json, echo_table, explain, reporting
 
 __all__ = ["check", "list_", "schema", "show", "spec", "tokens"]
@@ -20,13 +20,16 @@ __all__ = ["check", "list_", "schema", "show", "spec", "tokens"]
 
 def list_(
     pattern: Annotated[
-        str, typer.Argument(help="Part of a name or of a package's, or a pattern with *.")
+        str,
+        typer.Argument(
+            help="Part of a name or of a package's, or a pattern with *.", autocompletion=names
+        ),
     ] = "",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """List what is registered: projectors, then blocks. Imports no plugin."""
-    with reporting(debug):
+    with reporting(debug, as_json):
         glob = pattern if re.search(r"[*?\[]", pattern) else f"*{pattern}*"
         glob = glob.lower().replace("_", "-")
         registries: tuple[Registry[Any], ...] = (PROJECTORS, BLOCKS)
@@ -56,11 +59,13 @@ def list_(
             ]
             echo_table(["name", "kind", "from", "target"], rows)
         else:
-            names = [name for registry in registries for name in registry.names()]
-            hint = did_you_mean(pattern, names)
+            known = [name for registry in registries for name in registry.names()]
+            hint = did_you_mean(pattern, known)
             explain(f"nothing matches {pattern!r}" + (f". {hint}" if hint else ""), "note")
         for problem in PROJECTORS.problems():
             explain(str(problem), "note")
+        if not found:
+            raise typer.Exit(FAILED)
 
 
 def _spellings(entry: Entry) -> tuple[str, ...]:
@@ -75,7 +80,7 @@ def show(target: Target, words: Words = None, as_json: Json = False, debug: Debu
 
     Example: mobilevlm show ldp in=1024 out=2048 grid=24x24
     """
-    with reporting(debug):
+    with reporting(debug, as_json):
         from ..projectors.build import plan_projector
         from ..projectors.plan import RIGHT
 
@@ -96,7 +101,7 @@ def tokens(
 
     Example: mobilevlm tokens ldp grid=24x18
     """
-    with reporting(debug):
+    with reporting(debug, as_json):
         from ..projectors.build import plan_projector
 
         # No projector's token count depends on its widths, so a name does not need them.
@@ -115,7 +120,7 @@ def spec(target: Target, words: Words = None, as_json: Json = False, debug: Debu
 
     Example: mobilevlm spec ldp in=1024 out=2048 kernel=5 > mine.json
     """
-    with reporting(debug):
+    with reporting(debug, as_json):
         from ..projectors.build import plan_projector
         from ..projectors.document import dump_spec
 
@@ -123,12 +128,12 @@ def spec(target: Target, words: Words = None, as_json: Json = False, debug: Debu
         typer.echo(dump_spec(plan.stack), nl=False)
 
 
-def schema(debug: Debug = False) -> None:
-    """Print a JSON Schema of documents, for editors; what plugins register is in it.
+def schema(as_json: Json = False, debug: Debug = False) -> None:
+    """Print a JSON Schema of documents, for editors. It is JSON either way.
 
     Example: mobilevlm schema > projector.schema.json
     """
-    with reporting(debug):
+    with reporting(debug, as_json):
         from ..projectors.schema import document_schema
 
         echo_json(document_schema())
@@ -144,7 +149,7 @@ def check(
     """Check documents: syntax, fields, names, widths and size. Nothing is allocated."""
     from ..projectors.plan import Plan
 
-    with reporting(debug):
+    with reporting(debug, as_json):
         results: list[dict[str, Any]] = []
         for file in files:
             name = printable(file)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..blocks.dtypes import short_name
 from ..blocks.feature import check_grid
 from ..projectors.document import dump_spec
 from ..projectors.files import check_target, replacing
@@ -72,7 +73,7 @@ def export_projector(
         grid: The token grid (h, w); default: the one given at build. Blocks that do not read the
             grid need none.
         dynamic_grid: Leave the grid free.
-        weights: How to keep the weights.
+        weights: How to keep the weights; ``bf16`` is ``bfloat16`` too, and so on.
         opset: ONNX only: the opset, 18 to 23; default 20.
         tower: GGUF only: the folder of the CLIP or SigLIP vision tower, to make the file whole.
         max_batch: ExecuTorch only: the largest batch, for which memory is set aside; default 4.
@@ -95,7 +96,7 @@ def export_projector(
     for name in options:
         if name not in target.options:
             raise ExportError(f"{path.suffix} does not take it", name)
-    weights = target.weights(projector) if weights is None else weights
+    weights = target.weights(projector) if weights is None else short_name(str(weights))
     if weights not in target.tolerance:
         raise ExportError(quote(weights), "weights", f"one of {', '.join(target.tolerance)}")
     if not path.absolute().parent.is_dir():

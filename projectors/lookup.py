@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..blocks.errors import SpecError
-from ..registry import quote
+from ..registry import UnknownName, quote
 from . import PROJECTORS
 from .preset import Preset
 from .stack import Stack
 
-__all__ = ["instantiate", "to_stack"]
+__all__ = ["instantiate", "name_of", "refuse_path", "to_stack"]
 
 
 def instantiate(name: str, options: Mapping[str, Any]) -> Preset:
@@ -60,7 +61,11 @@ def to_stack(spec: object, in_: int | None, out: int | None, options: dict[str, 
             raise SpecError(
                 "the text of a document", "spec", "a name or a mapping", "Read it with load_spec."
             )
-        preset = instantiate(spec, options)
+        try:
+            preset = instantiate(spec, options)
+        except UnknownName:
+            refuse_path(spec)
+            raise
         if in_ is None or out is None:
             missing = "input" if in_ is None else "output"
             raise SpecError(
@@ -95,6 +100,42 @@ def to_stack(spec: object, in_: int | None, out: int | None, options: dict[str, 
         if own != width or type(width) is not int:
             raise SpecError(f"the document says {own}, the call says {quote(width)}", key)
     return stack
+
+
+def name_of(stack: Stack) -> str:
+    """Return the built-in name whose defaults are just these blocks; empty if there is none.
+
+    >>> name_of(to_stack("mlp", 64, 128, {"prefix_tokens": 1}))
+    'mlp'
+    """
+    found = {name: PROJECTORS.find(name).source == "built-in" for name in PROJECTORS.names()}
+    ours = [name for name, built_in in found.items() if built_in]
+    # A family's own name comes before those of its models.
+    for name in sorted(ours, key=lambda name: not isinstance(PROJECTORS.get(name), type)):
+        try:
+            if instantiate(name, {}).stack(stack.in_, stack.out).blocks == stack.blocks:
+                return name
+        except SpecError:  # it has not these widths
+            continue
+    return ""
+
+
+def refuse_path(name: str) -> None:
+    """Say what reads a file or a folder, where a name that is not known leads to one.
+
+    Raises:
+        UnknownName: There is one.
+    """
+    try:
+        path = Path(name)
+        if not path.exists():
+            return
+        kind = "folder" if path.is_dir() else "file"
+    except (OSError, ValueError):  # longer than a path may be, or with a NUL in it
+        return
+    call = "load_spec" if path.suffix == ".json" else "load_projector"
+    hint = f"It is a {kind}: write {call}({quote(name, 200)})."
+    raise UnknownName(f"unknown projector {quote(name)}", expected="a registered name", hint=hint)
 
 
 def _check_width(width: object, where: str) -> None:

@@ -41,7 +41,7 @@ def render(page: Path) -> str:
 
 
 def run(page: Path, folder: Path) -> str:
-    """Run a page's code, and its commands in a folder."""
+    """Run a page's code and its commands in a folder; each block of the README's by itself."""
     text = page.read_text("utf-8")
     namespace: dict[str, object] = {"__name__": "__main__"}
     parts: list[str] = []
@@ -51,9 +51,12 @@ def run(page: Path, folder: Path) -> str:
         language, body = match.groups()
         if language == "python":
             above = text.count("\n", 0, match.start(2))  # tracebacks name the page's own lines
-            printed = run_python("\n" * above + body, namespace, page)
+            if page == README:
+                namespace = {"__name__": "__main__"}
+            with contextlib.chdir(folder):
+                printed = run_python("\n" * above + body, namespace, page)
         elif language == "console":
-            body = "".join(run_console(body, namespace.get("folder", folder)))
+            body = "".join(run_console(body, folder))
         elif language == "text":
             assert printed is not None, "an output without code before it"
             body, printed = printed, None
@@ -70,10 +73,7 @@ def run_python(code: str, namespace: dict[str, object], page: Path) -> str:
 
 
 def run_console(body: str, folder: Path) -> Iterator[str]:
-    """Run each ``$ command`` line; what follows it up to the next is its output.
-
-    They run in the folder that the page's Python code has made, if it has.
-    """
+    """Run each ``$ command`` line; what follows it up to the next is its output."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     commands = [line for line in body.splitlines() if line.startswith("$ ")]
     for index, line in enumerate(commands):

@@ -44,10 +44,13 @@ from mobilevlm import (
     Feature,
     GridError,
     Projector,
+    RegistryError,
     SpecError,
     build_projector,
     build_vision_projector,
     load_spec,
+    plan_projector,
+    spec_of,
 )
 from mobilevlm.checkpoints import weights
 from mobilevlm.checkpoints.errors import CheckpointError
@@ -1383,7 +1386,7 @@ def test_a_header_whose_length_begins_as_a_pickle_does(start: bytes, tmp_path: P
 
 
 PICKLE = "X: a pickle (PyTorch's own format); expected a safetensors file. A pickle can run code, "
-PICKLE += "so it is not loaded. Convert it: mobilevlm convert --from-pickle PATH OUT"
+PICKLE += "so it is not loaded. Convert it: convert_checkpoint('X', 'projector', from_pickle=True)"
 CUT = "It is cut off, or something else: download or save it again."
 
 
@@ -1838,7 +1841,8 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "mm_projector.bin").write_bytes(of_zip())
     assert refusal(tmp_path) == (
         f"X: no weights in this folder; expected {WEIGHTS}. mm_projector.bin is a pickle, which "
-        "can run code, so it is not loaded. Convert it: mobilevlm convert --from-pickle PATH OUT"
+        "can run code, so it is not loaded. "
+        "Convert it: convert_checkpoint('X', 'projector', from_pickle=True)"
     )
     assert refusal(tmp_path / "mm_projector.bin") == PICKLE
     assert refusal(tmp_path / "none.safetensors") == (
@@ -2119,9 +2123,63 @@ def test_an_inspection_in_one_line(own: Path, tmp_path: Path) -> None:
     found = inspect_checkpoint(own)
     assert found.root == ""
     assert str(found) == (
-        f"{own}: document, 16 -> 24, float32, {len(found.used)} tensors under 'no prefix', 0 "
-        "others left"
+        f"{own}: document (ldp), 16 -> 24, float32, {len(found.used)} tensors without a prefix, "
+        "0 others left"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "call"),
+    [
+        ("own", "folder", "load_projector"),
+        ("own/config.json", "file", "load_spec"),
+        ("own/model.safetensors", "file", "load_projector"),
+    ],
+)
+def test_a_path_in_place_of_a_name(
+    name: str, kind: str, call: str, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says to write works."""
+    monkeypatch.chdir(own.parent)
+    for verb in (build_projector, plan_projector, spec_of):
+        with pytest.raises(RegistryError) as caught:
+            verb(name, 16, 24)
+        assert str(caught.value) == (
+            f"unknown projector {name!r}; expected a registered name. It is a {kind}: write "
+            f"{call}({name!r})."
+        )
+    found = load_spec(name) if call == "load_spec" else load_projector(name).spec
+    assert found == spec_of("ldp", 16, 24)
+
+
+def test_a_name_that_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        load_projector("llava-hf/llava-1.5-7b-hf")
+    assert str(caught.value) == (
+        "llava-hf/llava-1.5-7b-hf: cannot be read: No such file or directory. Nothing is "
+        "downloaded. If it is a model of a hub, fetch it first: hf download "
+        "llava-hf/llava-1.5-7b-hf --local-dir llava-1.5-7b-hf"
+    )
+    for path in ("nope", "a/b.safetensors", "a/b/c"):
+        with pytest.raises(CheckpointError, match="Look at the path; nothing is downloaded"):
+            load_projector(path)
+    for name in ("a" * 5000, "a\0b"):
+        with pytest.raises(RegistryError, match="unknown projector"):
+            build_projector(name, 1, 1)
+
+
+def test_an_inspection_names_a_document_by_what_means_the_same(tmp_path: Path) -> None:
+    for name, options, title in (
+        ("mlp", {"prefix_tokens": 1}, "document (mlp)"),
+        ("mlp3x_gelu", {}, "document (mlp3x-gelu)"),
+        ("qwen2_5_vl", {}, "document (qwen2-5-vl)"),
+        ("ldp", {"kernel": 5}, "document"),
+    ):
+        projector = build_projector(name, 16, 24, **options)
+        save_projector(projector, tmp_path / name)
+        found = inspect_checkpoint(tmp_path / name)
+        assert (found.family, found.title) == ("document", title)
 
 
 def test_a_root_where_nothing_is_known(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from mobilevlm import load_spec, plan_projector, spec_of
+from mobilevlm import build_projector, load_spec, plan_projector, save_projector, spec_of
 from mobilevlm.cli.app import app
+from mobilevlm.cli.wording import on_the_command_line
 
 
 def run(*words: str) -> tuple[int, str, str]:
@@ -51,10 +51,10 @@ def test_list_takes_a_pattern(pattern: str, expected: list[str] | None) -> None:
 
 
 def test_list_without_a_match() -> None:
-    assert run("list", "zzz") == (0, "", "note: nothing matches 'zzz'\n")
-    assert run("list", "zzz", "--json") == (0, "[]\n", "")
+    assert run("list", "zzz") == (1, "", "note: nothing matches 'zzz'\n")
+    assert run("list", "zzz", "--json") == (1, "[]\n", "")
     assert run("list", "lpd") == (
-        0,
+        1,
         "",
         "note: nothing matches 'lpd'. Did you mean 'ldp' or 'mlp'?\n",
     )
@@ -134,6 +134,29 @@ def test_tokens() -> None:
             "error: ldp: 'in' is missing. Write: mobilevlm show ldp in=1024 out=2048\n",
         ),
         (
+            ("show", "ldp", "In=1024", "out=2048"),
+            "error: unknown key 'In'. Did you mean 'in'?\n",
+        ),
+        (
+            ("show", "ldp", "in=1024", "Grid=24x24"),
+            "error: unknown key 'Grid'. Did you mean 'grid'?\n",
+        ),
+        (
+            ("show", "ldp", "in=8", "ouput=8"),
+            "error: ldp: 'out' is missing. Is 'ouput' meant for it?\n",
+        ),
+        (
+            ("tokens", "ldp", "grid=24 x 24"),
+            "error: grid: '24 x 24'; expected height x width, such as 24x24\n",
+        ),
+        (
+            ("tokens", "internvl", "grid=27x27"),
+            "error: blocks[0] (patch-merge): a grid of 27x27 does not divide into windows of 2x2. "
+            "If it was trained so, say odd=pad or odd=drop: an option of some names, and of the "
+            "block in any document, which mobilevlm spec writes. It is given 27x27 x 1024 by the "
+            "input.\n",
+        ),
+        (
             ("show", "ldp", "in=1024", "2048"),
             "error: '2048'; expected key=value, such as in=1024 or grid=24x24\n",
         ),
@@ -148,7 +171,8 @@ def test_tokens() -> None:
         ),
         (
             ("show", "ldp", "in=8", "out=8", "grid=24"),
-            "error: grid: '24'; expected height x width, such as grid=24x24\n",
+            "error: grid: '24'; expected height x width, such as 24x24. For a square of that side "
+            "write 24x24.\n",
         ),
         (
             ("show", "ldp", "spec=linear", "in=8", "out=8"),
@@ -175,6 +199,213 @@ def test_tokens() -> None:
 )
 def test_mistakes_are_one_line_on_standard_error(words: tuple[str, ...], message: str) -> None:
     assert run(*words) == (2, "", message)
+
+
+def test_advice_about_odd_sides_can_be_followed(tmp_path: Path) -> None:
+    assert run("tokens", "internvl", "grid=27x27", "odd=pad") == (0, "196\n", "")
+    text = run("spec", "llama4", "in=64", "out=64")[1]
+    file = tmp_path / "mine.json"
+    file.write_text(text.replace('"odd": "refuse"', '"odd": "drop"'))
+    assert run("tokens", str(file), "grid=27x27") == (0, "169\n", "")
+
+
+def test_a_width_and_a_grid_are_options_and_words_alike(tmp_path: Path) -> None:
+    expected = run("show", "ldp", "in=16", "out=8", "grid=4x4")
+    assert expected[0] == 0
+    assert run("show", "ldp", "--in", "16", "--out=8", "--grid", "4x4") == expected
+    assert run("tokens", "ldp", "--grid", "24x18") == (0, "108\n", "")
+    assert run("show", "ldp", "in=16", "--in", "16") == (2, "", "error: 'in' is given twice\n")
+    file = tmp_path / "mine.json"
+    file.write_text('{"in": 4, "out": 4, "blocks": [{"type": "position"}, "pointwise"]}')
+    save_projector(build_projector(load_spec(file), grid=(3, 3)), tmp_path / "mine")
+    for words in (("--grid", "3x3"), ("grid=3x3",)):
+        assert run("inspect", str(tmp_path / "mine"), *words)[0] == 0
+    status, out, err = run("show", "ldp", "--kernel", "5")
+    assert (status, out) == (2, "")
+    assert err.endswith(
+        "Error: No such option: --kernel. A projector's options are written KEY=VALUE: kernel=5.\n"
+    )
+    assert run("show", "ldp", "--in")[2].endswith("Error: --in needs a value. Write in=VALUE.\n")
+    assert "(Possible options: --json)" in run("show", "ldp", "--jsn")[2]
+
+
+def test_values_are_read_as_python_writes_them_too() -> None:
+    words = ("spec", "mlp", "in=4", "out=8")
+    assert run(*words, "bias=False") == run(*words, "bias=false")
+    assert run(*words, "bias=False")[0] == 0
+
+
+def test_help_of_a_verb() -> None:
+    assert run("help") == run("--help")
+    for verb in ("show", "help", "list"):
+        status, out, err = run("help", verb)
+        assert (status, out, err) == run(verb, "--help")
+        assert (status, err) == (0, "")
+        assert f" {verb} [OPTIONS]" in out.splitlines()[0]
+    assert "Did you mean 'show'?" in run("help", "shwo")[2]
+    assert run("help", "shwo")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (
+            ("show", "lpd", "in=1", "out=1"),
+            2,
+            {
+                "error": "unknown projector 'lpd'. Did you mean 'ldp' or 'mlp'?",
+                "where": "",
+                "found": "unknown projector 'lpd'",
+                "expected": "",
+                "hint": "Did you mean 'ldp' or 'mlp'?",
+            },
+        ),
+        (("show",), 2, {"error": "Missing argument 'NAME-or-FILE'."}),
+        (("frobnicate",), 2, {"error": "No such command 'frobnicate'."}),
+        (("bench", "ldp", "--batch", "0"), 2, None),
+        (("list", "zzz"), 1, None),
+        (("inspect", "no-such-file"), 2, None),
+        (("convert", "no-such-file", "out", "--dtype", "bf17"), 2, None),
+        (("export", "ldp", "out.txt"), 2, None),
+    ],
+)
+def test_errors_are_json_where_json_is_asked_for(
+    words: tuple[str, ...], status: int, said: dict[str, str] | None
+) -> None:
+    found, out, err = run(*words, "--json")
+    assert found == status
+    assert out in ("", "[]\n")
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert lines if out == "" else not lines
+    if said is not None:
+        assert lines == [said]
+
+
+def test_one_vocabulary_of_dtypes(tmp_path: Path) -> None:
+    save_projector(build_projector("mlp", 4, 4), tmp_path / "mine")
+    for index, dtype in enumerate(("bf16", "bfloat16", "torch.bfloat16", "BF16")):
+        out = str(tmp_path / str(index))
+        assert run("convert", str(tmp_path / "mine"), out, "--dtype", dtype) == (
+            0,
+            f"{out}: document (mlp), 4 -> 4, bfloat16\n",
+            "",
+        )
+        file = str(tmp_path / f"{index}.pt2")
+        status, text, _ = run("export", out, file, "--weights", dtype, "--json")
+        assert (status, json.loads(text)["weights"]) == (0, "bf16")
+    status, _, err = run("convert", str(tmp_path / "mine"), "x", "--dtype", "bf17")
+    assert (status, err) == (
+        2,
+        "error: --dtype: 'bf17'; expected one of bfloat16, float16, float32, float64. Did you mean "
+        "'bf16'?\n",
+    )
+    words = ("bench", "mlp", "in=4", "out=4", "grid=2x2", "--rounds", "3", "--json")
+    assert run(*words, "--dtype", "half")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("mobilevlm ver", ["version"]),
+        ("mobilevlm show ldpn", ["ldpnet", "ldpnetv2"]),
+        ("mobilevlm tokens mlp2x_g", ["mlp2x_gelu"]),
+        ("mobilevlm export qwen3", ["qwen3-vl", "qwen3-vl-deepstack"]),
+        ("mobilevlm help doc", ["doctor"]),
+        ("mobilevlm bench ldp --dtype b", ["bfloat16"]),
+        ("mobilevlm show ldp --j", ["--json"]),
+        ("mobilevlm show no-such", []),
+    ],
+)
+def test_a_shell_completes(typed: str, expected: list[str]) -> None:
+    code = (
+        "import sys; from mobilevlm.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules)"
+    )
+    for spelling in ("complete_bash", "bash_complete"):
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={
+                **os.environ,
+                "_MOBILEVLM_COMPLETE": spelling,
+                "COMP_WORDS": typed,
+                "COMP_CWORD": str(len(typed.split()) - 1),
+            },
+        )
+        *found, loaded = result.stdout.split("\n")[:-1]
+        assert [name for name in found if name] == expected
+        assert (loaded, result.stderr) == ("False", "")
+
+
+def test_the_script_for_a_shell() -> None:
+    scripts = [
+        process("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"),
+        process(_MOBILEVLM_COMPLETE="bash_source"),
+        process(_MOBILEVLM_COMPLETE="source_bash"),
+    ]
+    for script in scripts:
+        assert (script.returncode, script.stderr) == (0, "")
+        assert script.stdout.strip() == scripts[0].stdout.strip()
+        assert script.stdout.rstrip().endswith(" mobilevlm")
+        assert "_MOBILEVLM_COMPLETE=complete_bash" in script.stdout
+
+
+def test_what_is_wide_is_printed_in_parts_on_a_narrow_terminal() -> None:
+    words = ("show", "ldp", "in=1024", "out=2048", "grid=24x24")
+    drawn = on_a_terminal(*words, NO_COLOR="1", COLUMNS="60").replace("\r", "")
+    assert max(map(len, drawn.splitlines())) <= 60
+    first, second = drawn.rstrip().split("\n\n")
+    assert first.splitlines()[0].split() == ["block", "type", "feature", "in", "feature", "out"]
+    assert second.splitlines()[0].split() == ["block", "parameters", "MACs"]
+    assert second.splitlines()[-1].split() == ["total", "10,541,056", "4.24", "G"]
+    wide = on_a_terminal(*words, NO_COLOR="1", COLUMNS="120").replace("\r", "")
+    assert wide == run(*words)[1]
+
+
+def test_a_folder_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_projector(build_projector("mlp", 4, 4), "mine")
+    assert run("show", "mine", "in=4", "out=4") == (
+        2,
+        "",
+        "error: unknown projector 'mine'; expected a registered name. It is a folder: write "
+        "mobilevlm inspect mine.\n",
+    )
+    assert run("inspect", "mine") == (
+        0,
+        "mine: document (mlp), 4 -> 4, float32, 4 tensors without a prefix, 0 others left\n",
+        "",
+    )
+
+
+def test_export_without_a_grid_says_how_one_is_written(tmp_path: Path) -> None:
+    status, _, err = run("export", "ldp", str(tmp_path / "x.pt2"), "in=8", "out=8")
+    assert status == 2
+    assert err.endswith("expected (height, width). Give grid=24x24, or --dynamic-grid.\n")
+
+
+@pytest.mark.parametrize(
+    ("python", "shell"),
+    [
+        (
+            "convert_checkpoint('a b.bin', 'projector', from_pickle=True)",
+            "mobilevlm convert --from-pickle 'a b.bin' projector",
+        ),
+        ("load_projector(..., check_values=True).", "mobilevlm inspect --values."),
+        ("with replace=True (--force).", "with --force."),
+        ("with replace=True.", "with --force."),
+        ("Leave out from_pickle=True.", "Leave out --from-pickle."),
+        ("Give grid=(h, w) at build.", "Give grid=HxW at build."),
+        ("as root='a.b.'.", "as --root 'a.b.'."),
+        ("Set ceil=True.", "Set ceil=True."),
+    ],
+)
+def test_advice_speaks_shell(python: str, shell: str) -> None:
+    assert on_the_command_line(python) == shell
 
 
 def test_debug_shows_the_traceback() -> None:
@@ -237,20 +468,32 @@ def test_on_a_terminal_it_is_coloured_unless_told_not_to_be() -> None:
     coloured = on_a_terminal("list", "ldpnetv2")
     assert "ldpnetv2" in coloured
     assert "\x1b[" in coloured
-    plain = on_a_terminal("show", "lpd", NO_COLOR="1")
-    assert "error: unknown projector 'lpd'. Did you mean" in re.sub(r"\x1b\[[0-9;]*m", "", plain)
-    assert re.findall(r"\x1b\[([0-9;]*)m", plain) == ["1", "0"]  # bold, but no colour
+    for variable, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        for words in (("show", "lpd"), ("list", "ldpnetv2")):  # an error, a table
+            assert "\x1b" not in on_a_terminal(*words, **{variable: value})
 
 
-def test_a_closed_pipe_is_no_traceback() -> None:
+@pytest.mark.parametrize("stream", ["", " 2>&1"])
+def test_a_closed_pipe_is_quiet_and_says_so(stream: str, tmp_path: Path) -> None:
+    """Of good files `check` prints on standard output, of others on standard error."""
+    (tmp_path / "good").write_text('{"in": 4, "out": 4, "blocks": ["pointwise"]}')
+    name = "bad" if stream else "good"
+    files = " ".join([name] * 2000)
     result = subprocess.run(
-        f"{sys.executable} -m mobilevlm.cli list | head -n 1",
-        shell=True,
+        [
+            "bash",
+            "-c",
+            f"{sys.executable} -m mobilevlm check {files}{stream} | head -n 1; "
+            'echo "status ${PIPESTATUS[0]}"',
+        ],
         capture_output=True,
         text=True,
         check=True,
+        cwd=tmp_path,
     )
-    assert result.stdout.startswith("name")
+    first, status = result.stdout.splitlines()
+    assert first.startswith("error: bad: " if stream else "good: ok")
+    assert status == "status 141"  # as of every program that SIGPIPE ends; 1 is a fault
     assert result.stderr == ""
 
 
@@ -258,6 +501,8 @@ def test_the_version() -> None:
     import mobilevlm
 
     assert run("--version") == (0, f"{mobilevlm.__version__}\n", "")
+    assert run("version") == (0, f"{mobilevlm.__version__}\n", "")
+    assert json.loads(run("version", "--json")[1]) == {"version": mobilevlm.__version__}
 
 
 def test_spec_is_json_either_way() -> None:
@@ -335,7 +580,7 @@ def test_inspect_says_what_there_is_and_takes_a_root(tmp_path: Path) -> None:
     save_file(state, path)
     status, out, err = run("inspect", str(path))
     assert (status, out) == (2, "")
-    assert err.endswith("Say which one, as root='mm_projector.'.\n")
+    assert err.endswith("Say which one, as --root 'mm_projector.'.\n")
     for root, other in (roots, roots[::-1]):
         found = f"{path}: mlp, 16 -> 24, float32, 2 tensors under {root!r}, 2 others left\n"
         assert run("inspect", str(path), "--root", root) == (

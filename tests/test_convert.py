@@ -365,7 +365,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "npz": (lambda: rewritten(npz()), ELSE),
     "safetensors": (
         lambda: header("{}"),
-        "X: a safetensors file; expected an archive of torch.save. Leave out --from-pickle.",
+        "X: a safetensors file; expected an archive of torch.save. Leave out from_pickle=True.",
     ),
     "git-lfs": (
         lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
@@ -700,8 +700,8 @@ def test_folders_of_pickles(tmp_path: Path) -> None:
     )
     save_file(mlp(), folder / "model.safetensors")
     assert refusal(folder) == (
-        f"X: no weights in this folder; expected {expected}. Leave out --from-pickle: "
-        "model.safetensors is none."
+        f"X: no weights in this folder; expected {expected}. Leave out from_pickle=True: "
+        "model.safetensors is no pickle."
     )
     for name in ("training_args.bin", "a.bin", "b.bin"):
         torch.save(mlp(), folder / name)
@@ -727,7 +727,8 @@ def test_a_lora_folder_says_where_the_projector_may_be(tmp_path: Path) -> None:
         load_projector(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path}: no projector that is known, among 1 tensors such as 'lora_A.weight'. Is it "
-        "in non_lora_trainables.bin, a pickle? Convert it: mobilevlm convert --from-pickle PATH OUT"
+        "in non_lora_trainables.bin, a pickle? Convert it: "
+        f"convert_checkpoint('{tmp_path}/non_lora_trainables.bin', 'projector', from_pickle=True)"
     )
     assert convert_checkpoint(tmp_path, tmp_path / "out", from_pickle=True).family == "mlp"
 
@@ -1087,7 +1088,8 @@ def test_convert(tmp_path: Path) -> None:
         2,
         "",
         f"error: {path}: a pickle (PyTorch's own format); expected a safetensors file. A pickle "
-        "can run code, so it is not loaded. Convert it: mobilevlm convert --from-pickle PATH OUT\n",
+        "can run code, so it is not loaded. "
+        f"Convert it: mobilevlm convert --from-pickle {path} projector\n",
     )
     assert run("convert", "--from-pickle", path, out) == (0, f"{out}: mlp, 16 -> 24, float32\n", "")
     status, text, _ = run(*("convert", "--from-pickle", path, out, "--dtype", "bfloat16", "--json"))

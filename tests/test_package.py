@@ -183,4 +183,10 @@ def test_every_folder_of_code_is_a_listed_package() -> None:
         if not parts or not (parts[0] in elsewhere or parts[0].startswith(".")):
             found.add(".".join(["mobilevlm", *parts]))
     assert found == set(PACKAGES)
-    assert [path.name for path in ROOT.glob("*.py")] == ["__init__.py"]
+    assert sorted(path.name for path in ROOT.glob("*.py")) == ["__init__.py", "__main__.py"]
+
+
+def test_the_package_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mobilevlm", "version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (result.stdout, result.stderr) == (f"{mobilevlm.__version__}\n", "")

@@ -1,0 +1,5 @@
+"""``python -m mobilevlm``."""
+
+from .cli import main
+
+main()

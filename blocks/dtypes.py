@@ -1,0 +1,33 @@
+"""What people call the floating dtypes; imports no torch."""
+
+from __future__ import annotations
+
+__all__ = ["FLOATS", "dtype_name", "short_name"]
+
+# torch's name, then what else it is called; the first of these is what formats say.
+FLOATS = {
+    "bfloat16": ("bf16",),
+    "float16": ("f16", "fp16", "half"),
+    "float32": ("f32", "fp32", "float"),
+    "float64": ("f64", "fp64", "double"),
+}
+_NAMES = {other: name for name, others in FLOATS.items() for other in (name, *others)}
+
+
+def dtype_name(text: str) -> str | None:
+    """Return torch's name of a floating dtype, however it is written; None if it is none.
+
+    >>> dtype_name("bf16"), dtype_name("torch.float16"), dtype_name("FP32"), dtype_name("int8")
+    ('bfloat16', 'float16', 'float32', None)
+    """
+    return _NAMES.get(text.lower().removeprefix("torch."))
+
+
+def short_name(text: str) -> str:
+    """Return what formats call a floating dtype; anything else as it is.
+
+    >>> short_name("bfloat16"), short_name("half"), short_name("q8_0")
+    ('bf16', 'f16', 'q8_0')
+    """
+    name = dtype_name(text)
+    return text if name is None else FLOATS[name][0]

@@ -1,0 +1,90 @@
+"""How a verb reads its command line: ``--in 1024`` is ``in=1024``, and errors are JSON if asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from ..registry import did_you_mean
+from .output import USAGE, explain
+
+__all__ = ["Verb", "Verbs"]
+
+_EITHER_WAY = ("in", "out", "grid", "root")  # read as options and as words
+
+
+class Verb(TyperCommand):
+    """A verb."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, after what is written the other way round is put right."""
+        with _usage(args):
+            return super().parse_args(ctx, [*self._spelled(ctx, args)])
+
+    def _spelled(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
+        """Yield the arguments, the widths and the grid as this verb takes them."""
+        if ctx.resilient_parsing:  # a shell completes it
+            yield from args
+            return
+        options = {option for param in self.get_params(ctx) for option in param.opts}
+        words = any(param.name == "words" for param in self.params)
+        rest = iter(args)
+        for arg in rest:
+            if arg == "--":
+                yield arg
+                yield from rest
+                return
+            dashes, key, equals, value = _split(arg)
+            option = f"--{key}"
+            if dashes and words and option not in options:
+                if key in _EITHER_WAY:
+                    value = value if equals else next(rest, "")
+                    if not value:
+                        ctx.fail(f"{option} needs a value. Write {key}=VALUE.")
+                    yield f"{key}={value}"
+                    continue
+                if not did_you_mean(key, [known.strip("-") for known in options]):
+                    value = value or next(rest, "VALUE")
+                    ctx.fail(
+                        f"No such option: {option}. A projector's options are written KEY=VALUE: "
+                        f"{key}={value}."
+                    )
+            if not dashes and equals and not words and key in _EITHER_WAY and option in options:
+                yield from (option, value)
+                continue
+            yield arg
+
+
+class Verbs(TyperGroup):
+    """The command."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb."""
+        with _usage(args):
+            return super().resolve_command(ctx, args)
+
+
+def _split(arg: str) -> tuple[str, str, str, str]:
+    """Return the dashes, the key, the sign and the value of ``--key=value`` or ``key=value``."""
+    match = re.fullmatch(r"(--)?([A-Za-z][\w-]*)(=?)(.*)", arg, re.ASCII | re.DOTALL)
+    if match is None or not (match[1] or match[3]):
+        return "", "", "", ""
+    return match[1] or "", match[2], match[3], match[4]
+
+
+@contextmanager
+def _usage(args: Sequence[str]) -> Iterator[None]:
+    """Print what is wrong with a command line as JSON, where JSON is asked for."""
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # of typer's errors alone
+        if message is None or "--json" not in args:
+            raise
+        explain(message(), as_json=True)
+        raise typer.Exit(USAGE) from None
