@@ -36,11 +36,9 @@ def on_the_command_line(message: str) -> str:
     """
     for python, shell in _PATHS:
         pattern = re.escape(python).replace(r"\{\}", "'([^']*)'")
-        message = re.sub(
-            pattern,
-            lambda call, shell=shell: shell.format(*map(shlex.quote, call.groups())),
-            message,
-        )
+        for call in re.finditer(pattern, message):
+            said = shell.format(*map(shlex.quote, call.groups()))
+            message = message.replace(call[0], said)
     for python, shell in _SAYINGS:
         message = re.sub(python, shell, message)
     return message

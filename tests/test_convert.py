@@ -1128,13 +1128,14 @@ def test_a_learned_table_is_given_its_grid(tmp_path: Path) -> None:
     own, out = str(tmp_path / "own"), str(tmp_path / "out")
     status, _, err = run("convert", own, out)
     assert status == 2
-    assert "Give grid=(h, w) at build." in err
+    assert "Give grid=HxW at build." in err
     assert run("convert", own, out, "--grid", "4x6")[0] == 0
     assert run("inspect", own, "--grid", "4x6", "--values")[0] == 0
     assert run("inspect", own, "--grid", "4") == (
         2,
         "",
-        "error: --grid: '4'; expected height x width, such as --grid 24x24\n",
+        "error: --grid: '4'; expected height x width, such as 24x24. For a square of that side "
+        "write 4x4.\n",
     )
 
 

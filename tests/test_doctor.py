@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement as Requires
 from plugins import SWAY, Site
 from typer.testing import CliRunner
@@ -75,7 +76,7 @@ def test_list_finds_a_plugin_by_its_package(site: Site, pattern: str) -> None:
 
 
 def test_list_does_not_take_built_in_for_a_package(site: Site) -> None:
-    assert run("list", "built-in") == (0, "", "note: nothing matches 'built-in'\n")
+    assert run("list", "built-in") == (1, "", "note: nothing matches 'built-in'\n")
 
 
 def test_list_notes_an_upper_case_name(site: Site) -> None:
@@ -203,7 +204,7 @@ def test_plugins_in_strict_mode(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_all_is_well(site: Site) -> None:
     status, out, err = run("doctor")
-    first, _, *table, last = out.splitlines()
+    first, _, _, _, _, *table, last = out.splitlines()
     assert (status, err) == (0, "")
     assert first == f"mobilevlm {mobilevlm.__version__}, Python {platform.python_version()}"
     assert table[0].split() == ["package", "for", "wanted", "found", "state"]
@@ -437,6 +438,40 @@ def test_doctor_compares_versions(site: Site) -> None:
     assert states == ["not installed", "does not fit", "does not fit", "not installed"]
     assert install_command("demo") == 'pip install "pillow>=99"'
     assert install_command("rare") == 'pip install "no-such-thing[x]>=3"'
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            {"cpu_name": "AMD EPYC", "avx2": True, "avx512_f": False, "num_logical_cores": 2},
+            "it has: avx2",
+        ),
+        (
+            {"cpu_name": "Xeon", "avx2": True, "avx512_bf16": True, "amx_bf16": True},
+            "it has: amx_bf16, avx2, avx512_bf16",
+        ),
+        ({}, "it has: not known"),
+        (None, "it has: not known"),  # a torch that cannot tell
+    ],
+)
+def test_doctor_says_what_the_processor_can_do(
+    flags: dict[str, object] | None, said: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if flags is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    out = run("doctor")[1].splitlines()
+    level, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    name = (flags or {}).get("cpu_name") or platform.processor() or "unknown"
+    assert out[2:4] == [
+        f"processor: {name}, {platform.machine()}, torch uses {level}, threads: {threads}",
+        said,
+    ]
+    found = json.loads(run("doctor", "--json")[1])["processor"]
+    assert (found["name"], found["vectors"], found["threads"]) == (name, level, threads)
+    assert said.removeprefix("it has: ") == (", ".join(found["flags"]) or "not known")
 
 
 def test_hints_name_what_to_install_and_never_the_package_of_our_name() -> None:
