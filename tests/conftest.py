@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision_operators
 from plugins import Site
+from progress import Progress
 
 from mobilevlm import BLOCKS, PROJECTORS, __version__
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
@@ -17,6 +18,13 @@ VERSION = __version__  # which is read once: before a test installs a fake of th
 # The reference models are built here, small; nothing is to be looked for elsewhere.
 os.environ["HF_HUB_OFFLINE"] = "1"
 torchvision_operators.declare()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    plugins = session.config.pluginmanager
+    terminal = plugins.getplugin("terminalreporter")
+    if terminal is not None and session.config.get_verbosity() <= 0:
+        plugins.register(Progress(terminal), "progress")
 
 
 @pytest.fixture(autouse=True)
