@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ VERSION = __version__  # which is read once: before a test installs a fake of th
 # The reference models are built here, small; nothing is to be looked for elsewhere.
 os.environ["HF_HUB_OFFLINE"] = "1"
 torchvision_operators.declare()
+with suppress(ImportError):  # not in the environments of the extras
+    from hypothesis import settings
+
+    settings.register_profile("few", max_examples=40, deadline=None)
+    settings.register_profile("many", settings.get_profile("few"), max_examples=300)
+    settings.load_profile("few")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -25,6 +32,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     terminal = plugins.getplugin("terminalreporter")
     if terminal is not None and session.config.get_verbosity() <= 0:
         plugins.register(Progress(terminal), "progress")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    for item in items:
+        quick = item.get_closest_marker("quick")
+        if quick is not None and item.callspec.id not in quick.args:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -414,6 +414,7 @@ def test_gradients_reach_every_parameter_and_the_input(name: str) -> None:
             assert parameter.grad.abs().max() > 1e-6, key
 
 
+@pytest.mark.quick("blip2", "minicpmv")
 @pytest.mark.parametrize("name", CASES)
 def test_exports_with_a_dynamic_batch(name: str) -> None:
     projector = make(name)
@@ -427,6 +428,7 @@ def test_exports_with_a_dynamic_batch(name: str) -> None:
         torch.testing.assert_close(module(y), projector(y))
 
 
+@pytest.mark.quick("blip2", "minicpmv")
 @pytest.mark.parametrize("name", CASES)
 def test_compiles_without_graph_breaks(name: str) -> None:
     torch._dynamo.reset()

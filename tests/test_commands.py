@@ -83,7 +83,7 @@ def clone(tmp_path: Path) -> Clone:
 
 
 def test_an_old_python_is_named_at_once(clone: Clone) -> None:
-    status, out, err = clone.make("demo", python="old")
+    status, _, err = clone.make("demo", python="old")
     assert status == 2
     assert err.splitlines()[0] == (
         f"{clone.folder / 'old'} is Python 3.10.13; Python 3.11 or later is needed. "

@@ -9,6 +9,7 @@ import pytest
 
 from mobilevlm import BLOCKS, PROJECTORS
 from mobilevlm.testing import check_block, check_projector
+from mobilevlm.testing.kit import BLOCK_CHECKS, PROJECTOR_CHECKS
 
 # Fields that must be given; deep blocks shallow.
 FIELDS: dict[str, dict[str, Any]] = {
@@ -48,6 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "identity": {"out": 48},
     "llama4": {"hidden": 64},
 }
+COMPILERS = {"compile", "export"}  # the slow properties
 # Zeta's have a suite of their own, where zetascale is installed.
 BUILT_IN = [
     name
@@ -55,24 +57,36 @@ BUILT_IN = [
     if BLOCKS.find(name).source == "built-in" and not name.startswith("zeta-")
 ]
 PRESETS = [name for name in PROJECTORS.names() if PROJECTORS.find(name).source == "built-in"]
+FAMILIES = [name for name in PRESETS if isinstance(PROJECTORS.get(name), type)]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_block_passes(name: str) -> None:
-    check_block(BLOCKS.get(name)(**FIELDS.get(name, {})), skip=("import",))
+    check_block(BLOCKS.get(name)(**FIELDS.get(name, {})), skip=("import", *COMPILERS))
+
+
+@pytest.mark.quick("depthwise", "pool", "qformer")
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_block_compiles_and_exports(name: str) -> None:
+    others = set(BLOCK_CHECKS) - COMPILERS
+    check_block(BLOCKS.get(name)(**FIELDS.get(name, {})), skip=others)
 
 
 @pytest.mark.parametrize(("name", "fields"), VARIANTS)
 def test_its_variants_pass(name: str, fields: dict[str, Any]) -> None:
-    check_block(BLOCKS.get(name)(**fields), skip=("import", "compile", "export"))
+    check_block(BLOCKS.get(name)(**fields), skip=("import", *COMPILERS))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_projector_passes(name: str) -> None:
-    skip = {"import"}
-    if not isinstance(PROJECTORS.get(name), type):  # a family with options set
-        skip |= {"compile", "export"}
-    check_projector(name, **OPTIONS.get(name, {}), skip=skip)
+    check_projector(name, **OPTIONS.get(name, {}), skip=("import", *COMPILERS))
+
+
+@pytest.mark.quick("gemma3", "internvl", "ldpnetv2", "mlp", "qwen2-vl")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_compiles_and_exports(name: str) -> None:
+    others = set(PROJECTOR_CHECKS) - COMPILERS
+    check_projector(name, **OPTIONS.get(name, {}), skip=others)
 
 
 def test_importing_them_changes_nothing() -> None:

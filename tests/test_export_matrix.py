@@ -17,6 +17,14 @@ def test_the_page_is_as_it_would_be_written() -> None:
     assert render(page, SAID) == page
 
 
+@pytest.mark.quick(
+    "c-abstractor-.pt2",
+    "gemma3-.pt2 free",
+    "ldpnetv2-.pt2",
+    "llama4-.pt2 free",
+    "mlp-.pt2 free",
+    "qwen2-vl-.pt2",
+)
 @pytest.mark.parametrize("column", [".pt2", ".pt2 free"])
 @pytest.mark.parametrize("name", presets())
 def test_what_it_says_is_so(name: str, column: str) -> None:

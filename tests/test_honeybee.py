@@ -416,6 +416,7 @@ def test_gradients_reach_every_parameter_and_the_input(
         assert parameter.grad.any(), name
 
 
+@pytest.mark.quick("c-abstractor-False", "cross-attention-False", "sincos-True")
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(projector: Projector, tokens: Tensor, dynamic: bool) -> None:
     torch.compiler.reset()
@@ -428,6 +429,7 @@ def test_compiles_as_one_graph(projector: Projector, tokens: Tensor, dynamic: bo
             torch.testing.assert_close(compiled(y, grid=grid), projector(y, grid=grid))
 
 
+@pytest.mark.quick("c-abstractor-False", "cross-attention-True", "sincos-False")
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports_with_a_dynamic_batch(projector: Projector, tokens: Tensor, strict: bool) -> None:
     program = export(projector, (tokens,), dynamic_shapes={"x": {0: Dim("b")}}, strict=strict)

@@ -154,6 +154,7 @@ def test_keys_are_paths_in_the_document(projector: Projector) -> None:
         assert "type" in node, key
 
 
+@pytest.mark.quick("ldp-False", "ldpnetv2-True", "mlp-True")
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(projector: Projector, x: torch.Tensor, dynamic: bool) -> None:
     torch.compiler.reset()
@@ -170,6 +171,7 @@ def test_compiles_as_one_graph(projector: Projector, x: torch.Tensor, dynamic: b
 GRIDS = [(24, 16), (24, 24), (12, 20), (16, 16), (36, 12)]
 
 
+@pytest.mark.quick("ldpnetv2", "qwen2-vl")
 @pytest.mark.parametrize(
     "name", ["gemma3", "internvl", "ldp", "ldpnetv2", "mlp2x_gelu", "qwen2-vl"]
 )
@@ -187,6 +189,7 @@ def test_compiles_once_for_every_grid(name: str) -> None:
         assert counter.frame_count == 1
 
 
+@pytest.mark.quick("mlp2x_gelu")
 @pytest.mark.parametrize("name", ["ldp", "ldpnetv2", "mlp2x_gelu"])
 def test_compiles_with_inductor(name: str) -> None:
     torch.compiler.reset()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mobilevlm import (
@@ -174,7 +174,6 @@ def fitting(document: dict[str, Any], grid: tuple[int, int]) -> tuple[int, int]:
     return (2 * h, 2 * w) if document["token_order"] == "blocked" else grid
 
 
-@settings(max_examples=150, deadline=None)
 @given(documents(), GRIDS, st.integers(0, 2))
 def test_paper_equals_tensors(document: dict[str, Any], grid: tuple[int, int], batch: int) -> None:
     try:
@@ -212,7 +211,6 @@ def test_paper_equals_tensors(document: dict[str, Any], grid: tuple[int, int], b
     ]
 
 
-@settings(max_examples=150, deadline=None)
 @given(documents(), st.lists(GRIDS, min_size=1, max_size=4))
 def test_packed_images_equal_single_ones(
     document: dict[str, Any], grids: list[tuple[int, int]]
@@ -233,7 +231,6 @@ def test_packed_images_equal_single_ones(
             torch.testing.assert_close(part, single, rtol=1e-6, atol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
 @given(documents(), GRIDS)
 def test_tokens_need_no_tensor_and_prefix_tokens_no_room(
     document: dict[str, Any], grid: tuple[int, int]
@@ -273,7 +270,6 @@ def paths(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(deeper for key, item in items for deeper in paths(item, (*path, key)))]
 
 
-@settings(max_examples=300, deadline=None)
 @given(documents(), st.data())
 def test_a_mutated_document_is_read_or_refused_in_our_words(
     document: dict[str, Any], data: st.DataObject
@@ -294,14 +290,12 @@ def test_a_mutated_document_is_read_or_refused_in_our_words(
         assert load_spec(dump_spec(spec)) == spec
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.text() | JSON.map(lambda value: json.dumps(value)))
 def test_any_text_is_read_or_refused_in_our_words(text: str) -> None:
     with contextlib.suppress(MobileVLMError):
         assert isinstance(load_spec("{" + text), Stack)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["ldp", "ldpnet", "ldpnetv2", "mlp2x_gelu", "linear"]),
     st.integers(12, 60),

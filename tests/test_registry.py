@@ -144,7 +144,7 @@ def test_a_name_of_64_letters_is_a_name() -> None:
     assert registry.get("m" * 64) is mallet
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(database=None)
 @given(st.text(max_size=80) | st.integers() | st.binary(max_size=20))
 def test_whatever_is_looked_up_the_answer_is_one_line_of_ascii(name: object) -> None:
     said = message(UnknownName, gadgets().get, name)
