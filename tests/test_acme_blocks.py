@@ -248,6 +248,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.quick("fork")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_a_data_loader_find_it(site: Path, tmp_path: Path, method: str) -> None:
     (tmp_path / "workers.py").write_text(WORKERS)

@@ -26,6 +26,7 @@ def test_every_example_is_here() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == SAYS.keys() | ELSEWHERE
 
 
+@pytest.mark.quick("inside_a_vlm.py", "local_block.py")
 @pytest.mark.parametrize("name", SAYS)
 def test_it_runs(name: str, tmp_path: Path) -> None:
     result = subprocess.run(

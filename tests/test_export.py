@@ -575,6 +575,7 @@ def test_a_check_that_fails_has_status_1(tmp_path: Path) -> None:
     assert "an output that is 1.0e-02 from eager's" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
 def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     import subprocess

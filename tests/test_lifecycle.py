@@ -2,7 +2,9 @@
 
 import copy
 import io
+import os
 import pickle
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -189,7 +191,11 @@ def test_compiles_once_for_every_grid(name: str) -> None:
         assert counter.frame_count == 1
 
 
-@pytest.mark.quick("mlp2x_gelu")
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))),
+    reason="there is no C++ compiler",
+)
 @pytest.mark.parametrize("name", ["ldp", "ldpnetv2", "mlp2x_gelu"])
 def test_compiles_with_inductor(name: str) -> None:
     torch.compiler.reset()
@@ -201,6 +207,7 @@ def test_compiles_with_inductor(name: str) -> None:
             torch.testing.assert_close(compiled(x, grid=grid), projector(x, grid=grid))
 
 
+@pytest.mark.quick("mlp2x_gelu")
 @pytest.mark.parametrize("name", ["internvl", "ldp", "mlp2x_gelu"])
 @torch.no_grad()
 def test_packed_images_compile_and_export_before_any_was_seen(name: str) -> None:

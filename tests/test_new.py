@@ -191,6 +191,7 @@ def commands(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.startswith("    pip install ")]
 
 
+@pytest.mark.slow
 def test_written_and_installed_where_only_ours_is(tmp_path: Path, repository: Path) -> None:
     """By its README's own words, from a path; then built by name, uninstalled and missed."""
     fresh = Fresh(tmp_path / "venv")
