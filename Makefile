@@ -19,7 +19,7 @@ EXPORT := $(EXPORT_VENV)/.done-$(VERSION)
 LITERT := $(LITERT_VENV)/.done-$(VERSION)
 ZETA := $(ZETA_VENV)/.done-$(VERSION)
 # What pip does is shown the first time.
-install = PYTHON="$(PYTHON)" .ci/install $(@D) $(if $(wildcard $@),-q)
+install = @PYTHON="$(PYTHON)" .ci/install $(@D) $(if $(wildcard $@),-q)
 
 BIN := $(VENV)/bin
 SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
