@@ -184,6 +184,7 @@ OPEN = """
 """
 
 
+@pytest.mark.slow
 def test_a_pickle_names_the_plugin_it_misses(site: Path, tmp_path: Path) -> None:
     code = """
         import copy, pickle, torch

@@ -222,6 +222,7 @@ def test_packed_images_compile_and_export_before_any_was_seen(name: str) -> None
         assert program.module()(x, grids).shape == seen(x, grids).shape
 
 
+@pytest.mark.quick("composed-False", "ldpnetv2-True", "mlp-True")
 @pytest.mark.parametrize("strict", [False, True])
 def test_exports_with_a_dynamic_batch(projector: Projector, x: torch.Tensor, strict: bool) -> None:
     program = export(projector, (x,), dynamic_shapes={"x": {0: Dim("b")}}, strict=strict)
