@@ -116,6 +116,22 @@ def test_where_pip_has_failed_it_goes_on(clone: Clone) -> None:
     assert clone.told() == [INSTALL] * 3
 
 
+def test_half_a_package_is_installed_again(clone: Clone) -> None:
+    clone.stamp()
+    whole, half = (
+        clone.environment / "lib" / "site-packages" / f"{name}-1.0.dist-info"
+        for name in ("whole", "half")
+    )
+    for folder in (whole, half):
+        folder.mkdir(parents=True)
+        (folder / "METADATA").touch()
+    (whole / "RECORD").touch()
+    next(clone.environment.glob(".demo-*")).unlink()
+    assert clone.stamp()[0] == 0
+    assert whole.exists()
+    assert not half.exists()  # so pip does not take it for installed
+
+
 def test_half_an_environment_is_made_anew(clone: Clone) -> None:
     clone.broken.touch()
     assert clone.stamp()[0] == 2

@@ -297,6 +297,7 @@ class Packed(nn.Module):
         return run_packed(pairs, x, grids or self.grids, self.tracks.__getitem__)
 
 
+@pytest.mark.quick(str(WINDOWS[1]), str(WINDOWS[7]))
 @pytest.mark.parametrize(
     "block",
     [*WINDOWS, ATTENTION, {"type": "conv", "stride": 2}],

@@ -107,6 +107,7 @@ TOP = "BLOCKS.register('gate', Gate)\nif __name__ == '__main__':\n    start()\n"
 GUARDED = "if __name__ == '__main__':\n    BLOCKS.register('gate', Gate)\n    start()\n"
 
 
+@pytest.mark.quick("top-spawn", "guarded-spawn")
 @pytest.mark.parametrize(
     ("end", "method", "said"),
     [
