@@ -35,6 +35,10 @@ _AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
 class Linear(nn.Linear):
     """An `nn.Linear` in every respect but which product it calls; ``(..., c) -> (..., out)``.
 
+    It stands inside modules that hold several layers. In a chain an `nn.Linear` itself does, for
+    the chain makes the same choice, and some tools replace that very class alone: bitsandbytes in
+    transformers, and torch's own dynamic quantisation.
+
     On the CPU, for layers of some size: fp32 goes to oneDNN on AMD processors with AVX-512, where
     torch's own library takes a slower path; bf16 and fp16 go through fp32 where the processor has
     no units for them and no gradient is recorded. All else is torch's own product: on other

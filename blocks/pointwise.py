@@ -8,7 +8,6 @@ from torch import nn
 
 from .block import Block
 from .feature import Feature, Width
-from .linear import Linear
 
 __all__ = ["Pointwise"]
 
@@ -17,7 +16,8 @@ class Pointwise(Block):
     """Mix the channels of each token; ``(b, h, w, c) -> (b, h, w, out)``.
 
     A 1x1 convolution is a linear layer on the last axis, and is built as an `nn.Linear`, so that
-    LoRA, quantisation and sharding tools see it. Keys: ``weight`` (out, c), ``bias`` (out).
+    LoRA, quantisation and sharding tools see it; its chain chooses the product. Keys: ``weight``
+    (out, c), ``bias`` (out).
 
     Attributes:
         out: The output width.
@@ -33,4 +33,4 @@ class Pointwise(Block):
         return x.replace(channels=x.width(self.out))
 
     def build(self, x: Feature) -> nn.Module:
-        return Linear(x.channels, x.width(self.out), bias=self.bias)
+        return nn.Linear(x.channels, x.width(self.out), bias=self.bias)

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from .activation import Act, Gate, activation
 from .block import Block
 from .feature import MAX_WIDTH, Feature
-from .linear import Linear
 
 __all__ = ["SqueezeExcite", "SqueezeExciteModule", "make_divisible"]
 
@@ -56,9 +55,9 @@ class SqueezeExciteModule(nn.Module):
 
     def __init__(self, channels: int, mid: int, act: Act, gate: Gate) -> None:
         super().__init__()
-        self.fc1 = Linear(channels, mid)
+        self.fc1 = nn.Linear(channels, mid)
         self.act = activation(act)
-        self.fc2 = Linear(mid, channels)
+        self.fc2 = nn.Linear(mid, channels)
         self.gate = activation(gate)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from ..blocks.chain import Chain, run_in_order
 from ..blocks.depthwise import to_nchw
 from ..blocks.errors import SpecError
 from ..blocks.feature import Grid
+from ..blocks.linear import project
 from ..blocks.pointwise import Pointwise
 from ..blocks.residual import Residual
 from ..blocks.squeeze_excite import make_divisible
@@ -104,7 +105,7 @@ class LinearProjector(UpstreamProjector, Linear):
         Linear.__init__(self, stack.in_, stack.out)
 
     def _chain(self, x: Tensor) -> Tensor:
-        return _as_tokens(partial(Linear.forward, self), x)
+        return _as_tokens(partial(project, self), x)
 
 
 class MlpProjector(UpstreamProjector):

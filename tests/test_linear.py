@@ -457,13 +457,28 @@ def test_compilers_and_exporters_see_one_operator(
     assert torch.equal(compiled(x), F.linear(x, one.weight, one.bias))
 
 
-def test_every_linear_layer_of_the_zoo_is_this_one() -> None:
+def test_the_linear_layers_of_the_zoo_are_plain_ones() -> None:
+    """In a chain they are nn.Linear itself, which is all that some tools look for."""
     for name in PROJECTORS.names():
         widths = (16, 16) if name == "identity" else (16, 24)
         with torch.device("meta"):
             projector = build_projector(name, *widths)
         kinds = {type(module) for module in projector.modules() if isinstance(module, nn.Linear)}
-        assert kinds <= {Linear}, name
+        assert kinds <= {nn.Linear, Linear}, name
+        chained = [module for module in projector.blocks if isinstance(module, nn.Linear)]
+        assert all(type(module) is nn.Linear for module in chained), name
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantiz:UserWarning")
+def test_dynamic_quantisation_takes_the_layers_of_a_chain() -> None:
+    projector = build_projector("mlp2x_gelu", 32, 48).eval()
+    x = torch.randn(2, 64, 32)
+    with torch.inference_mode():
+        expected = projector(x)
+        quantised = torch.ao.quantization.quantize_dynamic(projector, {nn.Linear}, torch.qint8)
+        y = quantised(x)
+    assert not any(isinstance(module, nn.Linear) for module in quantised.modules())
+    assert (y - expected).abs().max() < 0.05 * expected.abs().max()
 
 
 # -------------------------------------------------------- what is put in a layer's place
