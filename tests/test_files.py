@@ -31,6 +31,7 @@ from mobilevlm import (
     spec_of,
     to_upstream,
 )
+from mobilevlm.checkpoints.tensor_file import TensorFile
 from mobilevlm.projectors import files
 
 TAKEN = "already there, and nothing in it says that this library wrote it"
@@ -356,6 +357,22 @@ def test_header_and_numbers_are_of_one_file(tmp_path: Path) -> None:
     assert weights.stored("z").shape == (3,)
     files.replace_file(tmp_path / "model" / "b.safetensors", b"something else")
     assert torch.equal(dict(weights.read(["y"]))["y"], torch.zeros(3))
+
+
+def test_values_are_read_from_the_file_that_was_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_projector(build_projector("mlp", 4, 4), tmp_path)
+    opened: list[TensorFile] = []
+    original = TensorFile._open
+
+    def count(file: TensorFile) -> Any:
+        opened.append(file)
+        return original(file)
+
+    monkeypatch.setattr(TensorFile, "_open", count)
+    assert len(inspect_values(tmp_path)) == 4
+    assert len(opened) == 1
 
 
 # ---------------------------------------------------------------------- full disks
