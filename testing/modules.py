@@ -376,7 +376,7 @@ def same(target: Target, module: nn.Module, other: nn.Module, which: str, hint: 
 
 
 def bf16(subject: Subject) -> None:
-    """In bf16 it gives bf16, close to fp32; so do its numbers under autocast."""
+    """In bf16 it gives bf16, close to fp32; under autocast its numbers are close too."""
     hint = "Make tensors of x.dtype, and cast back what is computed in fp32."
     for target in subject.targets:
         module = target.module()
