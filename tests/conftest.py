@@ -35,11 +35,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """Mark as slow all cases of a test but those that its mark `quick` names."""
+    unmet: dict[object, set[str]] = {}
     for item in items:
-        quick = item.get_closest_marker("quick")
-        if quick is not None and item.callspec.id not in quick.args:
+        if (quick := item.get_closest_marker("quick")) is None:
+            continue
+        unmet.setdefault(item.function, set(quick.args)).discard(item.callspec.id)
+        if item.callspec.id not in quick.args:
             item.add_marker("slow")
+    wrong = sorted(set().union(*unmet.values()))
+    if wrong and not any("::" in arg for arg in config.args):
+        raise pytest.UsageError(f"no case of these tests is called {', '.join(wrong)}; see quick")
 
 
 @pytest.fixture(autouse=True)
