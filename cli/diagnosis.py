@@ -111,6 +111,11 @@ def processor() -> dict[str, Any]:
     try:
         import torch
 
+        from ..blocks.linear import products
+
+        linear = {
+            str(dtype).removeprefix("torch."): product for dtype, product in products().items()
+        }
         level = torch.backends.cpu.get_cpu_capability()
         detect = getattr(torch.cpu, "get_capabilities", None)  # of later versions of torch
         flags = detect() if detect else {}
@@ -123,6 +128,7 @@ def processor() -> dict[str, Any]:
         "vectors": level,  # what torch's own kernels use; ATEN_CPU_CAPABILITY may lower it
         "flags": sorted(name for name in _UNITS if flags.get(name) is True),
         "threads": threads,
+        "linear": linear,  # what computes large linear layers, by dtype
     }
 
 

@@ -73,7 +73,9 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
                     f"processor: {found['name']}, {found['architecture']}, torch uses "
                     f"{found['vectors']}, threads: {found['threads']}"
                 )
-                typer.echo(f"it has: {', '.join(found['flags']) or 'not known'}\n")
+                typer.echo(f"it has: {', '.join(found['flags']) or 'not known'}")
+                linear = (f"{dtype} {product}" for dtype, product in found["linear"].items())
+                typer.echo(f"large linear layers in inference: {', '.join(linear)}\n")
             header = ["package", "for", "wanted", "found", "state"]
             echo_table(
                 header,

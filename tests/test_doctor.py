@@ -16,6 +16,7 @@ from plugins import SWAY, Site
 from typer.testing import CliRunner
 
 import mobilevlm
+from mobilevlm.blocks import linear
 from mobilevlm.cli import diagnosis
 from mobilevlm.cli.app import app
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
@@ -204,7 +205,7 @@ def test_plugins_in_strict_mode(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_all_is_well(site: Site) -> None:
     status, out, err = run("doctor")
-    first, _, _, _, _, *table, last = out.splitlines()
+    first, _, _, _, _, _, *table, last = out.splitlines()
     assert (status, err) == (0, "")
     assert first == f"mobilevlm {mobilevlm.__version__}, Python {platform.python_version()}"
     assert table[0].split() == ["package", "for", "wanted", "found", "state"]
@@ -376,8 +377,9 @@ def test_doctor_says_when_plugins_have_nothing_to_build_on(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(site)
-    monkeypatch.delitem(sys.modules, "mobilevlm.blocks.probes", raising=False)
-    monkeypatch.delattr(mobilevlm.blocks, "probes", raising=False)  # type: ignore[attr-defined]
+    for name in ("probes", "process_state"):
+        monkeypatch.delitem(sys.modules, f"mobilevlm.blocks.{name}", raising=False)
+        monkeypatch.delattr(mobilevlm.blocks, name, raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     status, out, _ = run("doctor")
     assert status == 1
@@ -456,21 +458,33 @@ def test_doctor_compares_versions(site: Site) -> None:
     ],
 )
 def test_doctor_says_what_the_processor_can_do(
-    flags: dict[str, object] | None, said: str, site: Site, monkeypatch: pytest.MonkeyPatch
+    flags: dict[str, object] | None,
+    said: str,
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     if flags is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    for choice in (linear._onednn, linear._lacks_units):
+        choice.cache_clear()
+        request.addfinalizer(choice.cache_clear)
     out = run("doctor")[1].splitlines()
     level, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     name = (flags or {}).get("cpu_name") or platform.processor() or "unknown"
-    assert out[2:4] == [
+    chosen = {
+        str(dtype).removeprefix("torch."): which for dtype, which in linear.products().items()
+    }
+    assert out[2:5] == [
         f"processor: {name}, {platform.machine()}, torch uses {level}, threads: {threads}",
         said,
+        f"large linear layers in inference: {', '.join(f'{k} {v}' for k, v in chosen.items())}",
     ]
     found = json.loads(run("doctor", "--json")[1])["processor"]
     assert (found["name"], found["vectors"], found["threads"]) == (name, level, threads)
+    assert found["linear"] == chosen
     assert said.removeprefix("it has: ") == (", ".join(found["flags"]) or "not known")
 
 
