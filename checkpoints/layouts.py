@@ -210,7 +210,7 @@ def to_upstream(projector: nn.Module, family: str | Layout) -> dict[str, Tensor]
                 if part.rows is None:
                     raise _misfit()
                 tensor = torch.cat([before, tensor])
-        except (LookupError, RuntimeError) as error:  # of a module that it takes for another
+        except RuntimeError as error:  # of a module that it takes for another
             raise _misfit() from error
         found[part.theirs] = tensor
     return found

@@ -32,7 +32,7 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints import pickle_file
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
+from mobilevlm.checkpoints.layouts import LAYOUTS, Name, to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint
 from mobilevlm.registry import first_line, printable, told
 
@@ -101,6 +101,19 @@ def test_strangers_errors_are_cut_to_their_first_line(at: str, said: str, regist
     assert text.isprintable()
 
 
+def test_a_plugins_error_is_cut_to_its_first_line(site: Site) -> None:
+    site.install(
+        "north-tools",
+        "1.0",
+        "[mobilevlm.blocks]\nsway = north_tools:Sway\n",
+        {"north_tools.py": 'raise ValueError("first\\x1b[31m\\nsecond")'},
+    )
+    with pytest.raises(MobileVLMError) as caught:
+        BLOCKS.get("sway")
+    assert "ValueError on import: first\\x1b[31m. " in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
 def test_an_error_without_words() -> None:
     class Mute(Exception):
         def __str__(self) -> str:
@@ -166,6 +179,22 @@ def test_no_layout_stumbles_over_a_short_chain(layout: str, name: str) -> None:
         assert sum(t.numel() for t in theirs.values()) == sum(
             t.numel() for t in projector.state_dict().values()
         )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [Name("latents", "bare"), Name("conv", "conv", (2, 2))],
+    ids=["a norm for queries", "a linear layer for a convolution"],
+)
+def test_a_layout_that_takes_one_module_for_another(name: Name) -> None:
+    stack = load_spec({"in": 6, "out": 6, "blocks": [{"type": "norm-act", "norm": "layer"}]})
+    if name.form == "conv":
+        stack = load_spec({"in": 6, "out": 6, "blocks": ["pointwise"]})
+    with pytest.raises(CheckpointError) as caught:
+        to_upstream(build_projector(stack), lambda projector: [name])
+    assert str(caught.value) == (
+        "the layout does not fit the projector's modules. It belongs to another family."
+    )
 
 
 @pytest.mark.parametrize("mode", ["mlp", "pooling"])
