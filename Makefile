@@ -22,7 +22,7 @@ ZETA := $(ZETA_VENV)/.done-$(VERSION)
 install = @PYTHON="$(PYTHON)" .ci/install $(@D) $(if $(wildcard $@),-q)
 
 BIN := $(VENV)/bin
-SOURCES := $(shell find __init__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
+SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests -q
 TWO := -n 2 --dist loadfile
 test_files = $(patsubst %,tests/test_%.py,$(1))
