@@ -266,6 +266,14 @@ def torch_state() -> Iterator[None]:
             "torch.set_float32_matmul_precision('high')",
             "torch's matmul precision (from highest to high; put back)",
         ),
+        (
+            "torch.set_autocast_enabled('cpu', True)",
+            "torch's autocast (from (False, torch.bfloat16) to (True, torch.bfloat16); put back)",
+        ),
+        (
+            "torch.backends.cudnn.benchmark = True",
+            "cuDNN's switches (from (True, False, False) to (True, True, False); put back)",
+        ),
     ],
 )
 def test_random_states_and_torchs_defaults_are_watched(
