@@ -92,15 +92,17 @@ class AttentionPoolModule(nn.Module):
         """Pool the windows of packed images of different sizes."""
         size = (self.stride, self.stride)
         index, inside = window_index(grids, size, ceil=self.ceil, device=x.device)
-        return self._attend(take(x, index), inside)
+        windows = take(x, index)
+        if inside is not None:
+            windows = windows.masked_fill(~inside[..., None], 0)
+        return self._attend(windows, inside)
 
     def _attend(self, x: Tensor, inside: Tensor | None) -> Tensor:
-        """Pool windows, of whose tokens `inside` says which count; ``(m, k, c) -> (m, d)``."""
+        """Pool windows; ``(m, k, c) -> (m, d)``. Where `inside` is false, they hold zeros."""
         if inside is None:
             y: Tensor = self.attention(x.mean(1, keepdim=True), x, x)
         else:
-            held = inside[..., None].to(x.dtype)
-            mean = (x * held).sum(1, keepdim=True) / held.sum(1, keepdim=True)
+            mean = x.sum(1, keepdim=True) / inside.sum(1)[:, None, None].to(x.dtype)
             y = self.attention(mean, x, x, inside[:, None, None])
         return y[:, 0]
 

@@ -131,8 +131,12 @@ class WindowPool(nn.Module):
         plain = reusable(x) and forward_ad._current_level < 0
         if self.mode == "max":  # a token outside repeats one inside
             windows = take(x, index)
-            # Of equal ones the first has the gradient, as in `forward`; to find it takes time.
-            return windows.amax(1) if plain else windows.max(1).values
+            if plain:
+                return windows.amax(1)
+            # The operator of `forward`, for the same one of equal tokens, or of NaNs, to have the
+            # gradient.
+            rows = windows.transpose(1, 2)[:, :, None]
+            return F.max_pool2d(rows, (1, rows.shape[3])).flatten(1)
         # The sum is rounded to the dtype before it is divided, which is exact by powers of two
         # only; and it may be past the end of fp16.
         exact = inside is None and self.stride & (self.stride - 1) == 0

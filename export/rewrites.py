@@ -21,10 +21,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class IntervalPool(nn.Module):
-    """`AdaptiveAvgPool` as two matrix products; ``(b, h, w, c) -> (b, h', w', c)``.
+    """`AdaptiveAvgPool` as gathers and sums; ``(b, h, w, c) -> (b, h', w', c)``.
 
     ONNX has no adaptive pooling: PyTorch's exporter writes an average pool whose window fits the
-    traced grid, and is silently wrong for any other.
+    traced grid, and is silently wrong for any other. A matrix product would do, but for NaNs and
+    infinities, which it spreads: zero times those is NaN.
     """
 
     averages = True  # as `AdaptiveAvgPool` says, so that it too goes before linear layers
@@ -37,11 +38,11 @@ class IntervalPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[1:3]
         rows, columns = self.size or (h // self.stride, w // self.stride)
-        return _products(_shares(h, rows), _shares(w, columns), x)
+        return _means(_means(x, 1, rows), 2, columns)
 
 
 class LinearPool(nn.Module):
-    """`BilinearPool` as two matrix products; ``(b, h, w, c) -> (b, h', w', c)``.
+    """`BilinearPool` as gathers and sums; ``(b, h, w, c) -> (b, h', w', c)``.
 
     ONNX resizes to a size, but PyTorch's exporter writes the ratio of the traced one, which rounds
     other sides down.
@@ -54,30 +55,37 @@ class LinearPool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.stride == 1:
+            return x
         h, w = x.shape[1:3]
         rows, columns = ((side + self.stride - 1) // self.stride for side in (h, w))
-        return _products(_hats(h, rows), _hats(w, columns), x)
+        return _between(_between(x, 1, rows), 2, columns)
 
 
-def _products(rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
-    """Mix the rows of a grid, then its columns."""
-    b, _, w, c = x.shape
-    y = torch.matmul(rows.to(x), x.flatten(2)).view(b, rows.shape[0], w, c)
-    return torch.matmul(columns.to(x), y)
+def _means(x: Tensor, dim: int, size: int) -> Tensor:
+    """Average one axis of a feature over `size` windows that cover it evenly."""
+    n = x.shape[dim]
+    window = torch.arange(size)[:, None]
+    first, end = window * n // size, ((window + 1) * n + size - 1) // size
+    longest = (n + size - 1) // size + 1
+    token = first + torch.arange(longest)
+    inside = token < end
+    y = x.index_select(dim, token.clamp(max=n - 1).flatten())
+    y = y.view(*x.shape[:dim], size, longest, *x.shape[dim + 1 :])
+    after = (1,) * (x.ndim - 1 - dim)
+    y = y.masked_fill(~inside.view(size, longest, *after), 0).sum(dim + 1)
+    return y / inside.sum(1).view(size, *after).to(x)
 
 
-def _shares(n: int, size: int) -> Tensor:
-    """What each of n tokens gives to each of `size` averages; ``(size, n)``, rows add up to 1."""
-    window, token = torch.arange(size)[:, None], torch.arange(n)
-    inside = (token >= window * n // size) & (token < ((window + 1) * n + size - 1) // size)
-    return inside / inside.sum(1, keepdim=True)
-
-
-def _hats(n: int, size: int) -> Tensor:
-    """What each of n tokens gives to each of `size` points between them; ``(size, n)``."""
+def _between(x: Tensor, dim: int, size: int) -> Tensor:
+    """Interpolate one axis of a feature at `size` points that stand evenly on it."""
+    n = x.shape[dim]
     step = torch.ones(()) * n / size  # first, and in fp32, as eager rounds it
-    points = ((torch.arange(size) + 0.5) * step - 0.5)[:, None]
-    return (1 - (points - torch.arange(n)).abs()).clamp(min=0)
+    points = ((torch.arange(size) + 0.5) * step - 0.5).clamp(min=0)
+    low = points.long()
+    share = (points - low).view(size, *(1,) * (x.ndim - 1 - dim)).to(x)
+    high = (low + 1).clamp(max=n - 1)
+    return x.index_select(dim, low) * (1 - share) + x.index_select(dim, high) * share
 
 
 class SlicedMerge(nn.Module):
@@ -109,7 +117,7 @@ class SlicedMerge(nn.Module):
 
 
 def with_exact_pools(module: nn.Module) -> nn.Module:
-    """Return a copy in which pools are matrix products; weights are shared."""
+    """Return a copy in which pools are gathers and sums; weights are shared."""
     module = _rewritten(module, AdaptiveAvgPool, lambda pool: IntervalPool(pool.size, pool.stride))
     return _rewritten(module, BilinearPool, lambda pool: LinearPool(pool.stride))
 
