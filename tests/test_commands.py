@@ -24,7 +24,7 @@ NEW = """\
 #!/bin/sh
 [ "$1 $2" = "-m venv" ] || exec {python} "$@"
 mkdir -p "$3/bin"
-[ ! -e {broken} ] || exit 1
+[ ! -e {broken} ] || {{ ln -s "$(which false)" "$3/bin/python"; exit 1; }}
 cat > "$3/bin/python" <<'END'
 #!/bin/sh
 [ "$3" = -V ] && echo "pip 26.3 from nowhere (python {version})" && exit
