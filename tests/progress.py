@@ -30,7 +30,7 @@ class Progress:
         if not self.files:  # every worker collects the same
             self.expect(ids)
 
-    @pytest.hookimpl(wrapper=True)
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> Iterable[object]:
         category, _, word = yield
         return category, "", word
