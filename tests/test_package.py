@@ -144,8 +144,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import shutil
 
     copy = tmp_path_factory.mktemp("tree") / "my-clone"
-    ignore = shutil.ignore_patterns(".git", ".venv", "build", "dist", "*.egg-info", "__pycache__")
-    shutil.copytree(ROOT, copy, ignore=ignore)
+    made = (".git", ".venv*", ".*_cache", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*made))
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", str(copy)],
         check=True,
