@@ -65,8 +65,8 @@ test-threads: $(TEST)  ## Each of these tests on four threads at once.
 # Whose numbers could depend on the processor.
 test-isa: $(TEST)  ## Numbers once more, on a processor that has AVX2 at most.
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTEST) $(TWO) \
-		$(call test_files,adapt attention blocks drop_in example_documents export fast honeybee linear \
-		models nonfinite packed parity projector properties zoo)
+		$(call test_files,adapt attention blocks drop_in example_documents export fast honeybee in_place linear \
+		models nonfinite packed parity projector properties special_values zoo)
 
 test-clone: $(TEST)  ## Tests of the last commit: in any order, without asserts, my-clone as folder.
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
