@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import (
+    ExitStack,
+    closing,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 
 __all__ = ["Quiet", "quiet"]
 
@@ -20,7 +28,8 @@ class Quiet:
     """What is printed while this is on is caught, and shown on standard error on demand.
 
     Exporters print from C++ too, so the process's own outputs are turned away: other threads'
-    lines are caught as well. Warnings are dropped.
+    lines are caught as well. Warnings are dropped, and so are those that this thread logs, where
+    a handler would print them.
     """
 
     def __init__(self) -> None:
@@ -33,6 +42,7 @@ class Quiet:
         """Turn the outputs away."""
         self._stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
+        self._stack.enter_context(_unlogged())
         for descriptor in (1, 2):
             self._stack.enter_context(_turned(descriptor, self._caught.fileno()))
         if sys.stdout is not sys.__stdout__:
@@ -84,6 +94,36 @@ def quiet() -> Iterator[Quiet]:
 
 
 @contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep this thread's warnings from handlers that print, and the root logger's as they are."""
+    thread = threading.get_ident()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno > logging.WARNING
+
+    # Where the root logger has none, logging.warning() gives it one, for good.
+    none = logging.NullHandler()
+    logging.root.addHandler(none)
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    printing = {
+        handler
+        for logger in loggers
+        if isinstance(logger, logging.Logger)
+        for handler in logger.handlers
+        if isinstance(handler, logging.StreamHandler)
+        and not isinstance(handler, logging.FileHandler)
+    }
+    for handler in printing:
+        handler.addFilter(passes)
+    try:
+        yield
+    finally:
+        for handler in printing:
+            handler.removeFilter(passes)
+        logging.root.removeHandler(none)
+
+
+@contextmanager
 def _turned(descriptor: int, to: int) -> Iterator[None]:
     """Turn one of the process's outputs elsewhere for a while, if it has one."""
     _flush()
@@ -104,4 +144,5 @@ def _turned(descriptor: int, to: int) -> Iterator[None]:
 def _flush() -> None:
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None and not stream.closed:
-            stream.flush()
+            with suppress(OSError):  # a full disk; the outputs are turned back all the same
+                stream.flush()

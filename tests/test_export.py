@@ -1,6 +1,8 @@
 """Export: what every format shares, and `.pt2`, which needs no extra."""
 
+import io
 import json
+import logging
 import math
 import os
 import sys
@@ -250,6 +252,8 @@ class Lying(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             print("a line of an exporter")
+            logging.warning("advice of an exporter")
+            logging.getLogger("torch.onnx").warning("more advice")
             return x * 1.01
         return x
 
@@ -307,6 +311,25 @@ def test_a_file_that_differs_is_not_kept(tmp_path: Path, capfd: pytest.CaptureFi
     out, err = capfd.readouterr()
     assert out == ""
     assert "a line of an exporter" in err  # it failed, so what was printed is shown
+
+
+@pytest.mark.usefixtures("registries")
+def test_advice_that_is_logged_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a notebook's handlers keep its own streams, and where nobody set logging up."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with pytest.raises(Mismatch):
+        export_projector(local("lying"), tmp_path / "p.pt2", grid=(4, 4))
+    assert logging.root.handlers == []
+    assert "advice" not in capfd.readouterr().err
+    handler = logging.StreamHandler(notebook := io.StringIO())
+    logging.root.addHandler(handler)
+    with pytest.raises(Mismatch):
+        export_projector(local("lying"), tmp_path / "p.pt2", grid=(4, 4))
+    logging.warning("heard")
+    assert notebook.getvalue() == "heard\n"
+    assert (logging.root.handlers, handler.filters) == ([handler], [])
 
 
 def test_a_projector_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
