@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -49,7 +48,7 @@ class ExecuTorch(Target):
         dims = (1, *door.dims[1:]) if most == 1 else door.dims
         return dataclasses.replace(door, dims=dims, longest=longest)
 
-    def write(self, job: Job, path: Path, tell: Tell) -> None:
+    def write(self, job: Job, tell: Tell) -> bytes:
         from executorch.backends.xnnpack.partition.config.xnnpack_config import (
             ConfigPrecisionType,
         )
@@ -72,15 +71,14 @@ class ExecuTorch(Target):
             partitioners = [first, *partitioners]
         tell("Lowering to XNNPACK")
         lowered = to_edge_transform_and_lower(program, partitioner=partitioners)
-        tell("Writing")
-        path.write_bytes(lowered.to_executorch().buffer)
+        data: bytes = lowered.to_executorch().buffer
+        return data
 
-    def load(self, job: Job, path: Path) -> Loaded:
+    def load(self, job: Job, data: bytes) -> Loaded:
         from executorch.exir._serialize._program import deserialize_pte_binary
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 
-        data = path.read_bytes()
         program = Runtime.get().load_program(data)
         plan = deserialize_pte_binary(data).program.execution_plan[0]
         x, y = (plan.values[values[0]].val for values in (plan.inputs, plan.outputs))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..blocks.dtypes import short_name
 from ..blocks.feature import check_grid
 from ..projectors.document import dump_spec
-from ..projectors.files import check_target, replacing
+from ..projectors.files import check_target, replace_file
 from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
 from ..registry import MobileVLMError, RegistryError, quote
@@ -116,7 +116,7 @@ def export_projector(
     job = Job(frozen, door, sides, dynamic_grid, weights, document, options)
     target.refuse(job)
 
-    with replacing(path) as beside, torch.no_grad(), quiet() as noise:
+    with torch.no_grad(), quiet() as noise:
         pairs = expect(door)  # no earlier: it would see another thread's tracing
 
         def say(stage: str) -> None:
@@ -125,9 +125,9 @@ def export_projector(
                     progress(stage)
 
         try:
-            target.write(job, beside, say)
+            data = target.write(job, say)
             say("Running it again")
-            loaded = target.load(job, beside)
+            loaded = target.load(job, data)
         except (MobileVLMError, OSError):
             raise
         except Exception as error:
@@ -139,11 +139,11 @@ def export_projector(
         _keep_free(door.dims, loaded.inputs, path)
         checks = compare(loaded, pairs, target.tolerance[weights], path)
         say("Timing it")
-        return Report(
+        report = Report(
             path=str(path),
             format=path.suffix.removeprefix("."),
             weights=weights,
-            bytes=beside.stat().st_size,
+            bytes=len(data),
             inputs=loaded.inputs,
             outputs=loaded.outputs,
             versions=loaded.versions,
@@ -151,6 +151,10 @@ def export_projector(
             time_ratio=time_ratio(loaded, door, pairs[0][0]) if loaded.timed else None,
             notes=loaded.notes,
         )
+    if progress is not None:
+        progress("Writing")
+    replace_file(path, data)
+    return report
 
 
 def _keep_free(asked: Dims, found: Dims, path: Path) -> None:

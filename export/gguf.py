@@ -7,6 +7,7 @@ llama.cpp computes three of our projectors: ``mlp`` (`mlp2x_gelu`), ``ldp`` (`ld
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +103,12 @@ class Gguf(Target):
         if "tower" in job.options:
             _refuse_tower(read_tower(job.options["tower"]), type_, projector.spec.in_)
 
-    def write(self, job: Job, path: Path, tell: Tell) -> None:
+    def write(self, job: Job, tell: Tell) -> bytes:
         from gguf import GGUFWriter
 
         type_ = _type_of(job.projector)
         tower = read_tower(job.options["tower"]) if "tower" in job.options else None
-        writer = GGUFWriter(path, "clip")
+        writer = GGUFWriter(None, "clip")
         _add_keys(writer, job, type_, tower)
         tell("Encoding the projector")
         for name, tensor in _tensors(job.projector, type_):
@@ -116,13 +117,18 @@ class Gguf(Target):
             tell("Encoding the vision tower")
             for name, tensor in tower.tensors():
                 _add_tensor(writer, name, tensor, job.weights)
-        tell("Writing")
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        # It writes tensors to a file descriptor, never to memory.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "p.gguf")
+            try:
+                writer.write_header_to_file(path)
+                writer.write_kv_data_to_file()
+                writer.write_tensors_to_file()
+            finally:
+                writer.close()
+            return path.read_bytes()
 
-    def load(self, job: Job, path: Path) -> Loaded:
+    def load(self, job: Job, data: bytes) -> Loaded:
         """Read the file back into a projector: llama.cpp itself comes with no package of Python's.
 
         tests/export runs it in llama.cpp, where that is installed.
@@ -130,7 +136,10 @@ class Gguf(Target):
         from gguf import GGUFReader
         from gguf.quants import dequantize
 
-        reader = GGUFReader(path)
+        with tempfile.NamedTemporaryFile(suffix=".gguf") as file:  # it maps a file of a name
+            file.write(data)
+            file.flush()
+            reader = GGUFReader(file.name)
         type_ = str(reader.fields["clip.projector_type"].contents())
         family = FAMILIES[type_]
         found = {
@@ -145,7 +154,7 @@ class Gguf(Target):
             for part in parts(projector, layout)
         }
         if found:
-            raise ExportError(f"tensors that are no projector's: {', '.join(found)}", str(path))
+            raise ExportError(f"tensors that are no projector's: {', '.join(found)}")
         projector.load_state_dict(from_upstream(projector, layout, state), assign=True)
         projector.eval()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import ClassVar
 
 import torch
@@ -33,16 +33,17 @@ class Pt2(Target):
     def dtype(self, weights: str) -> torch.dtype:
         return _DTYPES[weights]
 
-    def write(self, job: Job, path: Path, tell: Tell) -> None:
+    def write(self, job: Job, tell: Tell) -> bytes:
         tell("Tracing")
         program = job.door.trace()
         program.example_inputs = None  # or they would lie in the file
-        tell("Writing")
         extra = {DOCUMENT: job.document} if job.document else None
-        torch.export.save(program, path, extra_files=extra)
+        # Given a path, torch aborts the process where the disk is full: a destructor throws.
+        torch.export.save(program, file := io.BytesIO(), extra_files=extra)
+        return file.getvalue()
 
-    def load(self, job: Job, path: Path) -> Loaded:
-        program = torch.export.load(path)
+    def load(self, job: Job, data: bytes) -> Loaded:
+        program = torch.export.load(io.BytesIO(data))
         inputs, outputs = dims_of(program, job.door.dims)
         versions = {"torch": torch.__version__}
         return Loaded(program.module(), inputs, outputs, versions)

@@ -117,12 +117,16 @@ class Target(ABC):
         """
 
     @abstractmethod
-    def write(self, job: Job, path: Path, tell: Tell) -> None:
-        """Write the file."""
+    def write(self, job: Job, tell: Tell) -> bytes:
+        """Return what the file is to hold.
+
+        It never writes beside the file: what a native writer does on a full disk may be to end
+        the process.
+        """
 
     @abstractmethod
-    def load(self, job: Job, path: Path) -> Loaded:
-        """Open the file in its own runtime."""
+    def load(self, job: Job, data: bytes) -> Loaded:
+        """Open what was written in its own runtime."""
 
 
 def find_target(path: Path) -> Target:

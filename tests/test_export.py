@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from full_disk import export_on_a_full_disk
 from plugins import at_once
 from torch import Tensor, nn
 from torch.export import Dim
@@ -204,7 +205,7 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     stages: list[str] = []
     projector = build_projector("ldp", 6, 10)
     export_projector(projector, tmp_path / "p.pt2", grid=(4, 6), progress=stages.append)
-    assert stages == ["Tracing", "Writing", "Running it again", "Timing it"]
+    assert stages == ["Tracing", "Running it again", "Timing it", "Writing"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -225,12 +226,12 @@ def test_an_export_within_another(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
     def nested(stage: str) -> None:
         print(stage)
-        if stage == "Writing":
+        if stage == "Timing it":
             export_projector(projector, tmp_path / "inner.pt2")
 
     export_projector(projector, tmp_path / "outer.pt2", progress=nested)
     assert len(list(tmp_path.iterdir())) == 2
-    stages = "Tracing\nWriting\nRunning it again\nTiming it\n"
+    stages = "Tracing\nRunning it again\nTiming it\nWriting\n"
     assert capfd.readouterr() == (stages, "")
 
 
@@ -330,6 +331,16 @@ def test_advice_that_is_logged_is_dropped(
     logging.warning("heard")
     assert notebook.getvalue() == "heard\n"
     assert (logging.root.handlers, handler.filters) == ([handler], [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of a process")
+@pytest.mark.parametrize("weights", ["f32", "bf16"])
+def test_a_full_disk_ends_neither_the_process_nor_the_old_file(
+    weights: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.pt2"
+    export_projector(build_projector("mlp", 6, 10), path)
+    export_on_a_full_disk(path, weights, "start")
 
 
 def test_a_projector_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:

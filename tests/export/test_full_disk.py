@@ -1,0 +1,20 @@
+"""A full disk, at the end and from the start, where temporary files are what does not fit."""
+
+from pathlib import Path
+
+import pytest
+from full_disk import export_on_a_full_disk
+
+from mobilevlm import build_projector, export_projector
+
+
+@pytest.mark.parametrize("moment", ["start", "Writing"])
+@pytest.mark.parametrize(
+    ("suffix", "weights"),
+    [(".onnx", "f32"), (".onnx", "int8"), (".gguf", "f16"), (".pte", "f32")],
+)
+def test_nothing_is_lost(suffix: str, weights: str, moment: str, tmp_path: Path) -> None:
+    path = tmp_path / f"p{suffix}"
+    if suffix != ".pte":
+        export_projector(build_projector("mlp2x_gelu", 8, 8), path)
+    export_on_a_full_disk(path, weights, moment)
