@@ -23,6 +23,7 @@ from .door import first_line, open_door
 from .earlier import is_ours
 from .errors import ExportError, Mismatch
 from .noise import quiet
+from .processor import processor
 from .report import Report
 from .target import Job, Tell, find_target
 
@@ -99,6 +100,7 @@ def export_projector(
     weights = target.weights(projector) if weights is None else short_name(str(weights))
     if weights not in target.tolerance:
         raise ExportError(quote(weights), "weights", f"one of {', '.join(target.tolerance)}")
+    tolerance = target.tolerance[weights]
     if not path.absolute().parent.is_dir():
         raise ExportError("its folder is not there", str(path), "a file to write")
     check_target(path, path.suffix, is_ours, ExportError, replace=replace)
@@ -117,7 +119,8 @@ def export_projector(
     target.refuse(job)
 
     with torch.no_grad(), quiet() as noise:
-        pairs = expect(door)  # no earlier: it would see another thread's tracing
+        # No earlier: it would see another thread's tracing.
+        expected = expect(door, tolerance if isinstance(tolerance, torch.dtype) else None)
 
         def say(stage: str) -> None:
             if progress is not None:
@@ -137,7 +140,7 @@ def export_projector(
                 hint="What it printed stands before this message.",
             ) from error
         _keep_free(door.dims, loaded.inputs, path)
-        checks = compare(loaded, pairs, target.tolerance[weights], path)
+        checks = compare(loaded, expected, tolerance, path)
         say("Timing it")
         report = Report(
             path=str(path),
@@ -148,8 +151,9 @@ def export_projector(
             outputs=loaded.outputs,
             versions=loaded.versions,
             checks=checks,
-            time_ratio=time_ratio(loaded, door, pairs[0][0]) if loaded.timed else None,
+            time_ratio=time_ratio(loaded, door, expected[0].x) if loaded.timed else None,
             notes=loaded.notes,
+            processor=processor(),
         )
     if progress is not None:
         progress("Writing")

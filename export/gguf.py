@@ -67,7 +67,7 @@ class Gguf(Target):
 
     extra = "gguf"
     packages = ("gguf",)
-    tolerance: ClassVar = {"f16": 5e-3, "f32": 5e-3, "q8_0": 0.1}
+    tolerance: ClassVar = {"f16": torch.float16, "f32": 5e-3, "q8_0": 0.1}
     options = ("tower",)
     free = False
 

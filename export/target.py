@@ -82,14 +82,15 @@ class Target(ABC):
         extra: The extra that brings its packages; empty if there is none.
         packages: The packages it imports.
         tolerance: How it can keep weights, the default first, each with the largest relative
-            difference from eager that a file may show.
+            difference from eager that a file may show; or with the half precision in which it
+            may be about as far from fp64 as eager is.
         options: The options that it alone takes.
         free: Whether axes can be left free; otherwise it takes one image and one grid.
     """
 
     extra: ClassVar[str] = ""
     packages: ClassVar[tuple[str, ...]] = ()
-    tolerance: ClassVar[Mapping[str, float]]
+    tolerance: ClassVar[Mapping[str, float | torch.dtype]]
     options: ClassVar[tuple[str, ...]] = ()
     free: ClassVar[bool] = True
 

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 import threading
 from functools import partial
@@ -39,6 +40,7 @@ from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool
 from mobilevlm.cli.app import app
 from mobilevlm.export import check, target
 from mobilevlm.export.errors import ExportError, Mismatch
+from mobilevlm.export.processor import processor
 from mobilevlm.export.rewrites import (
     IntervalPool,
     LinearPool,
@@ -162,6 +164,41 @@ def test_reload_equals_eager_in_every_dtype(dtype: torch.dtype, tmp_path: Path) 
     assert program(path)(x.float()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("weights", ["f16", "bf16"])
+@pytest.mark.parametrize("name", ["ldp", "ldpnet", "ldpnetv2", "c-abstractor", "mlp2x_gelu"])
+def test_half_precision_is_as_near_to_the_truth_as_eager(
+    name: str, weights: str, tmp_path: Path
+) -> None:
+    options = {"hidden": 64, "depth": 1} if name == "c-abstractor" else {}
+    projector = build_projector(name, 64, 96, **options)
+    report = export_projector(projector, tmp_path / "p.pt2", grid=(12, 12), weights=weights)
+    for done in report.checks:
+        assert done.error is not None
+        assert done.eager_error is not None
+        assert 0 < done.error < 2 * done.eager_error < (4e-3 if weights == "f16" else 4e-2)
+
+
+def test_the_report_says_what_it_was_checked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = export_projector(build_projector("mlp", 6, 10), tmp_path / "p.pt2")
+    assert report.processor == processor()
+    assert f"checked on {processor()}" in str(report).splitlines()
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    found = {"avx2": True, "avx512_f": True, "avx_vnni": False, "avx512_vnni": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert processor() == "x86-64 with AVX2, AVX-512, VNNI"
+    found.update(avx512_f=False, avx512_vnni=False)
+    assert processor() == "x86-64 with AVX2"
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    found.clear()
+    assert processor() == "riscv64"
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    for name, there in {"avx2": True, "avx512": False, "vnni": True}.items():
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda there=there: there)
+    assert processor() == "riscv64 with AVX2, VNNI"
+
+
 def test_the_document_lies_inside(tmp_path: Path) -> None:
     path = tmp_path / "p.pt2"
     projector = build_projector(COMPOSED)
@@ -259,19 +296,47 @@ class Lying(nn.Module):
         return x
 
 
+class Spotted(nn.Module):
+    """Gets one number slightly wrong once it is exported."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            first = torch.arange(x[0].numel()).view(x.shape[1:]) == 0
+            return x + first.to(x.dtype) * 8 * torch.finfo(x.dtype).eps
+        return x
+
+
+class Narrow(nn.Module):
+    """Computes in fp32 whatever it is given, and takes no fp64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            raise RuntimeError("expected scalar type Float but found Double")
+        return (x.float() * self.weight.float() / 3).to(x.dtype)
+
+
 class Local(Block):
     kind: str = "rooted"
-    made: ClassVar[dict[str, type[nn.Module]]] = {"rooted": Rooted, "lying": Lying}
+    made: ClassVar[dict[str, type[nn.Module]]] = {
+        "rooted": Rooted,
+        "lying": Lying,
+        "spotted": Spotted,
+        "narrow": Narrow,
+    }
 
     def build(self, x: Feature) -> nn.Module:
         return self.made[self.kind]()
 
 
-def local(kind: str) -> Any:
+def local(kind: str, *before: str) -> Any:
     if "local-export" not in BLOCKS:
         BLOCKS.register("local-export")(Local)
-    document = {"in": 6, "out": 6, "blocks": [{"type": "local-export", "kind": kind}]}
-    return build_projector(document)
+    blocks = [*before, {"type": "local-export", "kind": kind}]
+    return build_projector({"in": 6, "out": 6, "blocks": blocks})
 
 
 @pytest.mark.usefixtures("registries")
@@ -312,6 +377,35 @@ def test_a_file_that_differs_is_not_kept(tmp_path: Path, capfd: pytest.CaptureFi
     out, err = capfd.readouterr()
     assert out == ""
     assert "a line of an exporter" in err  # it failed, so what was printed is shown
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize("weights", ["f16", "bf16"])
+def test_half_precision_does_not_hide_a_wrong_file(weights: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.pt2"
+    message = refusal(local("lying", "pointwise"), path, grid=(9, 9), weights=weights)
+    assert re.fullmatch(
+        re.escape(f"{path}: an input of (1, 81, 6) gives an output whose ")
+        + r"(mean|largest) error is \S+; expected at most (2|4) times eager's, which is \S+ from "
+        r"fp64\. Nothing was written under that name\.",
+        message,
+    )
+    message = refusal(local("spotted", "pointwise"), path, grid=(24, 24), weights=weights)
+    assert "gives an output whose largest error is" in message
+    assert not path.exists()
+    # Where a block has no fp64, fp32 is the truth.
+    report = export_projector(local("narrow", "pointwise"), path, grid=(9, 9), weights=weights)
+    assert report.checks[0].error is not None
+
+
+def test_numbers_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 6, 10)
+    with torch.no_grad():
+        next(projector.parameters()).fill_(6e4)
+    assert refusal(projector, tmp_path / "p.pt2", weights="f16") == (
+        "the projector itself gives NaN or infinities for features of unit scale in float16; "
+        'expected finite numbers. Keep the weights as "f32".'
+    )
 
 
 @pytest.mark.usefixtures("registries")
@@ -580,12 +674,14 @@ def test_the_command_line_exports_a_name_and_says_that_its_weights_are_random(
     assert result.stderr == "note: mlp is no checkpoint: its weights are random\n"
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{path}: bf16, 0.0 MB, torch ")
-    assert lines[1:4] == [
+    same = "differs from eager by 0.0e+00, 0.0e+00 relative; from fp64 by N, eager by N"
+    assert [re.sub(r"by \d[.]\de-03", "by N", line) for line in lines[1:4]] == [
         "(batch, tokens, 6) -> (batch, tokens, 10)",
-        "at (1, 576, 6): differs from eager by 0.0e+00, 0.0e+00 relative",
-        "at (3, 650, 6): differs from eager by 0.0e+00, 0.0e+00 relative",
+        f"at (1, 576, 6): {same}",
+        f"at (3, 650, 6): {same}",
     ]
-    assert lines[4].startswith("takes ")
+    assert lines[4] == f"checked on {processor()}"
+    assert lines[5].startswith("takes ")
     result = run("ldp", "in=6", "out=10", "p.pt2")
     assert (result.exit_code, result.stderr) == (
         2,
