@@ -75,6 +75,10 @@ test-clone: $(TEST)  ## Tests of the last commit: in any order, without asserts,
 		PYTEST_OPTIONS=--random-order pytest
 	touch -d @0 $(DEMO)
 
+test-adapters: $(ADAPTERS)  ## PEFT, torchao, bitsandbytes and DeepSpeed on projectors.
+	OMP_NUM_THREADS=1 $(ADAPTERS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
+		tests/adapters
+
 test-export: $(EXPORT)  ## ONNX, GGUF and ExecuTorch, run in their own runtimes; recipes.
 	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
 		tests/export

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import re
@@ -15,6 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..registry import MobileVLMError, quote
+
+try:
+    import fcntl
+except ImportError:  # on Windows, which renames no file that is open either
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["check_suffix", "check_target", "replace_file", "replacing"]
 
@@ -100,13 +104,13 @@ def replace_file(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         path.write_bytes(data)
         return
-    with _replacing(path, "") as beside:
+    with replacing(path) as beside:
         beside.write_bytes(data)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, beside the file and with its suffix; then sync and rename over it.
+    """Give a path to write to, beside the file; then sync and rename over it.
 
     A link is replaced, never followed, and a file keeps its mode. If the body raises, what was
     there before is untouched and nothing else is left.
@@ -114,14 +118,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written.
     """
-    with _replacing(path, path.suffix) as beside:
-        yield beside
-
-
-@contextmanager
-def _replacing(path: Path, suffix: str) -> Iterator[Path]:
     _remove_stale(path)
-    beside, lock = _claim(path.parent, suffix)
+    beside, lock = _claim(path.parent)
     try:
         yield beside
         with open(beside, "rb+") as file:
@@ -135,7 +133,8 @@ def _replacing(path: Path, suffix: str) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
         raise
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
 
 
 # ---------------------------------------------------------------------- temporary files
@@ -143,16 +142,19 @@ def _replacing(path: Path, suffix: str) -> Iterator[Path]:
 # A writer holds a lock on its temporary file, which ends with the process however that ends. The
 # machine is part of the name, as locks may not be seen by others that share the folder.
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
-_NAME = re.compile(r"[.]mobilevlm-(?P<machine>[0-9a-f]{8})-[0-9a-f]{16}[.]tmp([.][^.]+)?")
+_NAME = re.compile(r"[.]mobilevlm-(?P<machine>[0-9a-f]{8})-[0-9a-f]{16}[.]tmp")
 _HOUR = 3600
 _DAY = 24 * _HOUR
 
 
-def _claim(folder: Path, suffix: str) -> tuple[Path, int]:
-    """Make a locked temporary file, and return its path and the descriptor that holds the lock."""
+def _claim(folder: Path) -> tuple[Path, int | None]:
+    """Make a temporary file, and return its path and the descriptor that holds a lock on it."""
     while True:
-        path = folder / f".mobilevlm-{_MACHINE}-{secrets.token_hex(8)}.tmp{suffix}"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        path = folder / f".mobilevlm-{_MACHINE}-{secrets.token_hex(8)}.tmp"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:
+            os.close(handle)
+            return path, None
         with suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
@@ -162,6 +164,8 @@ def _claim(folder: Path, suffix: str) -> tuple[Path, int]:
 
 def _remove_stale(path: Path) -> None:
     """Remove what writers that were killed have left where a file is to be written."""
+    if fcntl is None:  # nor does os.kill only look whether a process lives there
+        return
     # Before, the names were .PID.THREAD.NAME, and nothing was locked.
     earlier = re.compile(rf"[.](?P<process>\d+)[.]\d+[.]{re.escape(path.name)}")
     with suppress(OSError), os.scandir(path.parent) as entries:
@@ -183,7 +187,7 @@ def _remove_stale(path: Path) -> None:
 
 def _remove_unlocked(path: str, age: float) -> None:
     """Remove a temporary file of this machine whose writer lives no more."""
-    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         stale = True
