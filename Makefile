@@ -132,7 +132,8 @@ $(ZETA): pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)
 	touch $@
 
 # DeepSpeed compiles what it needs where it needs it.
+$(ADAPTERS): export DS_BUILD_OPS := 0
 $(ADAPTERS): pyproject.toml constraints.txt constraints-adapters.txt $(SOURCES)
-	DS_BUILD_OPS=0 $(install) -c constraints.txt -c constraints-adapters.txt \
+	$(install) -c constraints.txt -c constraints-adapters.txt \
 		. accelerate bitsandbytes deepspeed peft pytest pytest-xdist torchao transformers
 	touch $@
