@@ -12,6 +12,7 @@ through fp32, and is held to be 3 times as fast as the original.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import platform
 import sys
@@ -23,18 +24,37 @@ import torch
 from peers import PEERS, Peer, zoo
 from versus import agree, forward, ours
 
+from mobilevlm import build_vision_projector
+from mobilevlm.blocks.linear import UNITS
 from mobilevlm.cli.timing import compare
 from mobilevlm.projectors.table import align
+
+
+def drop_in(name: str, original: Callable[[], Peer], before: str = "") -> Callable[[], Peer]:
+    """A case in which ours is what `build_vision_projector` builds, with upstream's own keys."""
+
+    def peer() -> Peer:
+        found = original()
+        spec = found.ours.spec
+        config = {"mm_projector_type": name, "mm_hidden_size": spec.in_, "hidden_size": spec.out}
+        built = build_vision_projector(config).eval()
+        built.load_state_dict({before + k: v for k, v in found.module.state_dict().items()})
+        return dataclasses.replace(found, ours=built)
+
+    return peer
+
 
 CASES: dict[str, Callable[[], Peer]] = {
     "mlp2x_gelu": zoo("llava", 1024, 2048),
     "ldpnet": PEERS["ldpnet 1024->2048"].make,
     "ldpnetv2": PEERS["ldpnetv2 1024->2048"].make,
+    "ldpnet drop-in": drop_in("ldpnet", PEERS["ldpnet 1024->2048"].make, "model."),
+    "ldpnetv2 drop-in": drop_in("ldpnetv2", PEERS["ldpnetv2 1024->2048"].make),
     "internvl": PEERS["internvl 1024->2048"].make,
     "gemma3": PEERS["gemma3 1152->2560"].make,
     "qwen2-5-vl": PEERS["qwen2-5-vl 1280->3584"].make,
 }
-BF16_UNITS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")
+BF16_UNITS = UNITS[torch.bfloat16]
 HEADER = ["projector", "T", "dtype", "original", "ours", "median ratio", "95 %", "limit", ""]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -28,21 +28,32 @@ class Chain(nn.Sequential):
     tokens should come first. Modules, keys and numbers stay where and what they are.
     """
 
-    _linear: frozenset[int] = frozenset()  # the places in which linear layers were built
+    # The places in which linear layers were built, and of how many; so long as none is added.
+    _places: tuple[frozenset[int], int] = (frozenset(), 0)
 
-    def __init__(self, *modules: nn.Module) -> None:
+    def __init__(self, *modules: Any) -> None:
         super().__init__(*modules)
-        self._linear = frozenset(i for i, module in enumerate(modules) if is_linear(module))
+        self._places = frozenset(i for i, module in enumerate(self) if is_linear(module)), len(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return run_in_order(self.links(), x)
 
     def links(self) -> list[Link]:
         """Return what to run, in the order written."""
+        linear, length = self._places
+        if len(self) != length:
+            linear = frozenset()
         return [
-            partial(call_linear, module) if i in self._linear and not is_linear(module) else module
+            partial(call_linear, module)
+            if not is_linear(module) and (i in linear or _resembles_linear(module))
+            else module
             for i, module in enumerate(self)
         ]
+
+
+def _resembles_linear(module: nn.Module) -> bool:
+    """Return whether a module says the widths of a linear layer, as its stand-ins do."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
 def order(modules: Sequence[Link]) -> list[int]:

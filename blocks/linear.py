@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .activation import activate_
 from .fast import enabled, observed, recording
 
-__all__ = ["Linear", "call_linear", "is_linear", "products", "project"]
+__all__ = ["UNITS", "Linear", "call_linear", "is_linear", "products", "project"]
 
 # Multiply-accumulates below which choosing a product costs more than it saves.
 _MIN_WORK = 1 << 21
@@ -24,7 +24,7 @@ _MIN_ROWS = 16
 
 # What says that a processor multiplies numbers of a dtype itself. Without it torch computes bf16
 # and fp16 products at a seventh of fp32's speed.
-_UNITS = {
+UNITS = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
     torch.float16: ("avx512_fp16", "amx_fp16", "avx_ne_convert"),
 }
@@ -82,6 +82,8 @@ def call_linear(module: nn.Module, x: Tensor) -> Tensor:
 
 def products() -> dict[torch.dtype, str]:
     """Say how large linear layers are computed on this CPU, without gradients, by dtype."""
+    if not enabled():
+        return dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), "torch")
     return {
         dtype: "oneDNN" if _onednn(dtype) else "through fp32" if _lacks_units(dtype) else "torch"
         for dtype in (torch.float32, torch.bfloat16, torch.float16)
@@ -217,12 +219,12 @@ def _lacks_units(dtype: torch.dtype) -> bool:
     Measured on Zen 3, through fp32 / torch's own, times as fast: bf16 4.4-5 at 64 rows and 4.9-7
     from 144 on, fp16 2.5-3.9 and 3.7-5.5. oneDNN too may be told to leave the units alone.
     """
-    if dtype not in _UNITS or not _HAS_MKL:
+    if dtype not in UNITS or not _HAS_MKL:
         return False
     found = _capabilities()
     if found.get("architecture") != "x86_64":
         return False
-    return not (_has_primitives(dtype) and any(map(found.get, _UNITS[dtype])))
+    return not (_has_primitives(dtype) and any(map(found.get, UNITS[dtype])))
 
 
 def _has_primitives(dtype: torch.dtype) -> bool:

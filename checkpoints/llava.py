@@ -14,6 +14,7 @@ from ..blocks.block import Block
 from ..blocks.chain import Chain, run_in_order
 from ..blocks.depthwise import to_nchw
 from ..blocks.errors import SpecError
+from ..blocks.fast import hooked
 from ..blocks.feature import Grid
 from ..blocks.linear import project
 from ..blocks.pointwise import Pointwise
@@ -244,7 +245,16 @@ class LDPNetV2Projector(UpstreamProjector):
         self.peg = PosInjectLayer(stack.out)
 
     def _chain(self, x: Tensor) -> Tensor:
-        y: Tensor = self.peg(self.dwn(self.mlp(x)))
+        mlp, pool = self.mlp, self.dwn
+        if (
+            (type(mlp), type(pool)) == (FeatureIRLayer, TokenDownLayer)
+            and type(mlp.mlp) is Chain
+            and not any(map(hooked, (mlp, mlp.mlp, *pool.modules())))
+        ):
+            x = run_in_order([*mlp.mlp.links(), pool], x)  # the pool before the last layer
+        else:
+            x = pool(mlp(x))
+        y: Tensor = self.peg(x)
         return y
 
 
@@ -262,6 +272,8 @@ class FeatureIRLayer(nn.Module):
 
 class TokenDownLayer(nn.Module):
     """An average pool to one grid; ``(b, h, w, c) -> (b, h', w', c)``."""
+
+    averages = True
 
     def __init__(self, size: Grid) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from test_parity import GOLDEN, golden
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilevlm import (
     CheckpointError,
@@ -302,3 +303,20 @@ def test_to_upstream_of_an_unknown_or_other_family() -> None:
         assert str(caught.value) == message
     with pytest.raises(CheckpointError, match="the layout names 2 modules, the projector has 1"):
         to_upstream(build_vision_projector(config("linear")), "llava")
+
+
+def test_the_pool_of_ldpnetv2_goes_before_the_last_linear_layer() -> None:
+    class Rows(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.addmm.default:
+                rows.append(args[1].shape[0])
+            return func(*args, **(kwargs or {}))
+
+    projector = build_vision_projector(config("ldpnetv2"))
+    for watched, expected in ((False, [576, 144]), (True, [576, 576])):
+        rows: list[int] = []
+        if watched:  # what it gives is then that of the module, in upstream's order
+            projector.mlp.register_forward_hook(lambda *_: None)
+        with torch.no_grad(), Rows():
+            projector(torch.randn(1, 576, 16))
+        assert rows == expected

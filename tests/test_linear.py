@@ -562,3 +562,18 @@ def test_a_layer_that_takes_three_axes(name: str, put: Any) -> None:
     assert replaced or name in ("identity", "drop-in identity")
     for y, wanted in zip(run(), expected, strict=True):
         torch.testing.assert_close(y, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_chain_that_somebody_has_edited() -> None:
+    projector = build_projector("ldp", 8, 12).eval()
+    x = torch.randn(2, 64, 8)
+    with torch.inference_mode():
+        expected = projector(x)
+        projector.blocks.insert(1, nn.Identity())
+        torch.testing.assert_close(projector(x), expected)
+        del projector.blocks[1]
+        assert replace_all(projector, put_subclass)
+        torch.testing.assert_close(projector(x), expected)
+        first = projector.blocks[:3]  # of which the first says itself what it stands for
+        feature = torch.randn(2, 4, 4, 8)
+        assert first(feature).shape == (2, 4, 4, 12)
