@@ -106,12 +106,12 @@ def check_folder(path: Path, *, replace: bool) -> None:
     Raises:
         CheckpointError: It says what is there.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         check_suffix(path, "", CheckpointError)
         if os.path.lexists(path):
-            what = "a file" if path.exists() else f"a link to {quote(os.readlink(path))}, not there"
+            there = os.path.exists(path)
+            what = "a file" if there else f"a link to {quote(os.readlink(path))}, not there"
             raise CheckpointError(what, str(path), "a folder", "Name another.")
-        return
     for name in _OTHERS:
         if not replace and os.path.lexists(path / name):
             raise CheckpointError(

@@ -101,9 +101,9 @@ def export_projector(
     if weights not in target.tolerance:
         raise ExportError(quote(weights), "weights", f"one of {', '.join(target.tolerance)}")
     tolerance = target.tolerance[weights]
+    check_target(path, path.suffix, is_ours, ExportError, replace=replace)
     if not path.absolute().parent.is_dir():
         raise ExportError("its folder is not there", str(path), "a file to write")
-    check_target(path, path.suffix, is_ours, ExportError, replace=replace)
 
     if dynamic_grid and not target.free:
         raise ExportError(f"{path.suffix} holds one grid", "dynamic_grid", "a fixed grid")

@@ -99,9 +99,8 @@ def dump_spec(
         )
         try:
             replace_file(target, text.encode())
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else first_line(error)
-            raise SpecError(f"cannot be written: {reason}", str(path)) from error
+        except OSError as error:
+            raise SpecError(f"cannot be written: {error.strerror}", str(path)) from error
     return text
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..registry import MobileVLMError, quote
+from ..registry import MobileVLMError, first_line, quote
 
 try:
     import fcntl
@@ -52,24 +52,32 @@ def check_target(
         path: The file to write.
         suffix: The suffix of what will be written; one that means another format is refused.
         is_ours: Whether a file that is there says itself that this library wrote it.
-        error: What to raise.
+        error: What to raise; also where the system takes no such name.
         replace: Whether what is there may be replaced, whoever wrote it.
         flag: How a user says so.
         devices: Whether a device or a pipe may be written to, as it is.
     """
     check_suffix(path, suffix, error)
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as fault:  # a name that is too long, or has a NUL in it
+        reason = fault.strerror if isinstance(fault, OSError) else first_line(fault)
+        raise error(f"cannot be written: {reason}", str(path), hint="Name another.") from fault
     hint = f"Name another, or replace it with {flag}."
-    if path.is_dir():
+    # os.path's answer False where Path's raise, as of a link to a name that is too long.
+    if os.path.isdir(path):
         raise error("a folder", str(path), "a file to write")
-    if path.exists() and not path.is_file():  # behind a link too, as with /dev/stdout
+    if os.path.exists(path) and not os.path.isfile(path):  # behind a link too: /dev/stdout
         if devices:
             return
         raise error("not a regular file", str(path), "a file to write", "Name another.")
-    if replace or not os.path.lexists(path):
+    if replace:
         return
-    if path.is_symlink():
+    if stat.S_ISLNK(status.st_mode):
         raise error(f"a link to {quote(os.readlink(path))}", str(path), "a file of its own", hint)
-    if path.stat().st_size and not is_ours(path):
+    if status.st_size and not is_ours(path):
         found = "already there, and nothing in it says that this library wrote it"
         raise error(found, str(path), "a new file or an earlier result", hint)
 
@@ -101,7 +109,7 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: It cannot be written; a file that was there before is untouched.
     """
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         path.write_bytes(data)
         return
     with replacing(path) as beside:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,14 +20,19 @@ from torch import Tensor, nn
 
 from mobilevlm import (
     CheckpointError,
+    ExportError,
+    MobileVLMError,
     Projector,
+    SpecError,
     build_projector,
     build_vision_projector,
     convert_checkpoint,
     dump_spec,
+    export_projector,
     inspect_checkpoint,
     inspect_values,
     load_projector,
+    load_spec,
     save_projector,
     spec_of,
     to_upstream,
@@ -185,6 +191,58 @@ def test_what_is_no_folder_gives_our_error(tmp_path: Path) -> None:
         "another."
     )
     assert (tmp_path / "file").read_text() == "mine"
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (LONG, "File name too long"),
+        ("a\0b", "embedded null byte"),
+        ("a\ud800b", "'utf-8' codec can't encode character '\\ud800' in position"),
+    ],
+)
+def test_a_name_that_no_system_takes_gives_our_error(
+    name: str, reason: str, replace: bool, tmp_path: Path
+) -> None:
+    projector = build_projector("linear", 4, 4)
+    save_projector(projector, tmp_path / "own")
+    before = contents(tmp_path)
+    out = tmp_path / name
+    writes: list[tuple[type[MobileVLMError], Callable[[], object]]] = [
+        (CheckpointError, lambda: save_projector(projector, out, replace=replace)),
+        (CheckpointError, lambda: convert_checkpoint(tmp_path / "own", out, replace=replace)),
+        (
+            CheckpointError,
+            lambda: convert_checkpoint(
+                tmp_path / "own", f"{out}.safetensors", to="linear", replace=replace
+            ),
+        ),
+        (SpecError, lambda: dump_spec(projector.spec, f"{out}.json", replace=replace)),
+        (SpecError, lambda: dump_spec(projector.spec, out / "x.json", replace=replace)),
+        (ExportError, lambda: export_projector(projector, f"{out}.pt2", replace=replace)),
+        (ExportError, lambda: export_projector(projector, out / "x.pt2", replace=replace)),
+    ]
+    for error, write in writes:
+        with pytest.raises(error, match=re.escape(f"cannot be written: {reason}")) as caught:
+            write()
+        assert caught.value.hint == "Name another."
+    assert contents(tmp_path) == before
+
+
+def test_a_link_to_a_name_that_is_too_long_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "x.json").symlink_to(LONG)
+    with pytest.raises(SpecError, match="a link to 'xxx"):
+        dump_spec(spec_of("linear", 4, 4), tmp_path / "x.json")
+    (tmp_path / "folder").symlink_to(LONG)
+    assert "a link to 'xxx" in (
+        refusal(lambda: save_projector(build_projector("linear", 4, 4), tmp_path / "folder"))
+    )
+    dump_spec(spec_of("linear", 4, 4), tmp_path / "x.json", replace=True)
+    assert load_spec(tmp_path / "x.json") == spec_of("linear", 4, 4)
 
 
 # ---------------------------------------------------------------------- temporary files
