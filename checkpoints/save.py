@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..projectors.document import dump_spec, is_document
 from ..projectors.files import check_suffix, check_target, replace_file
 from ..projectors.unwrap import unwrap
-from ..registry import quote
+from ..registry import printable, quote
 from .errors import CheckpointError
 from .safetensors_file import SafetensorsFile
 from .state import own_state
@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 # One key only: with more, their order in the file, and so its bytes, would differ run by run.
 DOCUMENT = "mobilevlm"
-# Weights beside which our file would be taken for theirs.
+# What says that a folder's weights are a model's.
 _OTHERS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -112,19 +112,37 @@ def check_folder(path: Path, *, replace: bool) -> None:
             there = os.path.exists(path)
             what = "a file" if there else f"a link to {quote(os.readlink(path))}, not there"
             raise CheckpointError(what, str(path), "a folder", "Name another.")
-    for name in _OTHERS:
-        if not replace and os.path.lexists(path / name):
-            raise CheckpointError(
-                f"a model's folder, which holds {name}",
-                str(path),
-                "a new folder or an earlier result",
-                "Name another, or write beside it with replace=True (--force).",
-            )
+    elif not replace:
+        _check_others(path)
     for name, suffix, is_ours in (
         (WEIGHTS, ".safetensors", _holds_document),
         (CONFIG, ".json", is_document),
     ):
         check_target(path / name, suffix, is_ours, CheckpointError, replace=replace)
+
+
+def _check_others(path: Path) -> None:
+    """Refuse a folder with weights that nobody would read any more, with ours beside them."""
+    weights, config = path / WEIGHTS, path / CONFIG
+    ours = _holds_document(weights)
+    theirs = [name for name in _OTHERS if os.path.lexists(path / name)]
+    whole = os.path.isfile(weights) and not weights.is_symlink() and weights.stat().st_size
+    if whole and not ours and os.path.exists(config) and not is_document(config):
+        theirs.append(WEIGHTS)
+    beside = sorted(file.name for file in path.glob("[!.]*.safetensors") if file != weights)
+    if theirs:
+        found = f"a model's folder, which holds {theirs[0]}"
+    elif beside and not ours:
+        found = f"a folder with other weights, {printable(beside[0])}, which ours would hide"
+    else:
+        return
+    raise CheckpointError(
+        found,
+        str(path),
+        "a new folder or an earlier result",
+        f"Name another; replace=True (--force) writes {WEIGHTS} and {CONFIG} there all the same, "
+        "over what has these names.",
+    )
 
 
 def _holds_document(path: Path) -> bool:

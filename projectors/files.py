@@ -65,7 +65,7 @@ def check_target(
     except (OSError, ValueError) as fault:  # a name that is too long, or has a NUL in it
         reason = fault.strerror if isinstance(fault, OSError) else first_line(fault)
         raise error(f"cannot be written: {reason}", str(path), hint="Name another.") from fault
-    hint = f"Name another, or replace it with {flag}."
+    hint = f"Name another; {flag} replaces it, and what it holds is lost."
     # os.path's answer False where Path's raise, as of a link to a name that is too long.
     if os.path.isdir(path):
         raise error("a folder", str(path), "a file to write")

@@ -1326,12 +1326,13 @@ def test_saving_replaces_documents_only_and_follows_no_link(tmp_path: Path) -> N
         (
             "real.json",
             "already there, and nothing in it says that this library wrote it; expected a new file "
-            "or an earlier result. Name another, or replace it with replace=True.",
+            "or an earlier result. Name another; replace=True replaces it, and what it holds is "
+            "lost.",
         ),
         (
             "link.json",
-            "a link to 'real.json'; expected a file of its own. Name another, or replace it with "
-            "replace=True.",
+            "a link to 'real.json'; expected a file of its own. Name another; replace=True "
+            "replaces it, and what it holds is lost.",
         ),
         (
             "spec.pt",

@@ -478,7 +478,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     mine = path.read_bytes()
     link = tmp_path / "link.pt2"
     link.symlink_to("p.pt2")
-    hint = "Name another, or replace it with replace=True (--force)."
+    hint = "Name another; replace=True (--force) replaces it, and what it holds is lost."
     assert refusal(projector, path) == (
         f"{path}: already there, and nothing in it says that this library wrote it; expected a new "
         f"file or an earlier result. {hint}"
@@ -488,7 +488,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     )
     result = run("mlp", str(path), "in=6", "out=10")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "Name another, or replace it with --force." in result.stderr
+    assert "Name another; --force replaces it, and what it holds is lost." in result.stderr
     assert path.read_bytes() == mine
     assert run("mlp", str(path), "in=6", "out=10", "--force").exit_code == 0
     assert run("mlp", str(path), "in=6", "out=12").exit_code == 0  # an earlier result by now

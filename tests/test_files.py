@@ -40,6 +40,10 @@ from mobilevlm import (
 from mobilevlm.checkpoints.tensor_file import TensorFile
 from mobilevlm.projectors import files
 
+BESIDE = (
+    "Name another; replace=True (--force) writes model.safetensors and config.json there all the "
+    "same, over what has these names."
+)
 TAKEN = "already there, and nothing in it says that this library wrote it"
 
 
@@ -85,15 +89,24 @@ def hub(llava: Path, tmp_path: Path) -> tuple[Path, Path]:
 def test_a_models_folder_is_never_overwritten_unasked(llava: Path) -> None:
     projector = load_projector(llava)
     before = contents(llava)
-    ask = "Name another, or replace it with replace=True (--force)."
+    ask = "Name another; replace=True (--force) replaces it, and what it holds is lost."
     message = refusal(lambda: save_projector(projector, llava))
+    assert message == (
+        f"{llava}: a model's folder, which holds model.safetensors; expected a new folder or an "
+        f"earlier result. {BESIDE}"
+    )
+    (llava / "config.json").rename(llava / "config")
+    message = refusal(lambda: save_projector(projector, llava))  # for its weights alone
     assert message == (
         f"{llava / 'model.safetensors'}: {TAKEN}; expected a new file or an earlier result. {ask}"
     )
-    (llava / "model.safetensors").rename(llava / "weights.safetensors")
+    (llava / "config").rename(llava / "config.json")
+    (llava / "model.safetensors").rename(llava / "weights")
     message = refusal(lambda: save_projector(projector, llava))  # for its config alone
-    assert message.startswith(f"{llava / 'config.json'}: {TAKEN}")
-    (llava / "weights.safetensors").rename(llava / "model.safetensors")
+    assert message == (
+        f"{llava / 'config.json'}: {TAKEN}; expected a new file or an earlier result. {ask}"
+    )
+    (llava / "weights").rename(llava / "model.safetensors")
     assert contents(llava) == before
     save_projector(projector, llava, replace=True)
     assert inspect_checkpoint(llava).family == "document"
@@ -117,11 +130,38 @@ def test_no_file_of_ours_hides_a_models_weights(name: str, tmp_path: Path) -> No
     projector = build_projector("linear", 4, 4)
     assert refusal(lambda: save_projector(projector, tmp_path)) == (
         f"{tmp_path}: a model's folder, which holds {name}; expected a new folder or an earlier "
-        "result. Name another, or write beside it with replace=True (--force)."
+        f"result. {BESIDE}"
     )
     assert os.listdir(tmp_path) == [name]
     save_projector(projector, tmp_path, replace=True)
     assert (tmp_path / name).read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    "name", ["llava-projector.safetensors", "model-00001-of-00002.safetensors"]
+)
+def test_no_file_of_ours_hides_other_weights(name: str, tmp_path: Path) -> None:
+    own, out = tmp_path / "own", tmp_path / "out"
+    projector = build_projector("linear", 4, 4)
+    save_projector(projector, own)
+    out.mkdir()
+    save_file(mlp(), out / name)
+    (out / ".hidden.safetensors").write_text("mine")
+    before = contents(out)
+    for write in (lambda: save_projector(projector, out), lambda: convert_checkpoint(own, out)):
+        for size in (None, 0):  # an empty file of our name says nothing
+            if size is not None:
+                (out / "model.safetensors").touch()
+            assert refusal(write) == (
+                f"{out}: a folder with other weights, {name}, which ours would hide; expected a "
+                f"new folder or an earlier result. {BESIDE}"
+            )
+            (out / "model.safetensors").unlink(missing_ok=True)
+    assert contents(out) == before
+    assert inspect_checkpoint(out).family == "mlp"  # theirs is still what is read
+    save_projector(projector, out, replace=True)
+    save_projector(projector, out)  # an earlier result by now
+    assert (out / name).read_bytes() == before[name]
 
 
 def test_nothing_is_written_through_a_link(llava: Path, tmp_path: Path) -> None:
