@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..projectors.unwrap import WRAPPERS, unwrap
+from ..projectors.unwrap import WRAPPERS, inside, unwrap
 from ..registry import quote
 from .errors import CheckpointError
 
@@ -42,7 +42,7 @@ def own_state(projector: Any, state_dict: Mapping[str, Tensor] | None = None) ->
     blank = projector.unloaded()
     wanted: dict[str, Tensor] = blank.state_dict()
     if state_dict is None:
-        state = _peeled(projector.state_dict(), wanted)
+        state = _own(projector, wanted)
     else:
         state = _peeled(_checked(state_dict, wanted), wanted)
     gather = _GATHER
@@ -90,14 +90,39 @@ def _checked(state_dict: Any, wanted: Mapping[str, Tensor]) -> Mapping[str, Tens
     return state_dict
 
 
+def _own(projector: nn.Module, wanted: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return a module's state dict, without the names of wrappers that stand inside it."""
+    state: dict[str, Any] = projector.state_dict()
+    # The innermost first: what is around it stands before its own name.
+    for path, module in reversed(list(projector.named_modules())):
+        name = inside(module)
+        if name is not None:
+            outer = f"{path}." if path else ""
+            inner = f"{outer}{name}."
+            state = {
+                outer + key.removeprefix(inner)
+                if key.startswith(inner) and key not in wanted
+                else key: tensor
+                for key, tensor in state.items()
+            }
+    return state
+
+
 def _peeled(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take wrappers' names out of keys, where that leads to a key that is wanted."""
+    """Take wrappers' names out of keys, where that leads to one key that is wanted."""
+    names: dict[str, str] = {}
+    for key in wanted:
+        names[_bare(key)] = key if _bare(key) not in names else ""
     found: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        bare = ".".join(part for part in key.split(".") if part not in WRAPPERS)
-        taken = key in wanted or bare not in wanted or bare in state or bare in found
-        found[key if taken else bare] = tensor
+        name = key if key in wanted else names.get(_bare(key)) or key
+        # What two keys lead to stays wanted by the first; the other is left over.
+        found[key if name in found or (name != key and name in state) else name] = tensor
     return found
+
+
+def _bare(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def _plain(key: str, tensor: Any, expected: Tensor, gather: str) -> Tensor:

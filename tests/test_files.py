@@ -10,17 +10,21 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_checkpoints import mlp, same
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from mobilevlm import (
+    BLOCKS,
+    Block,
     CheckpointError,
     ExportError,
+    Feature,
     MobileVLMError,
     Projector,
     SpecError,
@@ -686,7 +690,7 @@ def test_sharded_projectors_are_refused_and_saved_once_gathered(tmp_path: Path) 
 
 
 class Handing(nn.Module):
-    """Hands on what it does not know, as PEFT's wrappers do, among other modules of its own."""
+    """Hands on what it does not know, among other modules of its own."""
 
     def __init__(self, original: nn.Module, active: nn.Module) -> None:
         super().__init__()
@@ -699,6 +703,48 @@ class Handing(nn.Module):
             return getattr(self.active, name)
 
 
+class Scale(nn.Module):
+    """Computes something else of the module inside it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = 2 * self.module(x)
+        return y
+
+
+def test_no_other_module_is_taken_for_what_is_inside_it(tmp_path: Path) -> None:
+    projector = build_projector("mlp", 16, 24)
+    handing = Handing(build_projector("mlp", 16, 24), projector)
+    for module, what, name in (
+        (Scale(projector), "Scale", "module"),
+        (nn.DataParallel(Scale(projector)), "DataParallel", "module.module"),
+        (handing, "Handing", "original"),
+    ):
+        for write in (
+            lambda: save_projector(module, tmp_path / "new"),  # noqa: B023
+            lambda: to_upstream(module, "mlp"),  # noqa: B023
+        ):
+            assert refusal(write) == (
+                f"projector: a {what}; expected a Projector. Pass the one that is inside it: "
+                f".{name}"
+            )
+    projector.blocks[0] = Scale(projector.blocks[0])
+    assert refusal(lambda: save_projector(projector, tmp_path / "new")) == (
+        "projector: 2 tensors missing and 2 left over for its specification, such as "
+        "'blocks.0.weight', 'blocks.0.bias', 'blocks.0.module.weight', 'blocks.0.module.bias'. "
+        "Undo what wraps its layers first: merge adapters, remove parametrizations."
+    )
+    assert not (tmp_path / "new").exists()
+
+
+def wrapper(package: str, name: str, base: type[nn.Module], *modules: nn.Module) -> nn.Module:
+    """Return a wrapper as a package that is not installed here would make it."""
+    return type(name, (base,), {"__module__": f"{package}.some.where"})(*modules)
+
+
 def test_what_training_wraps_is_unwrapped(tmp_path: Path) -> None:
     projector = build_projector("mlp", 16, 24)
     expected = to_upstream(projector, "mlp")
@@ -707,7 +753,12 @@ def test_what_training_wraps_is_unwrapped(tmp_path: Path) -> None:
         "compiled": torch.compile(projector, backend="eager"),
         "both": torch.compile(nn.DataParallel(projector), backend="eager"),
         "averaged": torch.optim.swa_utils.AveragedModel(projector),
-        "handed": Handing(build_projector("mlp", 16, 24), projector),
+        "checkpointed": checkpoint_wrapper(projector),
+        "engine": wrapper("deepspeed", "DeepSpeedEngine", Scale, projector),
+        "handed": wrapper(
+            *("peft", "AuxiliaryTrainingWrapper", Handing),
+            *(build_projector("mlp", 16, 24), projector),
+        ),
     }
     for name, module in wrapped.items():
         save_projector(module, tmp_path / name)
@@ -715,7 +766,7 @@ def test_what_training_wraps_is_unwrapped(tmp_path: Path) -> None:
         found = to_upstream(module, "mlp")
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
-        if name in ("parallel", "compiled", "both"):
+        if name in ("parallel", "compiled", "both", "checkpointed", "engine"):
             save_projector(module, tmp_path / name, state_dict=module.state_dict())
             assert same(load_projector(tmp_path / name), projector)
 
@@ -723,9 +774,58 @@ def test_what_training_wraps_is_unwrapped(tmp_path: Path) -> None:
 def test_inner_blocks_that_are_compiled_are_saved(tmp_path: Path) -> None:
     projector = build_projector("mlp", 16, 24)
     save_projector(projector, tmp_path / "a")
-    projector.blocks[0] = torch.compile(projector.blocks[0], backend="eager")
-    save_projector(projector, tmp_path / "b")
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    compiled = torch.compile(projector.blocks[0], backend="eager")
+    for block in (compiled, torch.compile(nn.DataParallel(compiled), backend="eager")):
+        projector.blocks[0] = block
+        save_projector(projector, tmp_path / "b")
+        assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+class Named(nn.Module):
+    """A layer whose parameters stand under a name that wrappers use too."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.module = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.module(x)
+        return y
+
+
+class NamedBlock(Block):
+    """A block of one such layer."""
+
+    needs_grid: ClassVar[bool] = False
+
+    def build(self, x: Feature) -> nn.Module:
+        return Named(x.channels)
+
+
+def test_a_layer_may_have_a_wrappers_name(tmp_path: Path, registries: None) -> None:
+    BLOCKS.register("named")(NamedBlock)
+    projector = build_projector({"in": 4, "out": 4, "blocks": ["named"]})
+    state = projector.state_dict()
+    assert list(state) == ["blocks.0.module.weight", "blocks.0.module.bias"]
+    for name, prefix in (("a", ""), ("b", "module."), ("c", "module._orig_mod.")):
+        save_projector(projector, tmp_path / name, state_dict=prefixed(state, prefix))
+        assert same(load_projector(tmp_path / name), projector)
+    save_projector(nn.DataParallel(projector), tmp_path / "d")
+    assert same(load_projector(tmp_path / "d"), projector)
+
+
+@pytest.mark.parametrize("first", ["", "module."])
+def test_of_two_keys_that_mean_one_tensor_none_is_dropped(first: str, tmp_path: Path) -> None:
+    projector = build_projector("linear", 4, 4)
+    key = "blocks.0.weight"
+    other = {f"module._orig_mod.{key}": torch.zeros(4, 4)}
+    state = {**prefixed(projector.state_dict(), first)}
+    for given in ({**state, **other}, {**other, **state}):
+        assert "0 tensors missing and 1 left over" in (
+            refusal(
+                lambda: save_projector(projector, tmp_path / "new", state_dict=given)  # noqa: B023
+            )
+        )
 
 
 def test_what_is_no_projector_gives_our_error(tmp_path: Path) -> None:
