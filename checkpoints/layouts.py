@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..blocks.block import label
 from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
-from ..registry import did_you_mean, quote
+from ..registry import MobileVLMError, did_you_mean, quote
 from .errors import CheckpointError
 from .state import own_state
 
@@ -116,6 +116,8 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
     ours = iter(leaves)
     try:
         names = layout(projector)
+    except MobileVLMError:
+        raise
     except (LookupError, ValueError) as error:  # it looks for blocks that only its family has
         raise _misfit() from error
     told = sum(len(entry.order) if isinstance(entry, Fused) else 1 for entry in names)
@@ -135,6 +137,9 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
                 continue
             shape = stored = parameter.shape
             theirs = f"{name.path}{name.join}{leaf}".removeprefix(".")
+            least = {"batch": 1, "vector": 1, "conv": 2 if leaf == "weight" else 0}
+            if len(shape) < least.get(name.form, 0) or (name.form == "matrix" and len(shape) > 2):
+                raise _misfit()
             if name.form not in ("plain", "conv"):
                 theirs = name.path
             if name.form == "matrix":
@@ -146,6 +151,8 @@ def parts(projector: Projector, layout: Layout) -> Iterator[Part]:
             elif name.form == "conv" and leaf == "weight":
                 area = name.kernel[0] * name.kernel[1]
                 stored = torch.Size([shape[0], shape[1] // area, *name.kernel])
+            if stored.numel() != shape.numel() + name.skip * shape[1:].numel():
+                raise _misfit()  # of a module that it takes for another
             turned = name.form == "matrix"
             yield Part(f"{path}.{leaf}", shape, theirs, stored, None, turned, name.skip)
 
@@ -154,6 +161,8 @@ def _fused(ours: Sequence[tuple[str, nn.Module]], entry: Fused) -> Iterator[Part
     for place, (path, module) in enumerate(ours[index] for index in entry.order):
         for leaf, parameter in module._parameters.items():
             if parameter is not None:
+                if not parameter.dim():
+                    raise _misfit()
                 n = parameter.shape[0]
                 stored = torch.Size([len(ours) * n, *parameter.shape[1:]])
                 rows = (place * n, (place + 1) * n)
@@ -203,15 +212,12 @@ def to_upstream(projector: nn.Module, family: str | Layout) -> dict[str, Tensor]
     state = own_state(inner)
     found: dict[str, Tensor] = {}
     for part in parts(inner.unloaded().native(), layout):
-        try:
-            tensor = part.write(state[part.key])
-            before = found.get(part.theirs)
-            if before is not None:
-                if part.rows is None:
-                    raise _misfit()
-                tensor = torch.cat([before, tensor])
-        except RuntimeError as error:  # of a module that it takes for another
-            raise _misfit() from error
+        tensor = part.write(state[part.key])
+        before = found.get(part.theirs)
+        if before is not None:
+            if part.rows is None or before.shape[1:] != tensor.shape[1:]:
+                raise _misfit()
+            tensor = torch.cat([before, tensor])
         found[part.theirs] = tensor
     return found
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from ..projectors.document import MAX_BYTES
 from ..projectors.json_file import JsonReader
 from ..registry import printable, quote
 from .errors import CheckpointError, convert_pickle
@@ -19,10 +20,13 @@ from .pickle_file import PickleFile
 from .safetensors_file import SafetensorsFile
 from .tensor_file import Stored, TensorFile
 
-__all__ = ["JSON", "Progress", "Weights"]
+__all__ = ["INDEX", "JSON", "Progress", "Weights"]
 
-JSON = JsonReader(CheckpointError, 100_000_000, hint="Download it again.")
-"""Reads what stands beside the weights: an index, config.json and the like."""
+JSON = JsonReader(CheckpointError, MAX_BYTES, hint="Download it again.")
+"""Reads what stands beside the weights: config.json and the like."""
+
+INDEX = replace(JSON, limit=100_000_000)
+"""Reads an index, which names every tensor of a model."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told how many bytes are read, of how many."""
@@ -177,7 +181,7 @@ class Weights:
 
     def _index(self) -> dict[str, str]:
         path = self.path / self._format.index
-        homes = JSON.read(path).get("weight_map")
+        homes = INDEX.read(path).get("weight_map")
         if not isinstance(homes, dict) or not all(isinstance(name, str) for name in homes.values()):
             raise CheckpointError(
                 "no weight_map", str(path), "a mapping of keys to file names", "Download it again."

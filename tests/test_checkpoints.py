@@ -55,7 +55,7 @@ from mobilevlm import (
 from mobilevlm.checkpoints import weights
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.families import inner_config, recognise
-from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
+from mobilevlm.checkpoints.layouts import LAYOUTS, Fused, Name, to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
 from mobilevlm.checkpoints.save import save_projector
@@ -1930,8 +1930,8 @@ def test_json_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     index.write_text(homes)
     save_file(mlp(), tmp_path / "a.safetensors")
     with monkeypatch.context() as patch:
-        exactly = replace(weights.JSON, limit=len(homes))
-        patch.setattr(weights, "JSON", exactly)
+        exactly = replace(weights.INDEX, limit=len(homes))
+        patch.setattr(weights, "INDEX", exactly)
         assert inspect_checkpoint(tmp_path).family == "mlp"
 
     def fail(*_: Any) -> None:
@@ -1944,6 +1944,49 @@ def test_json_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CheckpointError) as caught:
         inspect_checkpoint(tmp_path)
     assert type(caught.value.__cause__) is OSError
+
+
+def test_a_config_is_no_longer_than_a_document(tmp_path: Path) -> None:
+    save_file(mlp(), tmp_path / "model.safetensors")
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(16_000_001)
+    assert refusal(tmp_path) == "config.json: 16,000,001 bytes; expected at most 16,000,000"
+
+
+def test_what_a_layout_itself_refuses_is_told_as_it_is() -> None:
+    def layout(projector: Projector) -> list[str]:
+        raise CheckpointError("no such thing")
+
+    with pytest.raises(CheckpointError, match=r"^no such thing$"):
+        to_upstream(build_projector("linear", 4, 4), layout)
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("linear", [Name("a", "conv", (3, 1))]),  # 3 of 4 channels
+        ("linear", [Name("a", "vector")]),
+        ("linear", [Name("a", "matrix")]),  # a bias as well
+        ("mlp", [Fused("a")]),  # of other widths
+        ("ldpnet", [Name(f"{step}", "matrix") for step in range(14)]),  # of four axes
+        ("ldpnet", [Name(f"{step}", "conv") for step in range(14)]),  # of one
+    ],
+)
+def test_a_layout_of_other_modules_does_not_fit(name: str, entries: list[Name | Fused]) -> None:
+    projector = build_projector(name, 4, 8)
+    with pytest.raises(CheckpointError, match=r"^the layout does not fit the projector's modules"):
+        to_upstream(projector, lambda _: entries)
+
+
+def test_what_memory_does_not_hold_is_not_the_layouts_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(torch, "cat", full)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory"):
+        to_upstream(build_projector("aya-vision", 4, 8), "aya-vision")
 
 
 JSON_HINT = "Download it again."
