@@ -64,7 +64,9 @@ def convert_checkpoint(
     """
     target = Path(out)
     if to is None:
-        check_folder(target, replace=replace)
+        is_file = target.suffix.lower() == ".safetensors"
+        instead = ", or write a file in a layout of upstream's, with to=LAYOUT" if is_file else ""
+        check_folder(target, replace=replace, instead=instead)
     else:
         find_layout(to)  # before much is read in vain
         _check_file(target, replace=replace)

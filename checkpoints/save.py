@@ -100,14 +100,14 @@ def save_projector(
         raise
 
 
-def check_folder(path: Path, *, replace: bool) -> None:
+def check_folder(path: Path, *, replace: bool, instead: str = "") -> None:
     """Refuse a folder in which saving would replace, or hide, what this library did not write.
 
     Raises:
         CheckpointError: It says what is there.
     """
     if not os.path.isdir(path):
-        check_suffix(path, "", CheckpointError)
+        check_suffix(path, "", CheckpointError, instead)
         if os.path.lexists(path):
             there = os.path.exists(path)
             what = "a file" if there else f"a link to {quote(os.readlink(path))}, not there"

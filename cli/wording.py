@@ -16,6 +16,7 @@ _PATHS = (
 _SAYINGS = (
     (r"load_projector\(\.\.\., check_values=True\)", "mobilevlm inspect --values"),
     (r"(?:replace=True )?\(--force\)|\breplace=True\b", "--force"),
+    (r"\bto=LAYOUT\b", "--to LAYOUT"),
     (r"\bfrom_pickle=True\b", "--from-pickle"),
     (r"\bdynamic_grid=True\b", "--dynamic-grid"),
     (r"\bgrid=\((\d+), (\d+)\)", r"grid=\1x\2"),

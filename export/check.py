@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.fast import fast_paths
-from ..registry import MobileVLMError
-from .door import Door, first_line
+from ..registry import MobileVLMError, told
+from .door import Door
 from .errors import ExportError, Mismatch
 from .report import Check
 from .target import Loaded
@@ -124,7 +124,7 @@ def compare(
         try:
             y = loaded.run(x)
         except Exception as error:
-            found = f"an input of {shape} fails: {type(error).__name__}: {first_line(error)}"
+            found = f"an input of {shape} fails: {told(error)}"
             raise Mismatch(found, str(path), "a file that runs", UNWRITTEN) from error
         if y.shape != wanted.shape:
             found = f"an input of {shape} gives {tuple(y.shape)}"

@@ -12,11 +12,11 @@ from torch.export import Dim, ExportedProgram, export
 from ..blocks.feature import Grid
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
-from ..registry import MobileVLMError
+from ..registry import MobileVLMError, told
 from .axes import Dims
 from .errors import ExportError
 
-__all__ = ["BATCH", "Door", "first_line", "open_door"]
+__all__ = ["BATCH", "Door", "open_door"]
 
 BATCH = "batch"
 USUAL = (24, 24)
@@ -121,15 +121,10 @@ class Door:
         except Exception as error:
             free = ", ".join(str(name) for name in self.dims if isinstance(name, str))
             raise ExportError(
-                f"torch.export failed: {type(error).__name__}: {first_line(error)}",
+                f"torch.export failed: {told(error)}",
                 expected=f"blocks that can be traced with {free} free",
                 hint="A Python number made of a tensor or of a size is the usual cause.",
             ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says."""
-    return next(iter(str(error).strip().splitlines()), "no message")
 
 
 def open_door(projector: Projector, grid: Grid | None, *, dynamic_grid: bool) -> Door:

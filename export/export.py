@@ -16,10 +16,10 @@ from ..projectors.document import dump_spec
 from ..projectors.files import check_target, replace_file
 from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
-from ..registry import MobileVLMError, RegistryError, quote
+from ..registry import MobileVLMError, RegistryError, quote, told
 from .axes import Dims
 from .check import UNWRITTEN, compare, expect, time_ratio
-from .door import first_line, open_door
+from .door import open_door
 from .earlier import is_ours
 from .errors import ExportError, Mismatch
 from .noise import quiet
@@ -135,7 +135,7 @@ def export_projector(
             raise
         except Exception as error:
             raise ExportError(
-                f"the exporter failed: {type(error).__name__}: {first_line(error)}",
+                f"the exporter failed: {told(error)}",
                 str(path),
                 hint="What it printed stands before this message.",
             ) from error
@@ -211,7 +211,7 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
         return copy.deepcopy(projector, memo).eval()
     except Exception as error:
         raise ExportError(
-            f"it cannot be copied: {type(error).__name__}: {first_line(error)}",
+            f"it cannot be copied: {told(error)}",
             "projector",
             hint="It must pass copy.deepcopy: after torch.nn.utils.prune, call prune.remove.",
         ) from error

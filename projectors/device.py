@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..blocks.errors import SpecError
-from ..registry import quote
+from ..registry import first_line, quote
 
 __all__ = ["check_device"]
 
@@ -20,9 +20,8 @@ def check_device(device: torch.device | str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except Exception as error:  # AssertionError, RuntimeError and others, device by device
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise SpecError(
-            f"{quote(str(device))} cannot be used: {reason}",
+            f"{quote(str(device))} cannot be used: {first_line(error)}",
             "device",
             "a device that this torch has here",
             "Try device='cpu'.",

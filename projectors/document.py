@@ -47,6 +47,9 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
         name = str(source)
         hint = f"A registered name is built with build_projector({quote(name)}, ...) or shown "
         hint += f"with: mobilevlm show {printable(name)}"
+    if path.suffix.lower() == ".safetensors" and os.path.isfile(path):
+        hint = f"Look into it with load_projector({str(path)!r})."
+        raise SpecError("a checkpoint", str(path), "a JSON document", hint)
     return Stack.parse(_READER.read(path, missing=hint))
 
 

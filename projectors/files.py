@@ -82,13 +82,14 @@ def check_target(
         raise error(found, str(path), "a new file or an earlier result", hint)
 
 
-def check_suffix(path: Path, suffix: str, error: type[MobileVLMError]) -> None:
+def check_suffix(path: Path, suffix: str, error: type[MobileVLMError], instead: str = "") -> None:
     """Refuse a name whose suffix means another format than what will be written.
 
     Args:
         path: The file or the folder to write.
         suffix: The suffix of what will be written; empty for a folder.
         error: What to raise.
+        instead: What else may be done.
     """
     found = path.suffix.lower()
     if found in _FORMATS and found != suffix:
@@ -97,7 +98,7 @@ def check_suffix(path: Path, suffix: str, error: type[MobileVLMError]) -> None:
             f"the suffix {path.suffix} means another format",
             str(path),
             expected,
-            f"Name it {quote(path.with_suffix(suffix).name)}.",
+            f"Name it {quote(path.with_suffix(suffix).name)}{instead}.",
         )
 
 

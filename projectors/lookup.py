@@ -128,13 +128,16 @@ def refuse_path(name: str) -> None:
     """
     try:
         path = Path(name)
-        if not path.exists():
+        if path.exists():
+            kind = "a folder" if path.is_dir() else "a file"
+        elif path.suffix == ".json":
+            kind = "a file that is not there"
+        else:
             return
-        kind = "folder" if path.is_dir() else "file"
     except (OSError, ValueError):  # longer than a path may be, or with a NUL in it
         return
     call = "load_spec" if path.suffix == ".json" else "load_projector"
-    hint = f"It is a {kind}: write {call}({quote(name, 200)})."
+    hint = f"It is {kind}: write {call}({quote(name, 200)})."
     raise UnknownName(f"unknown projector {quote(name)}", expected="a registered name", hint=hint)
 
 

@@ -590,3 +590,25 @@ def test_inspect_says_what_there_is_and_takes_a_root(tmp_path: Path) -> None:
         )
     status, out, _ = run("inspect", str(path), "--root", "model.mm_projector", "--json")
     assert (json.loads(out)["root"], json.loads(out)["others"]) == (roots[1], [roots[0]])
+
+
+def test_a_checkpoint_is_no_document_and_a_folder_no_file(tmp_path: Path) -> None:
+    save_projector(build_projector("linear", 4, 4), tmp_path / "own")
+    file = tmp_path / "p.safetensors"
+    (tmp_path / "own" / "model.safetensors").rename(file)
+    for verb in ("show", "bench"):
+        code, out, err = run(verb, str(file))
+        assert (code, out, err) == (
+            2,
+            "",
+            f"error: {file}: a checkpoint; expected a JSON document. Look into it with mobilevlm "
+            f"inspect {file}.\n",
+        )
+    code, out, err = run("convert", str(file), str(tmp_path / "z.safetensors"))
+    assert (code, out, err) == (
+        2,
+        "",
+        f"error: {tmp_path / 'z.safetensors'}: the suffix .safetensors means another format; "
+        "expected a folder. Name it 'z', or write a file in a layout of upstream's, with --to "
+        "LAYOUT.\n",
+    )

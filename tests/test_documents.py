@@ -663,6 +663,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     )
 
 
+def test_a_files_name_is_no_projectors_even_where_there_is_no_file(tmp_path: Path) -> None:
+    name = str(tmp_path / "nofile.json")
+    with pytest.raises(RegistryError) as caught:
+        build_projector(name, 4, 4)
+    assert caught.value.hint == f"It is a file that is not there: write load_spec('{name}')."
+
+
 def test_the_largest_document_allowed_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints.tensor_file import TensorFile
 from mobilevlm.projectors import files
+from mobilevlm.projectors.device import check_device
 
 BESIDE = (
     "Name another; replace=True (--force) writes model.safetensors and config.json there all the "
@@ -195,6 +196,9 @@ def test_a_files_name_is_not_made_a_folder(name: str, tmp_path: Path) -> None:
         f"{out}: the suffix {out.suffix} means another format; expected a folder. Name it 'mine'."
     )
     assert refusal(lambda: save_projector(projector, out)) == message
+    if out.suffix == ".safetensors":  # which convert can write
+        file = "'mine', or write a file in a layout of upstream's, with to=LAYOUT."
+        message = message.replace("'mine'.", file)
     assert refusal(lambda: convert_checkpoint(tmp_path / "own", out)) == message
     assert not out.exists()
     out.mkdir()  # somebody's own
@@ -947,6 +951,18 @@ def test_a_device_that_is_not_there_gives_our_error(device: str, tmp_path: Path)
         assert text.startswith(f"device: '{device}' cannot be used: ")
         assert text.endswith("; expected a device that this torch has here. Try device='cpu'.")
         assert "\n" not in text
+
+
+def test_what_a_device_says_is_fit_to_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("\n\x1b[31m" + "x" * 1000)
+
+    monkeypatch.setattr(torch, "empty", fail)
+    with pytest.raises(SpecError) as caught:
+        check_device("cpu")
+    found = caught.value.found
+    assert found.startswith(r"'cpu' cannot be used: \x1b[31mxxx")
+    assert len(found) < 350
 
 
 def test_loading_needs_no_write_access_and_closes_its_files(tmp_path: Path) -> None:
