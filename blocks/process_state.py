@@ -149,5 +149,11 @@ STATES = (
         torch.set_float32_matmul_precision,
     ),
     State("cuDNN's switches", _read_cudnn, _restore_cudnn),
+    # Not torch.backends.mkldnn.flags, which sets more and warns of it.
+    State(
+        "oneDNN's switch",
+        torch._C._get_mkldnn_enabled,
+        torch._C._set_mkldnn_enabled,
+    ),
     ENVIRONMENT,
 )

@@ -456,6 +456,9 @@ EXPECTED: dict[str, dict[str, str]] = {
     },
     "SetsTheDevice": {"globals": "?x? x 48: building it changes torch's default device" + ALONE},
     "TunesCudnn": {"globals": "?x? x 48: building it changes cuDNN's switches" + ALONE},
+    "TurnsOffOnednn": {
+        "globals": "6x4 x 48: running it in evaluation changes oneDNN's switch" + ALONE,
+    },
     "InPlaceByData": {"input": INPUT},
     "NoJson": {
         "document": (
@@ -538,6 +541,7 @@ LEFT_BEHIND = [
     "SetsTheDeviceByHand",
     "SetsThreads",
     "TunesCudnn",
+    "TurnsOffOnednn",
     "WritesTheEnvironment",
     "Draws",
     "FlowDivides",
@@ -575,6 +579,7 @@ CHANGES: dict[str, Any] = {
     "torch's deterministic mode": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
     "torch's matmul precision": lambda: torch.set_float32_matmul_precision("high"),
     "cuDNN's switches": lambda: setattr(torch.backends.cudnn, "deterministic", True),
+    "oneDNN's switch": lambda: setattr(torch.backends.mkldnn, "enabled", False),
     "the environment's variables": lambda: os.environ.update(BLOCK_WAS_HERE="1"),
 }
 # CUDA's cannot be tried without one; the other two cannot be put back.

@@ -274,6 +274,10 @@ def torch_state() -> Iterator[None]:
             "torch.backends.cudnn.benchmark = True",
             "cuDNN's switches (from (True, False, False) to (True, True, False); put back)",
         ),
+        (
+            "torch.backends.mkldnn.enabled = False",
+            "oneDNN's switch (from True to False; put back)",
+        ),
     ],
 )
 def test_random_states_and_torchs_defaults_are_watched(
