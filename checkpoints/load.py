@@ -274,10 +274,12 @@ def recognise_projector(
         except MobileVLMError as error:
             if grid is not None and isinstance(error, GridError):
                 raise
+            place = f"{error.where}: " if error.where else ""
             raise CheckpointError(
-                f"its document does not fit: {error}",
+                f"its document does not fit: {place}{error.found}",
                 f"{where}[__metadata__]",
-                hint="" if error.hint else "Save it again with save_projector.",
+                error.expected,
+                error.hint or "Save it again with save_projector.",
             ) from error
         own = []
         for key, tensor in projector.state_dict().items():

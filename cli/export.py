@@ -14,6 +14,7 @@ import typer
 from .arguments import UsageError, call, settings
 from .options import Debug, Force, Json, Words, names
 from .output import FAILED, console, echo_json, explain, reporting
+from .wording import reworded
 
 if TYPE_CHECKING:
     from ..projectors.projector import Projector
@@ -83,7 +84,7 @@ def export(
         except Mismatch as error:
             if debug:
                 raise
-            explain(str(error))
+            explain(str(reworded(error)))
             raise typer.Exit(FAILED) from None
         if as_json:
             echo_json(report.to_dict())

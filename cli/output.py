@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..registry import MobileVLMError, told
-from .wording import on_the_command_line
+from .wording import reworded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +41,7 @@ def reporting(debug: bool, as_json: bool = False) -> Iterator[None]:
     except MobileVLMError as error:
         if debug:
             raise
+        error = reworded(error)
         parts = {key: getattr(error, key) for key in ("where", "found", "expected", "hint")}
         explain(str(error), **parts)
         raise typer.Exit(USAGE) from None
@@ -96,12 +97,11 @@ def explain(
     """Print an error or a note on standard error, coloured only where colours are wanted.
 
     Args:
-        message: The message; advice of the Python API is said as the command line says it.
+        message: The message.
         kind: Of what kind it is: ``error`` or ``note``.
         as_json: Whether to print it as JSON; default: as the verb was asked to.
         parts: What JSON has beside the message.
     """
-    message = on_the_command_line(message)
     if _as_json.get() if as_json is None else as_json:
         typer.echo(json.dumps({kind: message, **parts}), err=True)
         return

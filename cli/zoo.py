@@ -14,6 +14,7 @@ from ..registry import Entry, MobileVLMError, Registry, did_you_mean, printable
 from .arguments import UsageError, call, document
 from .options import Debug, Json, Target, Words, names
 from .output import FAILED, echo_json, echo_table, explain, reporting
+from .wording import reworded
 
 __all__ = ["check", "list_", "schema", "show", "spec", "tokens"]
 
@@ -159,9 +160,10 @@ def check(
             except MobileVLMError as error:
                 if debug:
                     raise
-                results.append({"file": str(file), "ok": False, "error": str(error)})
+                message = str(reworded(error))
+                results.append({"file": str(file), "ok": False, "error": message})
                 if not as_json:
-                    explain(str(error) if str(error).startswith(name) else f"{name}: {error}")
+                    explain(message if message.startswith(name) else f"{name}: {message}")
                 continue
             stack = plan.stack
             facts = {"in": stack.in_, "out": stack.out, "parameters": parameters}

@@ -402,10 +402,43 @@ def test_export_without_a_grid_says_how_one_is_written(tmp_path: Path) -> None:
         ("Give grid=(h, w) at build.", "Give grid=HxW at build."),
         ("as root='a.b.'.", "as --root 'a.b.'."),
         ("Set ceil=True.", "Set ceil=True."),
+        ("as act='gelu'.", "as act=gelu."),
+        ('Write load_spec("it\'s.json").', "Write mobilevlm show 'it'\"'\"'s.json'."),
+        (
+            "Name it \"a root='x' b\", or 'replace=True'.",
+            "Name it \"a root='x' b\", or 'replace=True'.",
+        ),
     ],
 )
 def test_advice_speaks_shell(python: str, shell: str) -> None:
     assert on_the_command_line(python) == shell
+
+
+def test_a_message_and_its_parts_say_the_same(tmp_path: Path) -> None:
+    """Advice is said as a shell has it; paths and what was found stay as they are."""
+    folder = tmp_path / "root='x' replace=True"
+    folder.mkdir()
+    own = tmp_path / "own"
+    save_projector(build_projector("mlp", 4, 4), own)
+    file = folder / "a: b.safetensors"
+    file.write_text("mine")
+    status, _, err = run("convert", str(own), str(file), "--to", "mlp", "--json")
+    said = json.loads(err)
+    assert (status, said["where"]) == (2, str(file))
+    assert said["hint"] == "Name another, or replace it with --force."
+    assert said["error"] == "{where}: {found}; expected {expected}. {hint}".format(**said)
+
+
+def test_check_gives_its_advice_in_shell(tmp_path: Path) -> None:
+    block = {"type": "position", "kind": "learned"}
+    file = tmp_path / "grid=(h, w).json"
+    file.write_text(json.dumps({"in": 4, "out": 4, "blocks": [block]}))
+    status, out, _ = run("check", str(file), "--json")
+    [result] = json.loads(out)
+    assert status == 1
+    assert result["file"] == str(file)
+    assert result["error"].endswith(". Give grid=HxW at build.")
+    assert run("check", str(file))[2] == f"error: {file}: {result['error']}\n"
 
 
 def test_debug_shows_the_traceback() -> None:
