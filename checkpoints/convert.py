@@ -28,7 +28,7 @@ def convert_checkpoint(
     prefix: str = "",
     root: str | None = None,
     grid: Sequence[int] | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -47,7 +47,7 @@ def convert_checkpoint(
         prefix: What to put before these keys, such as ``model.mm_projector.``.
         root: What stands before the projector's keys, where there are several.
         grid: The token grid (h, w), for a projector that cannot be built without one.
-        dtype: The dtype to write; default: that of the checkpoint.
+        dtype: The dtype to write or its name, ``"bf16"``; default: that of the checkpoint.
         replace: Whether what is at `out` may be replaced, whoever wrote it. Without it, only an
             earlier result in our own format is, as by `save_projector`; what is read never is.
         progress: Is told how many bytes are read, of how many.

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..blocks.errors import GridError, SpecError
 from ..blocks.feature import Grid, check_grid
 from ..projectors.build import build_projector
-from ..projectors.device import check_device
+from ..projectors.device import check_device, check_dtype
 from ..projectors.document import load_spec
 from ..projectors.lookup import name_of
 from ..projectors.projector import Projector
@@ -128,7 +128,7 @@ def load_projector(
     root: str | None = None,
     grid: Sequence[int] | None = None,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     check_values: bool = False,
 ) -> Projector:
     """Load a projector from a file or a model's folder, all of it or not at all.
@@ -141,7 +141,7 @@ def load_projector(
             default is the model's main one. `inspect_checkpoint` lists the others.
         grid: The default token grid (h, w) of `forward` and `plan`. It is not saved.
         device: Where to put it; default: the CPU.
-        dtype: The parameters' dtype; default: that of the checkpoint.
+        dtype: The parameters' dtype or its name, ``"bf16"``; default: that of the checkpoint.
         check_values: Look for NaN and infinities.
 
     Raises:
@@ -163,7 +163,7 @@ def read_projector(
     *,
     grid: Sequence[int] | None = None,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     check_values: bool = False,
     progress: Progress | None = None,
 ) -> Projector:
@@ -176,6 +176,8 @@ def read_projector(
     """
     if device is not None:
         device = check_device(device)
+    if dtype is not None:
+        dtype = check_dtype(dtype)
     projector, pairs = known.projector, known.pairs
     if dtype is not None or (grid is not None and projector.grid != tuple(grid)):
         grid = projector.grid if grid is None else grid

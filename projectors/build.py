@@ -24,7 +24,7 @@ def build_projector(
     *,
     grid: Sequence[int] | None = None,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     max_parameters: int = MAX_PARAMETERS,
     **options: Any,
 ) -> Projector:
@@ -41,7 +41,7 @@ def build_projector(
         out: The output width; may be left to the document.
         grid: The default token grid (h, w) of `forward` and `plan`.
         device: Where to build; default: torch's current default device.
-        dtype: The parameters' dtype; default: torch's default dtype.
+        dtype: The parameters' dtype or its name, ``"bf16"``; default: torch's default dtype.
         max_parameters: The most parameters to put up with.
         **options: The options of a registered name.
 

@@ -1,13 +1,14 @@
-"""Devices, tried before anything is put on them."""
+"""Devices and dtypes, checked before anything is put on or in them."""
 
 from __future__ import annotations
 
 import torch
 
+from ..blocks.dtypes import FLOATS, dtype_name
 from ..blocks.errors import SpecError
-from ..registry import first_line, quote
+from ..registry import did_you_mean, first_line, quote
 
-__all__ = ["check_device"]
+__all__ = ["check_device", "check_dtype"]
 
 
 def check_device(device: torch.device | str) -> torch.device:
@@ -26,4 +27,24 @@ def check_device(device: torch.device | str) -> torch.device:
             "a device that this torch has here",
             "Try device='cpu'.",
         ) from error
+    return found
+
+
+def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return a floating dtype, given as such or by one of its names, as the command line has them.
+
+    >>> check_dtype("bf16"), check_dtype("torch.half"), check_dtype(torch.float32)
+    (torch.bfloat16, torch.float16, torch.float32)
+
+    Raises:
+        SpecError: It is neither.
+    """
+    found = getattr(torch, dtype_name(dtype) or "", None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise SpecError(
+            quote(dtype),
+            "dtype",
+            "a floating-point dtype, such as torch.bfloat16 or 'bf16'",
+            did_you_mean(dtype, FLOATS),
+        )
     return found

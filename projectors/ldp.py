@@ -75,7 +75,7 @@ class LDP(Projector):
         in_channels: The input width.
         out_channels: The output width.
         device: Where to build; default: torch's current default device.
-        dtype: The parameters' dtype; default: torch's default dtype.
+        dtype: The parameters' dtype or its name, ``"bf16"``; default: torch's default dtype.
     """
 
     def __init__(
@@ -84,6 +84,6 @@ class LDP(Projector):
         out_channels: int,
         *,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> None:
         super().__init__(Ldp().stack(in_channels, out_channels), device=device, dtype=dtype)

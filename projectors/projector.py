@@ -18,7 +18,7 @@ from ..blocks.feature import Grid, check_grid
 from ..blocks.patch_merge import GATHERED, PatchMerge, PatchMergeModule
 from ..registry import quote
 from .assemble import assemble
-from .device import check_device
+from .device import check_device, check_dtype
 from .packed import run_packed, to_raster, to_raster_packed
 from .plan import MAX_PARAMETERS, Plan
 from .stack import Stack
@@ -38,7 +38,7 @@ class Projector(nn.Module):
         stack: The specification.
         grid: The default token grid (h, w) of `forward` and `plan`; checked now.
         device: Where to build; default: torch's current default device.
-        dtype: The parameters' floating dtype; default: torch's default dtype.
+        dtype: The parameters' dtype or its name, ``"bf16"``; default: torch's default dtype.
         max_parameters: The most parameters to put up with.
 
     Attributes:
@@ -47,8 +47,8 @@ class Projector(nn.Module):
         blocks: The modules in order of use.
 
     Raises:
-        SpecError: Too many parameters, a block that cannot be built, or a device that is not
-            there. Nothing is allocated then.
+        SpecError: Too many parameters, a block that cannot be built, a device that is not
+            there, or a dtype that is none. Nothing is allocated then.
         GridError: The grid does not fit.
     """
 
@@ -58,15 +58,15 @@ class Projector(nn.Module):
         *,
         grid: Sequence[int] | None = None,
         device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         max_parameters: int = MAX_PARAMETERS,
     ) -> None:
         nn.Module.__init__(self)  # whatever else a subclass is
         if not isinstance(stack, Stack):
             hint = "build_projector takes names and mappings."
             raise SpecError(quote(stack), "stack", "a Stack", hint)
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise SpecError(quote(dtype), "dtype", "a floating-point dtype, such as torch.bfloat16")
+        if dtype is not None:
+            dtype = check_dtype(dtype)
         self.spec = stack
         self.max_parameters = max_parameters
         self.grid: Grid | None = None if grid is None else check_grid(grid)

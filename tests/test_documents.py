@@ -888,11 +888,12 @@ def test_pydantics_own_doors_are_ours_too() -> None:
         ),
         (
             lambda: build_projector("ldp", 4, 4, dtype=torch.int8),
-            "dtype: torch.int8; expected a floating-point dtype, such as torch.bfloat16",
+            "dtype: torch.int8; expected a floating-point dtype, such as torch.bfloat16 or 'bf16'",
         ),
         (
-            lambda: build_projector("ldp", 4, 4, dtype="bfloat16"),
-            "dtype: 'bfloat16'; expected a floating-point dtype, such as torch.bfloat16",
+            lambda: build_projector("ldp", 4, 4, dtype="bfloat61"),
+            "dtype: 'bfloat61'; expected a floating-point dtype, such as torch.bfloat16 or 'bf16'. "
+            "Did you mean 'bfloat16' or 'float16'?",
         ),
         (
             lambda: build_projector(' {"in": 8, "out": 8, "blocks": ["pointwise"]}'),

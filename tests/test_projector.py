@@ -1,12 +1,24 @@
 """The projector's door: what goes in, what comes out, and what is refused with which words."""
 
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from mobilevlm import GridError, Projector, SpecError, build_projector, plan_projector
+from mobilevlm import (
+    LDP,
+    GridError,
+    Projector,
+    SpecError,
+    build_projector,
+    convert_checkpoint,
+    load_projector,
+    plan_projector,
+    save_projector,
+    spec_of,
+)
 from mobilevlm.blocks.pool import WindowPool
 from mobilevlm.blocks.residual import ResidualModule
 
@@ -256,6 +268,26 @@ def test_macs_by_hand() -> None:
 def test_building_respects_the_default_device_and_dtype() -> None:
     with torch.device("meta"):
         assert {p.device.type for p in build().parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["bf16", "bfloat16", "torch.bfloat16", "BF16", torch.bfloat16])
+def test_a_dtype_goes_by_all_its_names(name: torch.dtype | str, tmp_path: Path) -> None:
+    folder, out = tmp_path / "fp32", tmp_path / "bf16"
+    save_projector(build_projector("mlp", 4, 4), folder)
+    convert_checkpoint(folder, out, dtype=name)
+    for projector in (
+        build_projector("mlp", 4, 4, dtype=name),
+        Projector(spec_of("mlp", 4, 4), dtype=name),
+        LDP(4, 4, dtype=name),
+        load_projector(folder, dtype=name),
+        load_projector(out),
+    ):
+        assert {each.dtype for each in projector.parameters()} == {torch.bfloat16}
+    with pytest.raises(SpecError, match="dtype: 'half32'; expected a floating-point dtype, such"):
+        load_projector(folder, dtype="half32")
+    with pytest.raises(SpecError, match="dtype: 'half32'; expected a floating-point dtype, such"):
+        convert_checkpoint(folder, tmp_path / "other", dtype="half32")
+    assert not (tmp_path / "other").exists()
 
 
 def test_planning_leaves_the_random_state_alone() -> None:
