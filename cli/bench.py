@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..registry import first_line, quote
 from .arguments import UsageError, call
 from .options import Debug, Json, Target, Words, complete_dtype, dtype_of
 from .output import echo_json, echo_table, progress, reporting
@@ -42,6 +41,7 @@ def bench(
 
         from ..blocks.fast import fast_paths
         from ..projectors.build import build_projector
+        from ..projectors.device import check_device
         from .timing import compare
 
         keywords = call(target, words or (), "bench")
@@ -51,7 +51,7 @@ def bench(
         if threads:
             torch.set_num_threads(threads)
         torch.manual_seed(0)
-        where = _device(device)
+        where = check_device(device)
         projector = build_projector(**keywords, device=where, dtype=getattr(torch, kind)).eval()
         rows = []
         with progress("timing", 2 * (rounds + 1)) as tick:
@@ -81,19 +81,6 @@ def bench(
         echo_table(["run", "plain", "as it runs", "ratio"], table)
         for line in projector.plan().runs_as:
             typer.echo(f"runs as: {line}")
-
-
-def _device(name: str) -> Any:
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            quote(name), "device", "a device that is there", first_line(error)
-        ) from None
-    return device
 
 
 def _input(projector: Projector, batch: int) -> Tensor:

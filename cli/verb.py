@@ -16,6 +16,7 @@ from .output import USAGE, explain
 __all__ = ["Verb", "Verbs"]
 
 _EITHER_WAY = ("in", "out", "grid", "root")  # read as options and as words
+_SETTINGS = ("dtype", "device")  # so too, where a verb has them; of no projector
 
 
 class Verb(TyperCommand):
@@ -48,13 +49,16 @@ class Verb(TyperCommand):
                         ctx.fail(f"{option} needs a value. Write {key}=VALUE.")
                     yield f"{key}={value}"
                     continue
-                if not did_you_mean(key, [known.strip("-") for known in options]):
+                if key not in _SETTINGS and not did_you_mean(
+                    key, [known.strip("-") for known in options]
+                ):
                     value = value or next(rest, "VALUE")
                     ctx.fail(
                         f"No such option: {option}. A projector's options are written KEY=VALUE: "
                         f"{key}={value}."
                     )
-            if not dashes and equals and not words and key in _EITHER_WAY and option in options:
+            either_way = key in _SETTINGS or (key in _EITHER_WAY and not words)
+            if not dashes and equals and either_way and option in options:
                 yield from (option, value)
                 continue
             yield arg

@@ -6,13 +6,14 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from mobilevlm import build_projector, load_spec, plan_projector, save_projector, spec_of
+from mobilevlm import Projector, build_projector, load_spec, plan_projector, save_projector, spec_of
 from mobilevlm.cli.app import app
 from mobilevlm.cli.wording import on_the_command_line
 
@@ -227,6 +228,30 @@ def test_a_width_and_a_grid_are_options_and_words_alike(tmp_path: Path) -> None:
     )
     assert run("show", "ldp", "--in")[2].endswith("Error: --in needs a value. Write in=VALUE.\n")
     assert "(Possible options: --json)" in run("show", "ldp", "--jsn")[2]
+
+
+@pytest.mark.parametrize("word", ["dtype=BF16", "device=cpu"])
+def test_bench_takes_what_it_runs_in_as_words_too(
+    word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {}
+
+    def build(*args: Any, **keywords: Any) -> Projector:
+        given.update(keywords)
+        return build_projector(*args, **keywords)
+
+    monkeypatch.setattr("mobilevlm.projectors.build.build_projector", build)
+    words = ("bench", "mlp", "in=64", "out=64", "grid=2x2", "--rounds", "3")
+    status, _, err = run(*words, word)
+    assert (status, err) == (0, "")
+    assert given["dtype"] == (torch.bfloat16 if "BF16" in word else torch.float32)
+    assert run(*words, "device=nowhere") == run(*words, "--device", "nowhere")
+    status, out, err = run(*words, "device=nowhere")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: device: 'nowhere' cannot be used: ")
+    assert err.endswith("; expected a device that this torch has here. Try device=cpu.\n")
+    _, _, err = run("show", "mlp", "in=64", "out=64", "--dtype", "bf16")
+    assert err.endswith("No such option: --dtype\n")
 
 
 def test_values_are_read_as_python_writes_them_too() -> None:
@@ -596,7 +621,7 @@ def test_bench_says_what_is_missing() -> None:
     assert run(*words) == (2, "", "error: ldp: 'grid' is missing. Write grid=24x24.\n")
     status, out, err = run(*words, "grid=4x4", "--device", "nowhere")
     assert (status, out) == (2, "")
-    assert err.startswith("error: device: 'nowhere'; expected a device that is there.")
+    assert err.startswith("error: device: 'nowhere' cannot be used: ")
 
 
 def test_schema_prints_a_schema() -> None:
