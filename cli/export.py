@@ -94,6 +94,11 @@ def export(
 
 def _projector(target: str, words: list[str]) -> Projector:
     """Load a checkpoint; or build what is a name or a document, with random weights."""
+    for key, value in settings(words).items():
+        if key in ("dtype", "weights"):
+            raise UsageError(
+                f"{key!r} is no option of a projector", hint=f"Write --weights {value}."
+            )
     if os.path.isdir(target) or target.endswith(_WEIGHTS):
         from ..checkpoints.load import load_projector
 

@@ -49,6 +49,9 @@ class Verb(TyperCommand):
                         ctx.fail(f"{option} needs a value. Write {key}=VALUE.")
                     yield f"{key}={value}"
                     continue
+                if key == "dtype" and "--weights" in options:
+                    value = value or next(rest, "DTYPE")
+                    ctx.fail(f"No such option: {option}. Write --weights {value}.")
                 if key not in _SETTINGS and not did_you_mean(
                     key, [known.strip("-") for known in options]
                 ):

@@ -254,6 +254,21 @@ def test_bench_takes_what_it_runs_in_as_words_too(
     assert err.endswith("No such option: --dtype\n")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--dtype", "bf16"), "Error: No such option: --dtype. Write --weights bf16.\n"),
+        (("dtype=bf16",), "error: 'dtype' is no option of a projector. Write --weights bf16.\n"),
+        (("weights=f16",), "error: 'weights' is no option of a projector. Write --weights f16.\n"),
+    ],
+)
+@pytest.mark.parametrize("target", ["ldp", "c.safetensors"])
+def test_export_calls_the_dtype_weights(target: str, words: tuple[str, ...], said: str) -> None:
+    status, out, err = run("export", target, "c.pt2", "in=64", "out=128", "grid=6x9", *words)
+    assert (status, out) == (2, "")
+    assert err.endswith(said)
+
+
 def test_values_are_read_as_python_writes_them_too() -> None:
     words = ("spec", "mlp", "in=4", "out=8")
     assert run(*words, "bias=False") == run(*words, "bias=false")
