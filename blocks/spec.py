@@ -258,7 +258,7 @@ def relocate(error: MobileVLMError, where: str) -> MobileVLMError:
     else:
         joined = where + (inner if inner.startswith(("[", ".")) or not inner else f".{inner}")
     cls = type(error) if isinstance(error, ValueError) else SpecError
-    new = cls(error.found, joined, error.expected, lambda: error.hint)
+    new = cls(error.found, joined, error.expected, error.hint)
     new.__cause__ = error.__cause__ if cls is type(error) else error
     return new
 
