@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..blocks.errors import GridError, SpecError
 from ..blocks.feature import Grid, check_grid
+from ..projectors import PROJECTORS
 from ..projectors.build import build_projector
 from ..projectors.device import check_device, check_dtype
 from ..projectors.document import load_spec
-from ..projectors.lookup import name_of
+from ..projectors.lookup import instantiate
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
@@ -33,6 +34,7 @@ __all__ = [
     "inspect_checkpoint",
     "inspect_known",
     "load_projector",
+    "matching_preset",
     "read_projector",
     "recognise_projector",
 ]
@@ -71,7 +73,7 @@ class Inspection:
     @property
     def title(self) -> str:
         """The family; of a document also the name that means the same, ``document (mlp)``."""
-        name = name_of(self.spec) if self.family == "document" else ""
+        name = matching_preset(self.spec) if self.family == "document" else ""
         return f"{self.family} ({name})" if name else self.family
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,6 +101,24 @@ class Inspection:
             f"{self.spec.out}, {dtype}, {len(self.used)} tensors {place}, {self.left} others left"
             f"{others}"
         )
+
+
+def matching_preset(stack: Stack) -> str:
+    """Return the built-in name whose defaults are just these blocks; empty if there is none.
+
+    >>> matching_preset(build_projector("mlp", 64, 128, prefix_tokens=1, device="meta").spec)
+    'mlp'
+    """
+    found = {name: PROJECTORS.find(name).source == "built-in" for name in PROJECTORS.names()}
+    ours = [name for name, built_in in found.items() if built_in]
+    # A family's own name comes before those of its models.
+    for name in sorted(ours, key=lambda name: not isinstance(PROJECTORS.get(name), type)):
+        try:
+            if instantiate(name, {}).stack(stack.in_, stack.out).blocks == stack.blocks:
+                return name
+        except SpecError:  # it has not these widths
+            continue
+    return ""
 
 
 def inspect_checkpoint(

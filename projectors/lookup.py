@@ -12,7 +12,7 @@ from . import PROJECTORS
 from .preset import Preset
 from .stack import Stack
 
-__all__ = ["instantiate", "name_of", "refuse_path", "to_stack"]
+__all__ = ["instantiate", "refuse_path", "to_stack"]
 
 
 def instantiate(name: str, options: Mapping[str, Any]) -> Preset:
@@ -100,24 +100,6 @@ def to_stack(spec: object, in_: int | None, out: int | None, options: dict[str, 
         if own != width or type(width) is not int:
             raise SpecError(f"the document says {own}, the call says {quote(width)}", key)
     return stack
-
-
-def name_of(stack: Stack) -> str:
-    """Return the built-in name whose defaults are just these blocks; empty if there is none.
-
-    >>> name_of(to_stack("mlp", 64, 128, {"prefix_tokens": 1}))
-    'mlp'
-    """
-    found = {name: PROJECTORS.find(name).source == "built-in" for name in PROJECTORS.names()}
-    ours = [name for name, built_in in found.items() if built_in]
-    # A family's own name comes before those of its models.
-    for name in sorted(ours, key=lambda name: not isinstance(PROJECTORS.get(name), type)):
-        try:
-            if instantiate(name, {}).stack(stack.in_, stack.out).blocks == stack.blocks:
-                return name
-        except SpecError:  # it has not these widths
-            continue
-    return ""
 
 
 def refuse_path(name: str) -> None:
