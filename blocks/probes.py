@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from ..registry import Probe
 from .process_state import ENVIRONMENT, STATES
 
 __all__ = ["PROBES"]
 
 # Libraries read variables that their own import set; taking those back would break them.
-PROBES = tuple(Probe(*state) for state in STATES if state is not ENVIRONMENT)
+PROBES = tuple(state for state in STATES if state is not ENVIRONMENT)

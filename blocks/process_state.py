@@ -9,29 +9,14 @@ from __future__ import annotations
 import os
 import pickle
 import random
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["DRAWS", "ENVIRONMENT", "STATES", "State"]
+from ..registry import Probe
 
-
-class State(NamedTuple):
-    """A piece of the process's state.
-
-    Attributes:
-        name: What a message calls it.
-        read: Return it; None where there is none yet, which is never compared.
-        restore: Put it back; None where that cannot be done.
-        key: What to compare it by, where it is too big to be compared or shown itself.
-    """
-
-    name: str
-    read: Callable[[], Any]
-    restore: Callable[[Any], object] | None = None
-    key: Callable[[Any], object] | None = None
+__all__ = ["DRAWS", "ENVIRONMENT", "STATES"]
 
 
 def _uses_cuda() -> bool:
@@ -106,7 +91,7 @@ def _read_numpy() -> Any:
     return np.random.get_state(legacy=False)
 
 
-DRAWS = State(
+DRAWS = Probe(
     "torch's random state",
     _read_torch,
     _restore_torch,
@@ -114,7 +99,7 @@ DRAWS = State(
 )
 """Drawn on purpose while a module is built; never reseeded."""
 
-ENVIRONMENT = State(
+ENVIRONMENT = Probe(
     "the environment's variables",
     lambda: dict(os.environ),
     _restore_environment,
@@ -122,35 +107,35 @@ ENVIRONMENT = State(
 )
 
 STATES = (
-    State("Python's random state", random.getstate, random.setstate, key=tuple),
-    State("NumPy's random state", _read_numpy, np.random.set_state, key=pickle.dumps),
+    Probe("Python's random state", random.getstate, random.setstate, key=tuple),
+    Probe("NumPy's random state", _read_numpy, np.random.set_state, key=pickle.dumps),
     DRAWS,
-    State(
+    Probe(
         "CUDA's random state",
         _read_cuda,
         lambda states: torch.cuda.set_rng_state_all(states),
         key=lambda states: [_bytes(state) for state in states],
     ),
-    State("whether CUDA is in use", _uses_cuda),
-    State("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    State("torch's default device", _read_device, _restore_device),
-    State("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
-    State("torch's number of inter-op threads", torch.get_num_interop_threads),
-    State("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
-    State("torch's autocast", _read_autocast, _restore_autocast),
-    State(
+    Probe("whether CUDA is in use", _uses_cuda),
+    Probe("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    Probe("torch's default device", _read_device, _restore_device),
+    Probe("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+    Probe("torch's number of inter-op threads", torch.get_num_interop_threads),
+    Probe("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    Probe("torch's autocast", _read_autocast, _restore_autocast),
+    Probe(
         "torch's deterministic mode",
         torch.get_deterministic_debug_mode,
         torch.set_deterministic_debug_mode,
     ),
-    State(
+    Probe(
         "torch's matmul precision",
         torch.get_float32_matmul_precision,
         torch.set_float32_matmul_precision,
     ),
-    State("cuDNN's switches", _read_cudnn, _restore_cudnn),
+    Probe("cuDNN's switches", _read_cudnn, _restore_cudnn),
     # Not torch.backends.mkldnn.flags, which sets more and warns of it.
-    State(
+    Probe(
         "oneDNN's switch",
         torch._C._get_mkldnn_enabled,
         torch._C._set_mkldnn_enabled,

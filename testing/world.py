@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..blocks.process_state import STATES, State
+from ..blocks.process_state import STATES
+from ..registry import Probe
 
 __all__ = ["changes", "kept", "on", "snapshot"]
 
@@ -23,7 +24,7 @@ def changes(before: dict[str, Any]) -> list[str]:
     return [state.name for state in _changed(before)]
 
 
-def _changed(before: dict[str, Any]) -> list[State]:
+def _changed(before: dict[str, Any]) -> list[Probe]:
     changed = []
     for state in STATES:
         old, new = before[state.name], state.read()
