@@ -230,6 +230,15 @@ _EXPECTED = {
 }
 
 
+# What transformers calls an activation, and what is its name here.
+_ELSEWHERE = {
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "relu_squared": "relu2",
+    "swish": "silu",
+}
+
+
 def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
     where, kind, context = _path(root, each["loc"]), each["type"], each.get("ctx", {})
     inner = context.get("error")
@@ -242,7 +251,10 @@ def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
     given = shown(each["input"])
     if kind == "literal_error":
         options = context["expected"].replace(" or ", ",").split(",")
-        hint = did_you_mean(each["input"], [option.strip("' ") for option in options])
+        meant = each["input"]
+        if isinstance(meant, str):
+            meant = _ELSEWHERE.get(meant.replace("-", "_"), meant)
+        hint = did_you_mean(meant, [option.strip("' ") for option in options])
         return SpecError(given, where, context["expected"], hint)
     if kind in _EXPECTED:
         return SpecError(given, where, _EXPECTED[kind].format(**context))
