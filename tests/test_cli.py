@@ -465,7 +465,7 @@ def test_a_message_and_its_parts_say_the_same(tmp_path: Path) -> None:
     status, _, err = run("convert", str(own), str(file), "--to", "mlp", "--json")
     said = json.loads(err)
     assert (status, said["where"]) == (2, str(file))
-        assert said["hint"] == "Name another; --force replaces it, and what it holds is lost."
+    assert said["hint"] == "Name another; --force replaces it, and what it holds is lost."
     assert said["error"] == "{where}: {found}; expected {expected}. {hint}".format(**said)
 
 
