@@ -28,7 +28,8 @@ class Chain(nn.Sequential):
     tokens should come first. Modules, keys and numbers stay where and what they are.
     """
 
-    # The places in which linear layers were built, and of how many; so long as none is added.
+    # The places in which linear layers were built, and how many there are of all; a chain that
+    # grows or shrinks afterwards has others.
     _places: tuple[frozenset[int], int] = (frozenset(), 0)
 
     def __init__(self, *modules: Any) -> None:
@@ -41,11 +42,10 @@ class Chain(nn.Sequential):
     def links(self) -> list[Link]:
         """Return what to run, in the order written."""
         linear, length = self._places
-        if len(self) != length:
-            linear = frozenset()
+        edited = len(self) != length
         return [
             partial(call_linear, module)
-            if not is_linear(module) and (i in linear or _resembles_linear(module))
+            if not is_linear(module) and (_resembles_linear(module) if edited else i in linear)
             else module
             for i, module in enumerate(self)
         ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..blocks.adapt import adapt
 from ..blocks.errors import SpecError
-from ..registry import told
+from ..registry import printable
 from .load import zeta_nn
 from .table import Layout, Row, Scalar, Sides
 
@@ -110,7 +110,8 @@ def make(row: Row, options: Mapping[str, Scalar], in_: int, out: int) -> nn.Modu
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         fault = error
         if not isinstance(fault, SpecError):
-            fault = SpecError(told(error))
+            said = printable(" ".join(str(error).split()))  # einops gives the cause on line two
+            fault = SpecError(f"{type(error).__name__}: {said}")
         hint = f"Its signature is {row.signature}."
         raise SpecError(fault.found, f"{name}({given})", fault.expected, hint) from error
     return module
