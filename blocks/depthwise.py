@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .block import Block
 from .errors import SpecError
 from .feature import Feature
+from .linear import widened
 
 __all__ = ["Depthwise", "DepthwiseConv", "Kernel", "Stride"]
 
@@ -62,16 +63,23 @@ def to_nchw(x: Tensor) -> Tensor:
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, kernel: int, stride: int, groups: int = 1
 ) -> Tensor:
-    """Convolve a feature, with padding (k - 1) / 2; ``(b, h, w, c) -> (b, h', w', out)``."""
+    """Convolve a feature, with padding (k - 1) / 2; ``(b, h, w, c) -> (b, h', w', out)``.
+
+    In half precision through fp32, where the processor has no units for it: torch would then go
+    through a depthwise convolution channel by channel.
+    """
     if kernel == 1 and stride > 1:
         # Without AVX-512, oneDNN's gradients of a strided 1x1 on up to six channels are written
         # past the end of their memory (torch 2.13).
         x, stride = x[:, ::stride, ::stride], 1
+    dtype = x.dtype
+    if (wide := widened(x, weight, bias)) is not None:
+        x, weight, bias = wide
     y = to_nchw(x)
     if groups == 1 and not torch.compiler.is_compiling() and _heavier_than(weight, y):
         y = y.contiguous()
     y = F.conv2d(y, weight, bias, stride, (kernel - 1) // 2, groups=groups)
-    return y.permute(0, 2, 3, 1)
+    return y.permute(0, 2, 3, 1).to(dtype)
 
 
 def _heavier_than(weight: Tensor, x: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .activation import activate_
 from .fast import enabled, observed, recording
 
-__all__ = ["UNITS", "Linear", "call_linear", "is_linear", "products", "project"]
+__all__ = ["UNITS", "Linear", "call_linear", "is_linear", "products", "project", "widened"]
 
 # Multiply-accumulates below which choosing a product costs more than it saves.
 _MIN_WORK = 1 << 21
@@ -92,11 +92,11 @@ def products() -> dict[torch.dtype, str]:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None = None) -> Tensor:
     y = None
-    if _eligible(x, weight, bias):
+    if _free(x, weight, bias) and _is_large(x, weight):
         if (operator := _onednn(x.dtype)) is not None:
             y = _by_onednn(operator, x, weight, bias, act)
-        elif _lacks_units(x.dtype) and not recording(x, weight, bias):
-            y = _through_fp32(x, weight, bias, act)
+        elif (wide := _widened(x, weight, bias)) is not None:
+            y = _through_fp32(*wide, act, x.dtype)
     return _activated(F.linear(x, weight, bias), act) if y is None else y
 
 
@@ -104,22 +104,24 @@ def _activated(y: Tensor, act: nn.Module | None) -> Tensor:
     return y if act is None else activate_(act, y)
 
 
-def _eligible(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Return whether a product other than torch's may be called, and is worth the question."""
+def _free(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Return whether another kernel than torch's may be called, and nobody would notice."""
     return (
         not torch.compiler.is_compiling()
         and enabled()
         and type(x) is Tensor
         and type(weight) is nn.Parameter
         and (bias is None or type(bias) is nn.Parameter)
-        and x.numel() * weight.shape[0] >= _MIN_WORK
         and x.is_cpu
         and weight.is_cpu
         and x.dtype == weight.dtype
         and (bias is None or bias.dtype == x.dtype)
-        and x.is_contiguous()
         and not observed()
     )
+
+
+def _is_large(x: Tensor, weight: Tensor) -> bool:
+    return x.numel() * weight.shape[0] >= _MIN_WORK and x.is_contiguous()
 
 
 def _capabilities() -> dict[str, Any]:
@@ -236,20 +238,40 @@ def _has_primitives(dtype: torch.dtype) -> bool:
         return False
 
 
-def _through_fp32(
-    x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None
-) -> Tensor | None:
-    """Multiply and activate in fp32, and round once; None for too few rows."""
+def widened(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Return the three in fp32, where a layer of their half precision is to go through that.
+
+    Args:
+        x: A feature ``(..., c)``.
+        weight: The layer's weight, of any shape.
+        bias: Its bias.
+    """
+    return _widened(x, weight, bias) if _free(x, weight, bias) else None
+
+
+def _widened(
+    x: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    if not _lacks_units(x.dtype) or recording(x, weight, bias):
+        return None
     if x.numel() < _MIN_ROWS * x.shape[-1]:
         return None
-    wide = x.float(), weight.float(), None if bias is None else bias.float()
+    return x.float(), weight.float(), None if bias is None else bias.float()
+
+
+def _through_fp32(
+    x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None, dtype: torch.dtype
+) -> Tensor:
+    """Multiply and activate in fp32, and round once."""
     operator = _onednn(torch.float32)
-    y = None if operator is None else _by_onednn(operator, *wide, None)
-    y = F.linear(*wide) if y is None else y
+    y = None if operator is None else _by_onednn(operator, x, weight, bias, None)
+    y = F.linear(x, weight, bias) if y is None else y
     if act is not None:
-        if x.dtype == torch.float16:
+        if dtype == torch.float16:
             # What fp16 would round to minus infinity, activations make NaN; of plus infinity
             # torch's GELU makes NaN in fp32 alone.
             y.masked_fill_(y <= -65520, -math.inf).clamp_(max=torch.finfo(y.dtype).max)
         y = activate_(act, y)
-    return y.to(x.dtype)
+    return y.to(dtype)

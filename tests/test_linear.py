@@ -17,7 +17,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mobilevlm import (
+    BLOCKS,
     PROJECTORS,
+    Feature,
     NonFiniteError,
     build_projector,
     build_vision_projector,
@@ -194,15 +196,15 @@ def test_onednn_switched_off_in_torch(
 def through(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the rows that go through fp32."""
     rows: list[int] = []
-    plain = linear._through_fp32
+    plain = linear._widened
 
-    def counted(x: Tensor, *rest: Any) -> Tensor | None:
-        y = plain(x, *rest)
-        if y is not None:
+    def counted(x: Tensor, *rest: Any) -> Any:
+        wide = plain(x, *rest)
+        if wide is not None:
             rows.append(x[..., 0].numel())
-        return y
+        return wide
 
-    monkeypatch.setattr(linear, "_through_fp32", counted)
+    monkeypatch.setattr(linear, "_widened", counted)
     return rows
 
 
@@ -284,6 +286,43 @@ def test_projectors_in_half_precision_on_every_processor(
             if products()[dtype] != "torch" or name != "ldpnetv2":  # whose pool goes first there
                 assert distance(y, expected) <= 1.01 * distance(plain, expected), pretended
     assert through
+
+
+@HALF
+@pytest.mark.parametrize("block", ["conv", "depthwise"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolutions_in_half_precision(
+    processor: Callable[..., None],
+    through: list[int],
+    dtype: torch.dtype,
+    block: str,
+    kernel: int,
+) -> None:
+    torch.manual_seed(0)
+    fields = {"kernel": kernel, "stride": 2, **({"out": 32} if block == "conv" else {})}
+    module = BLOCKS.get(block)(**fields).build(Feature(channels=32, ends=(32, 32))).to(dtype)
+    x = torch.randn(2, 12, 12, 32).to(dtype)
+    x[0, 0, 0, 0], x[0, 4, 4, 1] = float("nan"), float("inf")
+    rows = 72 if kernel == 1 else 288  # a strided 1x1 is one of stride 1 on fewer tokens
+    with torch.inference_mode():
+        truth = copy.deepcopy(module).double()(x.double())
+        with fast_paths(False):
+            plain = module(x)
+        processor("zen3")
+        y = module(x)
+        assert through == [rows]
+        processor("sapphire-rapids")
+        module(x)
+        assert through == [rows]
+    assert y.dtype == dtype
+    assert torch.equal(y.isnan(), plain.isnan())
+    assert torch.equal(y.isinf(), plain.isinf())
+    finite = truth.isfinite() & plain.isfinite()
+    assert distance(y[finite], truth[finite]) <= 1.01 * distance(plain[finite], truth[finite])
+    x = torch.randn(2, 12, 12, 32).to(dtype).requires_grad_()
+    processor("zen3")
+    module(x).sum().backward()
+    assert through == [rows]
 
 
 def test_bf16_runs_with_fewer_instructions() -> None:
