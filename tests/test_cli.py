@@ -263,8 +263,11 @@ def test_bench_takes_what_it_runs_in_as_words_too(
     ],
 )
 @pytest.mark.parametrize("target", ["ldp", "c.safetensors"])
-def test_export_calls_the_dtype_weights(target: str, words: tuple[str, ...], said: str) -> None:
-    status, out, err = run("export", target, "c.pt2", "in=64", "out=128", "grid=6x9", *words)
+def test_export_calls_the_dtype_weights(
+    target: str, words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    file = str(tmp_path / "c.pt2")
+    status, out, err = run("export", target, file, "in=64", "out=128", "grid=6x9", *words)
     assert (status, out) == (2, "")
     assert err.endswith(said)
 
