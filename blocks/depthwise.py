@@ -72,14 +72,13 @@ def convolve(
         # Without AVX-512, oneDNN's gradients of a strided 1x1 on up to six channels are written
         # past the end of their memory (torch 2.13).
         x, stride = x[:, ::stride, ::stride], 1
-    dtype = x.dtype
     if (wide := widened(x, weight, bias)) is not None:
-        x, weight, bias = wide
+        return convolve(*wide, kernel, stride, groups).to(x.dtype)
     y = to_nchw(x)
     if groups == 1 and not torch.compiler.is_compiling() and _heavier_than(weight, y):
         y = y.contiguous()
     y = F.conv2d(y, weight, bias, stride, (kernel - 1) // 2, groups=groups)
-    return y.permute(0, 2, 3, 1).to(dtype)
+    return y.permute(0, 2, 3, 1)
 
 
 def _heavier_than(weight: Tensor, x: Tensor) -> bool:

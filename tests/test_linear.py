@@ -325,6 +325,24 @@ def test_convolutions_in_half_precision(
     assert through == [rows]
 
 
+@pytest.mark.parametrize("block", ["conv", "depthwise", "pointwise"])
+def test_autocast_chooses_the_dtype_of_a_layer(processor: Callable[..., None], block: str) -> None:
+    processor("zen3")
+    module = BLOCKS.get(block)().build(Feature(channels=32, ends=(32, 32)))
+    x = torch.randn(2, 12, 12, 32)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=BF16):
+        assert module(x).dtype == BF16
+
+
+@pytest.mark.parametrize("block", ["conv", "depthwise"])
+def test_an_exported_convolution_is_one_operator(block: str) -> None:
+    module = BLOCKS.get(block)().build(Feature(channels=32, ends=(32, 32)))
+    program = torch.export.export(module, (torch.randn(1, 4, 4, 32),))
+    calls = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "aten.conv2d.default" in calls
+    assert not any("aten.to" in call or "_to_copy" in call for call in calls), calls
+
+
 def test_bf16_runs_with_fewer_instructions() -> None:
     """The crash of processors without AVX-512, on any that has oneDNN, in a process of its own."""
     code = """
