@@ -13,7 +13,16 @@ from torch.nn import functional as F
 from .activation import activate_
 from .fast import enabled, observed, recording
 
-__all__ = ["UNITS", "Linear", "call_linear", "is_linear", "products", "project", "widened"]
+__all__ = [
+    "UNITS",
+    "Linear",
+    "call_linear",
+    "capabilities",
+    "is_linear",
+    "products",
+    "project",
+    "widened",
+]
 
 # Multiply-accumulates below which choosing a product costs more than it saves.
 _MIN_WORK = 1 << 21
@@ -124,7 +133,7 @@ def _is_large(x: Tensor, weight: Tensor) -> bool:
     return x.numel() * weight.shape[0] >= _MIN_WORK and x.is_contiguous()
 
 
-def _capabilities() -> dict[str, Any]:
+def capabilities() -> dict[str, Any]:
     """Return what torch says of the processor; older versions say nothing."""
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return found
@@ -146,7 +155,7 @@ def _onednn(dtype: torch.dtype) -> Any:
         return None
     if not (_HAS_MKL and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return None
-    found = _capabilities()
+    found = capabilities()
     if "AMD" not in str(found.get("cpu_name", "")) or not all(map(found.get, _AVX512)):
         return None
     if not _has_primitives(torch.bfloat16):
@@ -223,7 +232,7 @@ def _lacks_units(dtype: torch.dtype) -> bool:
     """
     if dtype not in UNITS or not _HAS_MKL:
         return False
-    found = _capabilities()
+    found = capabilities()
     if found.get("architecture") != "x86_64":
         return False
     return not (_has_primitives(dtype) and any(map(found.get, UNITS[dtype])))

@@ -24,7 +24,7 @@ from .errors import CheckpointError, convert_pickle
 from .families import Config, Found, Recipe, inner_config, recognise
 from .layouts import LAYOUTS, Part, parts
 from .save import DOCUMENT
-from .state import FLOATS
+from .state import refuse_dtype
 from .tensor_file import Stored
 from .weights import Progress, Weights
 
@@ -471,16 +471,8 @@ def _fit(
                 str(tuple(part.stored)),
                 hint,
             )
-        if part.dtype is not None:
-            if tensor.dtype != part.dtype:
-                raise CheckpointError(f"a tensor of {tensor.dtype}", where, str(part.dtype))
-        elif tensor.dtype not in FLOATS:
-            raise CheckpointError(
-                f"a tensor of {tensor.dtype}",
-                where,
-                "floating-point weights of 16 bits or more",
-                "Load the model without quantisation and save it again.",
-            )
+        hint = "Load the model without quantisation and save it again."
+        refuse_dtype(tensor.dtype, part.dtype, where, hint)
 
 
 def _bare(key: str) -> str:

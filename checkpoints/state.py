@@ -12,10 +12,10 @@ from ..projectors.unwrap import WRAPPERS, inside, unwrap
 from ..registry import quote
 from .errors import CheckpointError
 
-__all__ = ["FLOATS", "own_state"]
+__all__ = ["own_state", "refuse_dtype"]
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What weights may be."""
+# What weights may be.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _GATHER = (
     "Gather them on every process, with get_model_state_dict(model, options="
@@ -153,14 +153,16 @@ def _plain(key: str, tensor: Any, expected: Tensor, gather: str) -> Tensor:
         raise CheckpointError(
             f"a tensor of {shape}{cause}", key, str(tuple(expected.shape)), gather if cause else ""
         )
-    if not expected.is_floating_point():
-        if tensor.dtype != expected.dtype:
-            raise CheckpointError(f"a tensor of {tensor.dtype}", key, str(expected.dtype))
-    elif tensor.dtype not in FLOATS:
-        raise CheckpointError(
-            f"a tensor of {tensor.dtype}",
-            key,
-            "floating-point weights of 16 bits or more",
-            "Convert it first: projector.to(torch.float32).",
-        )
+    exact = None if expected.is_floating_point() else expected.dtype
+    refuse_dtype(tensor.dtype, exact, key, "Convert it first: projector.to(torch.float32).")
     return tensor
+
+
+def refuse_dtype(found: torch.dtype, exact: torch.dtype | None, where: str, hint: str) -> None:
+    """Refuse a stored tensor's dtype: another than `exact`, or no weights' where that is None."""
+    if exact is not None:
+        if found != exact:
+            raise CheckpointError(f"a tensor of {found}", where, str(exact))
+    elif found not in _FLOATS:
+        expected = "floating-point weights of 16 bits or more"
+        raise CheckpointError(f"a tensor of {found}", where, expected, hint)

@@ -111,14 +111,13 @@ def processor() -> dict[str, Any]:
     try:
         import torch
 
-        from ..blocks.linear import products
+        from ..blocks.linear import capabilities, products
 
         linear = {
             str(dtype).removeprefix("torch."): product for dtype, product in products().items()
         }
         level = torch.backends.cpu.get_cpu_capability()
-        detect = getattr(torch.cpu, "get_capabilities", None)  # of later versions of torch
-        flags = detect() if detect else {}
+        flags = capabilities()
         threads = torch.get_num_threads()
     except Exception:  # `_base` says what is wrong with torch
         return {}

@@ -26,7 +26,7 @@ _UNITS = {
 
 def processor() -> str:
     """Return the architecture and its units, such as ``x86-64 with AVX2, VNNI``."""
-    # Before torch 2.10 it says no more than whether there is VNNI.
+    # Older versions of torch say no more than whether there is VNNI.
     found: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", _vnni)()
     units = [unit for unit, names in _UNITS.items() if any(map(found.get, names))]
     machine = platform.machine()

@@ -186,10 +186,10 @@ class Projector(nn.Module):
 
         Until they are merged, tokens are treated alike, and merging blocks is a view.
         """
-        modules = self.blocks.links()
         place = self._merge
         if place is None or not enabled() or hooked(self.blocks):
             return None
+        modules = self.blocks.links()
         merge = modules[place]
         if not isinstance(merge, nn.Module) or type(merge) is not PatchMergeModule or hooked(merge):
             return None
