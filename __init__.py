@@ -6,14 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .blocks.adapt import adapt as adapt
-    from .blocks.block import Block as Block
-    from .blocks.block import Blocks as Blocks
-    from .blocks.errors import GridError as GridError
-    from .blocks.errors import SpecError as SpecError
-    from .blocks.fast import fast_paths as fast_paths
-    from .blocks.feature import Feature as Feature
-    from .blocks.feature import Width as Width
+    from .blocks.core.adapt import adapt as adapt
+    from .blocks.core.block import Block as Block
+    from .blocks.core.block import Blocks as Blocks
+    from .blocks.core.errors import GridError as GridError
+    from .blocks.core.errors import SpecError as SpecError
+    from .blocks.core.fast import fast_paths as fast_paths
+    from .blocks.core.feature import Feature as Feature
+    from .blocks.core.feature import Width as Width
     from .checkpoints.convert import convert_checkpoint as convert_checkpoint
     from .checkpoints.errors import CheckpointError as CheckpointError
     from .checkpoints.layouts import to_upstream as to_upstream
@@ -31,43 +31,43 @@ if TYPE_CHECKING:
     from .projectors.build import spec_of as spec_of
     from .projectors.document import dump_spec as dump_spec
     from .projectors.document import load_spec as load_spec
-    from .projectors.ldp import LDP as LDP
     from .projectors.nonfinite import NonFiniteError as NonFiniteError
     from .projectors.nonfinite import find_nonfinite as find_nonfinite
     from .projectors.plan import Plan as Plan
     from .projectors.preset import Preset as Preset
     from .projectors.projector import Projector as Projector
     from .projectors.stack import Stack as Stack
+    from .projectors.zoo.ldp import LDP as LDP
     from .registry.errors import MobileVLMError as MobileVLMError
     from .registry.errors import RegistryError as RegistryError
 
 # Where each public name lives: loaded on first use, so that importing costs next to nothing.
 _HOMES = {
     "BLOCKS": "projectors",
-    "LDP": "projectors.ldp",
+    "LDP": "projectors.zoo.ldp",
     "NonFiniteError": "projectors.nonfinite",
     "PROJECTORS": "projectors",
-    "Block": "blocks.block",
-    "Blocks": "blocks.block",
+    "Block": "blocks.core.block",
+    "Blocks": "blocks.core.block",
     "CheckpointError": "checkpoints.errors",
     "ExportError": "export.errors",
-    "Feature": "blocks.feature",
-    "GridError": "blocks.errors",
+    "Feature": "blocks.core.feature",
+    "GridError": "blocks.core.errors",
     "MobileVLMError": "registry.errors",
     "Plan": "projectors.plan",
     "Preset": "projectors.preset",
     "Projector": "projectors.projector",
     "RegistryError": "registry.errors",
-    "SpecError": "blocks.errors",
+    "SpecError": "blocks.core.errors",
     "Stack": "projectors.stack",
-    "Width": "blocks.feature",
-    "adapt": "blocks.adapt",
+    "Width": "blocks.core.feature",
+    "adapt": "blocks.core.adapt",
     "build_projector": "projectors.build",
     "build_vision_projector": "checkpoints.llava",
     "convert_checkpoint": "checkpoints.convert",
     "dump_spec": "projectors.document",
     "export_projector": "export.export",
-    "fast_paths": "blocks.fast",
+    "fast_paths": "blocks.core.fast",
     "find_nonfinite": "projectors.nonfinite",
     "inspect_checkpoint": "checkpoints.load",
     "inspect_values": "checkpoints.values",

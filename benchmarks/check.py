@@ -25,7 +25,7 @@ from peers import PEERS, Peer, zoo
 from versus import agree, forward, ours
 
 from mobilevlm import build_vision_projector
-from mobilevlm.blocks.linear import UNITS
+from mobilevlm.blocks.core.linear import UNITS
 from mobilevlm.cli.timing import compare
 from mobilevlm.projectors.table import align
 

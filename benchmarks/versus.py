@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from mobilevlm.blocks.chain import order
+from mobilevlm.blocks.core.chain import order
 from mobilevlm.cli.timing import compare, repeat
 from mobilevlm.projectors.macs import count_macs
 from mobilevlm.projectors.table import align

@@ -12,13 +12,13 @@ from ..registry import Probe, Registry
 from .zeta_names import ZETA
 
 if TYPE_CHECKING:
-    from .block import Block
+    from .core.block import Block
 
 __all__ = ["BLOCKS"]
 
 
 def _accepts(thing: object) -> bool:
-    from .block import Block
+    from .core.block import Block
 
     return (
         isinstance(thing, type)

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .activation import activation
-from .errors import SpecError
-from .feature import MAX_WIDTH
+from .core.activation import activation
+from .core.errors import SpecError
+from .core.feature import MAX_WIDTH
+from .core.linear import Linear
 from .glu import GluModule
-from .linear import Linear
 
 __all__ = [
     "Attention",

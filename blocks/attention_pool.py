@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import Attention, Heads, head_width
-from .block import Block
+from .core.block import Block
+from .core.feature import Feature, Grid, Width
+from .core.window import take, window_index
 from .depthwise import Stride
-from .feature import Feature, Grid, Width
 from .pool import pooled
-from .window import take, window_index
 
 __all__ = ["AttentionPool", "AttentionPoolModule"]
 

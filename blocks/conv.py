@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .block import Block
+from .core.block import Block
+from .core.feature import Feature, Width
 from .depthwise import Kernel, Stride, convolve, init_conv
-from .feature import Feature, Width
 
 __all__ = ["Conv", "ConvModule"]
 

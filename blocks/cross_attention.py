@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention, Heads, Queries, head_width, queries
-from .block import Block
-from .feature import Feature
+from .core.block import Block
+from .core.feature import Feature
 
 __all__ = ["CrossAttention", "CrossAttentionModule"]
 

@@ -9,10 +9,10 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .block import Block
-from .errors import SpecError
-from .feature import Feature
-from .linear import widened
+from .core.block import Block
+from .core.errors import SpecError
+from .core.feature import Feature
+from .core.linear import widened
 
 __all__ = ["Depthwise", "DepthwiseConv", "Kernel", "Stride"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .core.fast import reusable
+from .core.feature import Feature
 from .depthwise import Depthwise, DepthwiseConv
-from .fast import reusable
-from .feature import Feature
 
 __all__ = ["DepthwiseResidual", "DepthwiseResidualConv"]
 

@@ -8,9 +8,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from .block import Block
-from .errors import SpecError
-from .feature import Feature
+from .core.block import Block
+from .core.errors import SpecError
+from .core.feature import Feature
 
 __all__ = ["ExtraTokens", "ExtraTokensModule", "MeanTokenModule"]
 

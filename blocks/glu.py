@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from .activation import Act, activation
-from .block import Block
-from .feature import Feature, Width
-from .linear import Linear, call_linear
+from .core.activation import Act, activation
+from .core.block import Block
+from .core.feature import Feature, Width
+from .core.linear import Linear, call_linear
 
 __all__ = ["Glu", "GluModule"]
 

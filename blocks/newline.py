@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .block import Block
-from .feature import Feature
+from .core.block import Block
+from .core.feature import Feature
 
 __all__ = ["Newline", "NewlineModule"]
 

@@ -8,11 +8,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from .activation import Act, activate_, activation
-from .block import Block
-from .errors import SpecError
-from .fast import hooked, reusable
-from .feature import Feature
+from .core.activation import Act, activate_, activation
+from .core.block import Block
+from .core.errors import SpecError
+from .core.fast import hooked, reusable
+from .core.feature import Feature
 
 __all__ = ["FRESH_NORMS", "Eps", "NormAct", "NormActModule", "RMSNorm"]
 

@@ -10,10 +10,10 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from .block import Block, Blocks, chains, walk
-from .chain import Chain
-from .errors import GridError, SpecError
-from .feature import Feature
+from .core.block import Block, Blocks, chains, walk
+from .core.chain import Chain
+from .core.errors import GridError, SpecError
+from .core.feature import Feature
 
 __all__ = ["Parallel", "ParallelModule"]
 

@@ -9,10 +9,10 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .block import Block
-from .errors import GridError
-from .feature import Feature, Grid
-from .window import take, window_index
+from .core.block import Block
+from .core.errors import GridError
+from .core.feature import Feature, Grid
+from .core.window import take, window_index
 
 __all__ = ["GATHERED", "PatchMerge", "PatchMergeModule"]
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from .block import Block
-from .feature import Feature, Width
+from .core.block import Block
+from .core.feature import Feature, Width
 
 __all__ = ["Pointwise"]
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-from .block import Block
+from .core.block import Block
+from .core.errors import GridError, SpecError
+from .core.fast import reusable
+from .core.feature import MAX_SIDE, Feature, Grid
+from .core.spec import shown
+from .core.window import take, window_index
 from .depthwise import Stride
-from .errors import GridError, SpecError
-from .fast import reusable
-from .feature import MAX_SIDE, Feature, Grid
-from .spec import shown
-from .window import take, window_index
 
 __all__ = ["AdaptiveAvgPool", "BilinearPool", "Pool", "Size", "WindowPool", "pooled"]
 

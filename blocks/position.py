@@ -8,9 +8,9 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from .block import Block
-from .errors import GridError, SpecError
-from .feature import Feature, Grid
+from .core.block import Block
+from .core.errors import GridError, SpecError
+from .core.feature import Feature, Grid
 from .pool import Size
 
 __all__ = [

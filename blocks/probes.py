@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .process_state import ENVIRONMENT, STATES
+from .core.process_state import ENVIRONMENT, STATES
 
 __all__ = ["PROBES"]
 

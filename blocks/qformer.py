@@ -8,8 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .attention import Attention, Depth, FeedForward, Heads, Queries, head_width, queries
-from .block import Block
-from .feature import MAX_WIDTH, Feature, Width
+from .core.block import Block
+from .core.feature import MAX_WIDTH, Feature, Width
 
 __all__ = ["QFormer", "QFormerLayer", "QFormerModule"]
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import Attention, Heads, Queries, head_width, queries, square_side
-from .block import Block
-from .feature import Feature, Width
-from .linear import Linear, call_linear
+from .core.block import Block
+from .core.feature import Feature, Width
+from .core.linear import Linear, call_linear
 from .position import check_sincos, sincos
 
 __all__ = ["Places", "QueryResampler", "QueryResamplerModule"]

@@ -9,11 +9,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from torch import nn
 
-from .block import Block, Blocks, chains, walk, with_bodies
-from .chain import Chain
-from .errors import SpecError
-from .feature import Feature
-from .spec import MAX_BLOCKS
+from .core.block import Block, Blocks, chains, walk, with_bodies
+from .core.chain import Chain
+from .core.errors import SpecError
+from .core.feature import Feature
+from .core.spec import MAX_BLOCKS
 
 __all__ = ["Repeat"]
 

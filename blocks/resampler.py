@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .attention import Attention, Depth, FeedForward, Ffn, Heads, Queries, queries
-from .block import Block
-from .errors import SpecError
-from .feature import Feature
+from .core.block import Block
+from .core.errors import SpecError
+from .core.feature import Feature
 from .norm_act import RMSNorm
 
 __all__ = ["Resampler", "ResamplerLayer", "ResamplerModule"]

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from .activation import keeps_nothing
-from .block import Block, Blocks, walk
-from .chain import Chain
+from .core.activation import keeps_nothing
+from .core.block import Block, Blocks, walk
+from .core.chain import Chain
+from .core.errors import GridError, SpecError
+from .core.fast import hooked, reusable
+from .core.feature import Feature
+from .core.linear import Linear
 from .depthwise import DepthwiseConv
-from .errors import GridError, SpecError
-from .fast import hooked, reusable
-from .feature import Feature
-from .linear import Linear
 from .norm_act import FRESH_NORMS, NormActModule
 
 __all__ = ["Residual", "ResidualModule"]

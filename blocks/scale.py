@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .block import Block
-from .feature import Feature
+from .core.block import Block
+from .core.feature import Feature
 
 __all__ = ["Scale", "ScaleModule", "Standardization"]
 

@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .activation import Act, Gate, activation
-from .block import Block
-from .feature import MAX_WIDTH, Feature
+from .core.activation import Act, Gate, activation
+from .core.block import Block
+from .core.feature import MAX_WIDTH, Feature
 
 __all__ = ["SqueezeExcite", "SqueezeExciteModule", "make_divisible"]
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from ..blocks.block import label
+from ..blocks.core.block import label
 from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
 from ..registry import MobileVLMError, did_you_mean, quote

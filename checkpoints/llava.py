@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Linear
 
-from ..blocks.block import Block
-from ..blocks.chain import Chain, run_in_order
+from ..blocks.core.block import Block
+from ..blocks.core.chain import Chain, run_in_order
+from ..blocks.core.errors import SpecError
+from ..blocks.core.fast import hooked
+from ..blocks.core.feature import Grid
+from ..blocks.core.linear import project
 from ..blocks.depthwise import to_nchw
-from ..blocks.errors import SpecError
-from ..blocks.fast import hooked
-from ..blocks.feature import Grid
-from ..blocks.linear import project
 from ..blocks.pointwise import Pointwise
 from ..blocks.residual import Residual
 from ..blocks.squeeze_excite import make_divisible

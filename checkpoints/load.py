@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..blocks.errors import GridError, SpecError
-from ..blocks.feature import Grid, check_grid
+from ..blocks.core.errors import GridError, SpecError
+from ..blocks.core.feature import Grid, check_grid
 from ..projectors import PROJECTORS
 from ..projectors.build import build_projector
 from ..projectors.device import check_device, check_dtype

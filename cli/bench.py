@@ -39,7 +39,7 @@ def bench(
     with reporting(debug, as_json):
         import torch
 
-        from ..blocks.fast import fast_paths
+        from ..blocks.core.fast import fast_paths
         from ..projectors.build import build_projector
         from ..projectors.device import check_device
         from .timing import compare

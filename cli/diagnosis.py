@@ -111,7 +111,7 @@ def processor() -> dict[str, Any]:
     try:
         import torch
 
-        from ..blocks.linear import capabilities, products
+        from ..blocks.core.linear import capabilities, products
 
         linear = {
             str(dtype).removeprefix("torch."): product for dtype, product in products().items()
@@ -162,8 +162,8 @@ def _requirement(need: Requirement, whole: Collection[str]) -> Iterator[Finding]
 def _base() -> Iterator[Finding]:
     """Load what every plugin builds on, torch above all."""
     try:
-        from ..blocks import block as _block  # noqa: F401
         from ..blocks import probes as _probes  # noqa: F401
+        from ..blocks.core import block as _block  # noqa: F401
     except Exception as error:
         text = f"what plugins build on cannot be imported: {told(error)}"
         yield Finding("problem", OWN, text, "Mend that first: no plugin was imported.")

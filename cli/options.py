@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..blocks.dtypes import FLOATS, dtype_name
+from ..blocks.core.dtypes import FLOATS, dtype_name
 from ..projectors import PROJECTORS
 from ..registry import did_you_mean, quote
 from .arguments import UsageError, no_grid, sides

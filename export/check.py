@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..blocks.fast import fast_paths
+from ..blocks.core.fast import fast_paths
 from ..registry import MobileVLMError, told
 from .door import Door
 from .errors import ExportError, Mismatch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
-from ..blocks.feature import Grid
+from ..blocks.core.feature import Grid
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, told

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from ..blocks.linear import Linear
+from ..blocks.core.linear import Linear
 from ..registry import quote
 from .axes import Dims
 from .door import BATCH, Door

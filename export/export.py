@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..blocks.dtypes import short_name
-from ..blocks.feature import check_grid
+from ..blocks.core.dtypes import short_name
+from ..blocks.core.feature import check_grid
 from ..projectors.document import dump_spec
 from ..projectors.files import check_target, replace_file
 from ..projectors.projector import Projector

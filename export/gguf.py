@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..blocks.feature import Grid
+from ..blocks.core.feature import Grid
 from ..checkpoints.layouts import LAYOUTS, from_upstream, parts, to_upstream
 from ..projectors.build import spec_of
 from ..projectors.projector import Projector

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..blocks.feature import Grid
+from ..blocks.core.feature import Grid
 from ..blocks.patch_merge import PatchMergeModule
 from ..blocks.pool import AdaptiveAvgPool, BilinearPool
 

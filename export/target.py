@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from ..blocks.feature import Grid
+from ..blocks.core.feature import Grid
 from ..projectors.projector import Projector
 from ..registry.requirements import install_command
 from .axes import Dims

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..blocks.block import Step, label, one_pass
-from ..blocks.chain import Chain
-from ..blocks.errors import SpecError
+from ..blocks.core.block import Step, label, one_pass
+from ..blocks.core.chain import Chain
+from ..blocks.core.errors import SpecError
 from ..registry import MobileVLMError, quote, told
 
 __all__ = ["assemble"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..blocks.feature import check_grid
+from ..blocks.core.feature import check_grid
 from .lookup import to_stack
 from .plan import MAX_PARAMETERS, Plan
 from .projector import Projector

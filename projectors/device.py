@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..blocks.dtypes import FLOATS, dtype_name
-from ..blocks.errors import SpecError
+from ..blocks.core.dtypes import FLOATS, dtype_name
+from ..blocks.core.errors import SpecError
 from ..registry import did_you_mean, first_line, quote
 
 __all__ = ["check_device", "check_dtype"]

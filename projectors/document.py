@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError
 
-from ..blocks.errors import SpecError
-from ..blocks.spec import MAX_DEPTH, WithDuplicate, first_duplicate
+from ..blocks.core.errors import SpecError
+from ..blocks.core.spec import MAX_DEPTH, WithDuplicate, first_duplicate
 from ..registry import MobileVLMError, RegistryError, first_line, printable, quote
 from .files import check_target, replace_file
 from .json_file import JsonReader

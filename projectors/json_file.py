@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..blocks.spec import first_duplicate
+from ..blocks.core.spec import first_duplicate
 from ..registry import MobileVLMError, first_line, quote
 
 __all__ = ["DuplicateKey", "JsonReader", "no_duplicates"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..blocks.errors import SpecError
+from ..blocks.core.errors import SpecError
 from ..registry import UnknownName, quote
 from . import PROJECTORS
 from .preset import Preset

@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import ConfigDict
 from torch import nn
 
-from ..blocks.block import Block, bodies, walk, with_bodies
-from ..blocks.errors import SpecError
-from ..blocks.feature import Feature, Width, is_width
+from ..blocks.core.block import Block, bodies, walk, with_bodies
+from ..blocks.core.errors import SpecError
+from ..blocks.core.feature import Feature, Width, is_width
 from ..registry import MobileVLMError
 from .assemble import assemble
 from .lookup import instantiate

@@ -8,10 +8,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..blocks.chain import Link, order, run
-from ..blocks.fast import hooked
-from ..blocks.feature import Grid
-from ..blocks.window import PackedModule, window_index
+from ..blocks.core.chain import Link, order, run
+from ..blocks.core.fast import hooked
+from ..blocks.core.feature import Grid
+from ..blocks.core.window import PackedModule, window_index
 
 __all__ = ["Track", "by_size", "run_packed", "to_raster", "to_raster_packed"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..blocks.block import Step, chains, label, one_pass
-from ..blocks.chain import Chain, order
-from ..blocks.errors import SpecError
-from ..blocks.feature import Feature, Grid
+from ..blocks.core.block import Step, chains, label, one_pass
+from ..blocks.core.chain import Chain, order
+from ..blocks.core.errors import SpecError
+from ..blocks.core.feature import Feature, Grid
 from ..registry import told
 from .assemble import assemble
 from .macs import count_macs

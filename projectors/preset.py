@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from ..blocks.errors import SpecError
-from ..blocks.spec import Spec
+from ..blocks.core.errors import SpecError
+from ..blocks.core.spec import Spec
 from ..registry import MobileVLMError, quote, told
 from .stack import PrefixTokens, Stack
 

@@ -10,11 +10,11 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from ..blocks.block import Block, mixes_tokens
-from ..blocks.chain import Link, run_in_order
-from ..blocks.errors import GridError, SpecError
-from ..blocks.fast import enabled, hooked
-from ..blocks.feature import Grid, check_grid
+from ..blocks.core.block import Block, mixes_tokens
+from ..blocks.core.chain import Link, run_in_order
+from ..blocks.core.errors import GridError, SpecError
+from ..blocks.core.fast import enabled, hooked
+from ..blocks.core.feature import Grid, check_grid
 from ..blocks.patch_merge import GATHERED, PatchMerge, PatchMergeModule
 from ..registry import quote
 from .assemble import assemble

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..blocks import BLOCKS
-from ..blocks.spec import Spec
+from ..blocks.core.spec import Spec
 from ..registry import Registry, RegistryError
 from . import PROJECTORS
 from .nested import NestedPreset

@@ -14,10 +14,10 @@ from pydantic import (
     model_validator,
 )
 
-from ..blocks.block import Block, Blocks, Step, label, needs_grid, walk
-from ..blocks.errors import SpecError
-from ..blocks.feature import MAX_WIDTH, Feature, check_grid
-from ..blocks.spec import Spec, shown
+from ..blocks.core.block import Block, Blocks, Step, label, needs_grid, walk
+from ..blocks.core.errors import SpecError
+from ..blocks.core.feature import MAX_WIDTH, Feature, check_grid
+from ..blocks.core.spec import Spec, shown
 
 __all__ = ["SCHEMA", "PrefixTokens", "Stack"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..blocks.block import Block, mixes_tokens, needs_grid
-from ..blocks.errors import SpecError
-from ..blocks.feature import Feature, Grid
-from ..blocks.window import PackedModule
+from ..blocks.core.block import Block, mixes_tokens, needs_grid
+from ..blocks.core.errors import SpecError
+from ..blocks.core.feature import Feature, Grid
+from ..blocks.core.window import PackedModule
 from ..projectors.document import dump_spec, load_spec
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote

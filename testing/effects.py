@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from ..blocks.process_state import DRAWS
+from ..blocks.core.process_state import DRAWS
 from .report import Finding
 from .subject import Subject
 from .world import changes, snapshot

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from ..blocks import BLOCKS
-from ..blocks.block import Block, bodies
-from ..blocks.errors import SpecError
-from ..blocks.feature import Feature
+from ..blocks.core.block import Block, bodies
+from ..blocks.core.errors import SpecError
+from ..blocks.core.feature import Feature
 from ..projectors.preset import Preset
 from ..projectors.stack import Stack
 from ..registry import RegistryError, did_you_mean, quote

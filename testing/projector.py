@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..blocks.block import label
-from ..blocks.errors import GridError, SpecError
-from ..blocks.feature import Grid, check_grid
+from ..blocks.core.block import label
+from ..blocks.core.errors import GridError, SpecError
+from ..blocks.core.feature import Grid, check_grid
 from ..projectors.document import dump_spec, load_spec
 from ..projectors.lookup import instantiate, to_stack
 from ..projectors.preset import Preset

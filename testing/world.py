@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..blocks.process_state import STATES
+from ..blocks.core.process_state import STATES
 from ..registry import Probe
 
 __all__ = ["changes", "kept", "on", "snapshot"]

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError
-from mobilevlm.blocks.block import chains, mixes_tokens, needs_grid
-from mobilevlm.blocks.feature import check_grid
+from mobilevlm.blocks.core.block import chains, mixes_tokens, needs_grid
+from mobilevlm.blocks.core.feature import check_grid
 from mobilevlm.blocks.pointwise import Pointwise
 
 

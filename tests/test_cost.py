@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 
 from mobilevlm import BLOCKS, Block, Feature, MobileVLMError, SpecError, load_spec, plan_projector
-from mobilevlm.blocks.block import Blocks, walk
-from mobilevlm.blocks.chain import Chain
+from mobilevlm.blocks.core.block import Blocks, walk
+from mobilevlm.blocks.core.chain import Chain
 from mobilevlm.blocks.identity import Identity
 from mobilevlm.registry import did_you_mean, names
 

@@ -16,7 +16,7 @@ from plugins import SWAY, Site
 from typer.testing import CliRunner
 
 import mobilevlm
-from mobilevlm.blocks import linear
+from mobilevlm.blocks.core import linear
 from mobilevlm.cli import diagnosis
 from mobilevlm.cli.app import app
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE

@@ -33,10 +33,10 @@ from mobilevlm import (
     plan_projector,
     spec_of,
 )
-from mobilevlm.blocks.block import bodies, count
+from mobilevlm.blocks.core.block import bodies, count
+from mobilevlm.blocks.core.spec import check_structure, relocate, shown
 from mobilevlm.blocks.pointwise import Pointwise
 from mobilevlm.blocks.residual import Residual
-from mobilevlm.blocks.spec import check_structure, relocate, shown
 from mobilevlm.projectors.nested import NestedPreset
 
 KNOWN = (

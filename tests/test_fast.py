@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilevlm import Projector, build_projector, fast_paths, plan_projector
-from mobilevlm.blocks import fast, linear
-from mobilevlm.blocks.chain import Chain, order
+from mobilevlm.blocks.core import fast, linear
+from mobilevlm.blocks.core.chain import Chain, order
 from mobilevlm.blocks.norm_act import NormActModule
 from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool, WindowPool
 from mobilevlm.blocks.residual import ResidualModule
@@ -302,7 +302,7 @@ def test_function_transforms(product: list[Any]) -> None:
 
 
 def test_the_environment_switches_it_off() -> None:
-    code = "from mobilevlm.blocks.fast import enabled; print(enabled())"
+    code = "from mobilevlm.blocks.core.fast import enabled; print(enabled())"
     found = [
         subprocess.run(
             [sys.executable, "-c", code],

@@ -15,8 +15,8 @@ import wrong_blocks
 from torch import nn
 
 from mobilevlm import BLOCKS, Block, Feature, MobileVLMError, Preset, SpecError, Stack
+from mobilevlm.blocks.core.process_state import STATES
 from mobilevlm.blocks.probes import PROBES
-from mobilevlm.blocks.process_state import STATES
 from mobilevlm.testing import ConformanceError, check_block, check_projector
 from mobilevlm.testing.kit import BLOCK_CHECKS, PROJECTOR_CHECKS
 from mobilevlm.testing.world import changes, kept, snapshot

@@ -26,9 +26,9 @@ from mobilevlm import (
     fast_paths,
     find_nonfinite,
 )
-from mobilevlm.blocks import linear
-from mobilevlm.blocks.activation import activation
-from mobilevlm.blocks.linear import Linear, products, project
+from mobilevlm.blocks.core import linear
+from mobilevlm.blocks.core.activation import activation
+from mobilevlm.blocks.core.linear import Linear, products, project
 
 AVX512 = dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), True)
 X86 = {"architecture": "x86_64", "avx2": True}
@@ -348,7 +348,7 @@ def test_bf16_runs_with_fewer_instructions() -> None:
     code = """
         import torch
         from mobilevlm import build_projector
-        from mobilevlm.blocks.linear import products
+        from mobilevlm.blocks.core.linear import products
         for dtype in (torch.bfloat16, torch.float16):
             for name in ("mlp2x_gelu", "ldp", "qwen2-vl"):
                 torch.manual_seed(0)

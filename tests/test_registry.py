@@ -24,7 +24,7 @@ from plugins import BUILT_IN, at_once, gadgets
 
 from mobilevlm import BLOCKS, PROJECTORS, Block, GridError, Preset, SpecError, Stack
 from mobilevlm.blocks.identity import Identity
-from mobilevlm.projectors.mlp import Mlp
+from mobilevlm.projectors.zoo.mlp import Mlp
 from mobilevlm.registry import (
     AmbiguousName,
     BrokenPlugin,
@@ -390,7 +390,7 @@ def test_an_equal_instance_may_be_registered_again_another_may_not(registries: N
     again = PROJECTORS.register("sway", Mlp(depth=3))
     assert PROJECTORS.get("sway") is again
     assert message(NameTaken, PROJECTORS.register, "sway", Mlp(depth=4)) == (
-        "projector 'sway' is already registered, by mobilevlm.projectors.mlp:Mlp. "
+        "projector 'sway' is already registered, by mobilevlm.projectors.zoo.mlp:Mlp. "
         "Choose another name, or pass replace=True."
     )
     assert PROJECTORS.get("sway") is again

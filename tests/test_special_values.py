@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevlm import BLOCKS, Feature, build_projector, fast_paths
-from mobilevlm.blocks.activation import Act, activate_, activation
-from mobilevlm.blocks.linear import products
+from mobilevlm.blocks.core.activation import Act, activate_, activation
+from mobilevlm.blocks.core.linear import products
 from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool
 from mobilevlm.export.rewrites import with_exact_pools, with_sliced_merges
 

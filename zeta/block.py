@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NoReturn
 from pydantic import ConfigDict, model_validator
 from torch import nn
 
-from ..blocks.block import Block
-from ..blocks.errors import GridError, SpecError
-from ..blocks.feature import Feature, Width
-from ..blocks.spec import Refused, shown
+from ..blocks.core.block import Block
+from ..blocks.core.errors import GridError, SpecError
+from ..blocks.core.feature import Feature, Width
+from ..blocks.core.spec import Refused, shown
 from ..registry import did_you_mean, quote
 from .module import make
 from .table import MAX_COUNT, Option, Row, Scalar

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..blocks.adapt import adapt
-from ..blocks.errors import SpecError
+from ..blocks.core.adapt import adapt
+from ..blocks.core.errors import SpecError
 from ..registry import printable
 from .load import zeta_nn
 from .table import Layout, Row, Scalar, Sides

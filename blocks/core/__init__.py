@@ -1,0 +1,3 @@
+"""What every block is made of."""
+
+__all__: list[str] = []

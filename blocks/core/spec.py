@@ -1,0 +1,289 @@
+"""The base of everything that is written in a document: strict, frozen, with readable errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, NoReturn, Self, TypeAlias
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from ...registry import MobileVLMError, did_you_mean, quote
+from .errors import SpecError
+
+__all__ = [
+    "MAX_BLOCKS",
+    "MAX_DEPTH",
+    "MAX_NODES",
+    "Refused",
+    "Spec",
+    "WithDuplicate",
+    "check_structure",
+    "first_duplicate",
+    "relocate",
+    "shown",
+]
+
+MAX_DEPTH = 16
+MAX_BLOCKS = 4_096
+MAX_NODES = 65_536
+MAX_PROBLEMS = 10  # shown of one document
+# A level of nesting is a mapping and at most a few lists around it.
+MAX_CONTAINERS = 4 * MAX_DEPTH
+
+
+class Refused(ValueError):
+    """An error of ours on its way through pydantic, which makes text of every exception it meets.
+
+    Its own text takes a search, and few of many are shown: it is made of those alone.
+    """
+
+    def __init__(self, error: MobileVLMError) -> None:
+        super().__init__()
+        self.error = error
+
+
+class Spec(BaseModel):
+    """A strict, frozen piece of a document.
+
+    Nothing is converted: an integer field takes no ``true``, no ``"64"`` and no ``64.0``. Unknown
+    keys, NaN and infinities are refused. Every failure is a `SpecError`. pydantic's own back
+    doors, `model_construct` and `model_copy(update=...)`, check nothing.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_default=True,
+        serialize_by_alias=True,
+    )
+
+    def __init__(self, /, **data: Any) -> None:
+        where = self._root()
+        check_structure(data, where)
+        try:
+            super().__init__(**data)
+        except ValidationError as error:
+            _explain(error, where)
+
+    @classmethod
+    def model_validate(cls, obj: Any, **_: Any) -> Self:
+        """Validate a mapping; the same as the constructor, with its limits and its errors."""
+        if isinstance(obj, cls):
+            return obj
+        if not isinstance(obj, Mapping):
+            raise SpecError(shown(obj), cls._root(), "a mapping")
+        check_structure(obj, cls._root())
+        return cls(**obj)
+
+    @classmethod
+    def model_validate_json(cls, json_data: Any, **_: Any) -> Self:
+        """Refuse: pydantic's reader lets duplicate keys pass; `load_spec` reads JSON."""
+        raise SpecError("JSON is read with load_spec", cls._root())
+
+    # Tells pydantic that this __init__ only wraps its own, so that nested documents are validated
+    # directly and keep their path.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def _root(cls) -> str:
+        """What a message calls the whole of it."""
+        return cls.__name__
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and cls.model_config.get("extra") != "allow":
+            known = _keys(cls)
+            for key in data:
+                if key not in known:
+                    raise Refused(_unknown_key(key, known))
+        return data
+
+
+@cache
+def _keys(cls: type[Spec]) -> dict[str, None]:
+    """Every spelling of every field, in order."""
+    found: dict[str, None] = {}
+    for name, field in cls.model_fields.items():
+        alias = field.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+        found.update({choice: None for choice in choices if isinstance(choice, str)})
+    return found
+
+
+def _unknown_key(key: object, known: Iterable[str]) -> SpecError:
+    # Python's spelling of a key, such as in_, is accepted but not advertised.
+    names = [name for name in known if not name.endswith("_")]
+    return SpecError(
+        f"unknown key {quote(key)}",
+        expected=f"one of {', '.join(names)}" if names else "no keys",
+        hint=lambda: did_you_mean(key, names),
+    )
+
+
+def first_duplicate(pairs: Iterable[tuple[str, Any]]) -> str | None:
+    """Return the first key that a JSON object gives twice, or None."""
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
+
+
+class WithDuplicate(dict[str, Any]):
+    """A JSON object in which `key` was given twice; refused once its path is known."""
+
+    key = ""
+
+
+# A container being looked into: id, step of the path, whether it is a level, what is left of it.
+_Open: TypeAlias = tuple[int, str, bool, "Iterator[tuple[str, Any]]"]
+
+
+def check_structure(data: Any, where: str = "") -> None:
+    """Refuse what is too deep, too big or contains itself, before anything looks at it closely.
+
+    Iterative, and bounded by `MAX_NODES` steps whatever is shared inside.
+
+    Raises:
+        SpecError: With the path of the offending value.
+    """
+    nodes = 0
+    open_: list[_Open] = [(id(data), where, False, _items(data, where))]
+    while open_:
+        for step, value in open_[-1][3]:
+            nodes += 1
+            if nodes > MAX_NODES:
+                raise SpecError(
+                    "too big", _start(open_), f"at most {MAX_NODES:,} values in a document"
+                )
+            if isinstance(value, str | bytes | int | float | None):
+                continue
+            if not isinstance(value, Mapping | list | tuple | Spec):
+                if isinstance(value, Iterable):  # sets, queues, generators, arrays
+                    found = f"a {type(value).__name__}"
+                    raise SpecError(found, _start(open_, step), "a list or an object of JSON")
+                continue
+            if any(each[0] == id(value) for each in open_):
+                raise SpecError("it contains itself", _start(open_, step))
+            level = not isinstance(value, list | tuple)
+            if sum(each[2] for each in open_) + level > MAX_DEPTH or len(open_) > MAX_CONTAINERS:
+                raise SpecError("nested too deep", _start(open_), f"at most {MAX_DEPTH} levels")
+            here = "".join(each[1] for each in open_) + step
+            open_.append((id(value), step, level, _items(value, here)))
+            break
+        else:
+            open_.pop()
+
+
+def _start(open_: list[_Open], step: str = "") -> str:
+    """Return the path, or the start of a very long one."""
+    path = ("".join(each[1] for each in open_) + step).lstrip(".")
+    return path if len(path) <= 60 else path[:57] + "..."
+
+
+def _items(value: Any, here: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, WithDuplicate):
+        raise SpecError(f"key {quote(value.key)} is given twice", here.lstrip("."))
+    if isinstance(value, Spec):
+        yield from ((f".{key}", item) for key, item in value.__dict__.items())
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise SpecError(f"key {quote(key)} is not a string", here.lstrip("."))
+            yield f".{key}" if key.isidentifier() else f"[{quote(key)}]", item
+    else:
+        yield from ((f"[{index}]", item) for index, item in enumerate(value))
+
+
+def _explain(error: ValidationError, where: str) -> NoReturn:
+    """Raise pydantic's findings as a `SpecError` in our words."""
+    count = error.error_count()
+    problems = [_problem(each, where) for each in error.errors(include_url=False)[:MAX_PROBLEMS]]
+    if count == 1:
+        raise problems[0] from problems[0].__cause__
+    lines = "".join(f"\n  - {problem}" for problem in problems)
+    if count > MAX_PROBLEMS:
+        lines += f"\n  - and {count - MAX_PROBLEMS} more"
+    raise SpecError(f"{count} problems{lines}") from None
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "an integer",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "string_type": "a string",
+    "too_long": "at most {max_length} items",
+    "too_short": "at least {min_length} items",
+    "tuple_type": "a list",
+}
+
+
+# What transformers calls an activation, and what is its name here.
+_ELSEWHERE = {
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "relu_squared": "relu2",
+    "swish": "silu",
+}
+
+
+def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
+    where, kind, context = _path(root, each["loc"]), each["type"], each.get("ctx", {})
+    inner = context.get("error")
+    if isinstance(inner, Refused):
+        inner = inner.error
+    if isinstance(inner, MobileVLMError):
+        return relocate(inner, where)
+    if kind == "missing":
+        return SpecError(f"key {quote(each['loc'][-1])} is missing", _path(root, each["loc"][:-1]))
+    given = shown(each["input"])
+    if kind == "literal_error":
+        options = context["expected"].replace(" or ", ",").split(",")
+        meant = each["input"]
+        if isinstance(meant, str):
+            meant = _ELSEWHERE.get(meant.replace("-", "_"), meant)
+        hint = did_you_mean(meant, [option.strip("' ") for option in options])
+        return SpecError(given, where, context["expected"], hint)
+    if kind in _EXPECTED:
+        return SpecError(given, where, _EXPECTED[kind].format(**context))
+    message = each["msg"].removeprefix("Input should be ")
+    return SpecError(given, where, message[0].lower() + message[1:])
+
+
+def relocate(error: MobileVLMError, where: str) -> MobileVLMError:
+    """Return the same error with its path continued outwards."""
+    inner = error.where
+    if inner.startswith(f"{where}["):  # a chain's own messages carry its whole path
+        joined = inner
+    else:
+        joined = where + (inner if inner.startswith(("[", ".")) or not inner else f".{inner}")
+    cls = type(error) if isinstance(error, ValueError) else SpecError
+    new = cls(error.found, joined, error.expected, error.hint)
+    new.__cause__ = error.__cause__ if cls is type(error) else error
+    return new
+
+
+def _path(root: str, loc: tuple[int | str, ...]) -> str:
+    text = root + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    return text.lstrip(".")
+
+
+def shown(value: Any) -> str:
+    """Show a value as JSON would write it, with the name of its type where that is the point."""
+    try:
+        text = json.dumps(value, allow_nan=True) if not isinstance(value, dict | list) else ""
+    except (TypeError, ValueError, RecursionError):
+        text = ""
+    return quote(value) if not text or len(text) > 80 else text

@@ -1,0 +1,57 @@
+"""Aya Vision's and Command A Vision's projector."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...blocks.core.block import Block
+from ...blocks.core.feature import MAX_WIDTH
+from ...blocks.glu import Glu
+from ...blocks.norm_act import NormAct
+from ...blocks.patch_merge import PatchMerge
+from ...blocks.pointwise import Pointwise
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["COHERE2_VISION", "AyaVision"]
+
+
+class AyaVision(Preset):
+    """``merge 2x2 (hwc) > [LN] > SwiGLU > Linear``; a quarter of the tokens comes out.
+
+    Used by Aya Vision and, without the norm, Command A Vision (`cohere2-vision`).
+
+    Source: huggingface/transformers, ``models/aya_vision/modeling_aya_vision.py``
+    (`AyaVisionMultiModalProjector`); huggingface/transformers,
+    ``models/cohere2_vision/modeling_cohere2_vision.py`` (`Cohere2VisionMultiModalProjector`).
+
+    Traps: one layer of twice the width is split in two, the value first and the gate second; the
+    LayerNorm's eps is 1e-6.
+
+    Attributes:
+        merge: The side of the merged windows.
+        hidden: Upstream's alignment_intermediate_size: value and gate together, so an even number.
+        norm: Whether there is a LayerNorm.
+    """
+
+    merge: Annotated[int, Field(ge=1, le=16)] = 2
+    hidden: Annotated[int, Field(ge=2, le=MAX_WIDTH, multiple_of=2)] = 28672
+    norm: bool = True
+
+    def expand(self, in_: int, out: int) -> Stack:
+        norms: tuple[Block, ...] = (NormAct(norm="layer", eps=1e-6, act="none"),)
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                PatchMerge(size=(self.merge, self.merge)),
+                *(norms if self.norm else ()),
+                Glu(out=self.hidden // 2, act="silu"),
+                Pointwise(),
+            ),
+        )
+
+
+COHERE2_VISION = AyaVision(norm=False)

@@ -1,0 +1,46 @@
+"""The projectors of the Gemma 3 and 4 models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...blocks.norm_act import NormAct
+from ...blocks.pointwise import Pointwise
+from ...blocks.pool import Pool
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["Gemma3"]
+
+
+class Gemma3(Preset):
+    """``average pool s x s > RMS norm (1 + w) > Linear``; 1 token of s * s comes out.
+
+    Used by Gemma 3 (4: 64x64 tokens to 16x16), T5Gemma 2, MedGemma, ShieldGemma 2.
+
+    Source: huggingface/transformers, ``models/gemma3/modeling_gemma3.py``
+    (`Gemma3MultiModalProjector`).
+
+    Traps: the norm scales by 1 + w, in fp32, and casts back after that; its eps is the vision
+    tower's; the matrix is stored (in, out) and has no bias.
+
+    Attributes:
+        pool: The side s of the pooled windows.
+        eps: Of the norm.
+    """
+
+    pool: Annotated[int, Field(ge=1, le=64)] = 4
+    eps: float = 1e-6
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                Pool(mode="avg", stride=self.pool),
+                NormAct(norm="rms", eps=self.eps, weight="offset", cast="after", act="none"),
+                Pointwise(bias=False),
+            ),
+        )

@@ -1,0 +1,45 @@
+"""Gemma 3n's vision embedder."""
+
+from __future__ import annotations
+
+from ...blocks.core.block import Block
+from ...blocks.norm_act import NormAct
+from ...blocks.pointwise import Pointwise
+from ...blocks.scale import Scale
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["Gemma3n"]
+
+
+class Gemma3n(Preset):
+    """``* sqrt(width) > RMS norm > Linear > RMS norm without weight`` on every token.
+
+    Used by Gemma 3n.
+
+    Source: huggingface/transformers, ``models/gemma3n/modeling_gemma3n.py``
+    (`Gemma3nModel.get_image_features`, `Gemma3nMultimodalEmbedder`).
+
+    Traps: the norms multiply their weight in fp32; the embedder's table of hard tokens belongs to
+    the language model, not here.
+
+    Attributes:
+        eps: Of both norms.
+        scale: Whether the features are scaled here, not by the caller.
+    """
+
+    eps: float = 1e-6
+    scale: bool = True
+
+    def expand(self, in_: int, out: int) -> Stack:
+        first: tuple[Block, ...] = (Scale(by="root-channels"),)
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                *(first if self.scale else ()),
+                NormAct(norm="rms", eps=self.eps, cast="after", act="none"),
+                Pointwise(bias=False),
+                NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
+            ),
+        )

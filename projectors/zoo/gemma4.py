@@ -1,0 +1,51 @@
+"""Gemma 4's pooler and embedder."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...blocks.norm_act import NormAct
+from ...blocks.pointwise import Pointwise
+from ...blocks.pool import Pool
+from ...blocks.scale import Scale
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["Gemma4"]
+
+
+class Gemma4(Preset):
+    """``average pool s x s > * sqrt(width) > [standardise] > RMS norm without weight > Linear``.
+
+    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2.
+
+    Source: huggingface/transformers, ``models/gemma4/modeling_gemma4.py``
+    (`Gemma4VisionPooler`, `Gemma4VisionModel.forward`, `Gemma4MultimodalEmbedder`).
+
+    Traps: upstream pools by position ids over a padded batch; here the images are packed, each
+    with its grid, and what comes out are upstream's valid tokens. The 26B and 31B models
+    standardise. The scaled features may exceed fp16's range: run it in fp32 or bf16.
+
+    Attributes:
+        pool: The side s of the pooled windows.
+        eps: Of the norm.
+        standardize: Whether the scaled features are standardised.
+    """
+
+    pool: Annotated[int, Field(ge=1, le=64)] = 3
+    eps: float = 1e-6
+    standardize: bool = False
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                Pool(mode="avg", stride=self.pool),
+                Scale(by="root-channels", standardize=self.standardize),
+                NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
+                Pointwise(bias=False),
+            ),
+        )

@@ -1,0 +1,57 @@
+"""GLM-4.1V's downsampling and merger."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ...blocks.core.feature import MAX_WIDTH
+from ...blocks.glu import Glu
+from ...blocks.norm_act import NormAct
+from ...blocks.patch_merge import PatchMerge
+from ...blocks.pointwise import Pointwise
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["Glm4v"]
+
+
+class Glm4v(Preset):
+    """``RMS norm > 2x2 conv of stride 2 > Linear > LN > GELU > SwiGLU``; a quarter comes out.
+
+    Used by GLM-4.1V, 4.5V, 4.6V and GLM-OCR; GLM5-Next clamps its SwiGLU (`limit`).
+
+    Source: huggingface/transformers, ``models/glm4v/modeling_glm4v.py`` (`Glm4vVisionModel`,
+    `Glm4vVisionPatchMerger`).
+
+    Traps: the convolution is a merge with order ``chw`` and a linear layer with bias, all others
+    have none; norm and convolution live on the tower upstream; the tokens come in block by block.
+
+    Attributes:
+        eps: Of the RMS norm.
+        hidden: The inner width of the SwiGLU; None is the output width.
+        limit: GLM5-Next's clamp.
+        token_order: How the tokens come in: ``blocked`` or ``raster``.
+    """
+
+    eps: float = 1e-5
+    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    limit: Annotated[float, Field(gt=0)] | None = None
+    token_order: Literal["raster", "blocked"] = "blocked"
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            token_order=self.token_order,
+            blocks=(
+                NormAct(norm="rms", eps=self.eps, act="none"),
+                PatchMerge(order="chw"),
+                Pointwise(),
+                Pointwise(bias=False),
+                NormAct(norm="layer", eps=1e-5, act="gelu"),
+                Glu(out=self.hidden or "out", act="silu", bias=False, limit=self.limit),
+                Pointwise(bias=False),
+            ),
+        )

@@ -1,0 +1,34 @@
+"""GOT-OCR 2.0's projector."""
+
+from __future__ import annotations
+
+from ...blocks.conv import Conv
+from ...blocks.pointwise import Pointwise
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["GotOcr2"]
+
+
+class GotOcr2(Preset):
+    """``conv 3x3 stride 2 > conv 3x3 stride 2 > Linear``; 1 token of 16 comes out.
+
+    Used by GOT-OCR 2.0.
+
+    Source: huggingface/transformers, ``models/got_ocr2/modeling_got_ocr2.py``
+    (`GotOcr2MultiModalProjector`).
+
+    Traps: upstream calls its convolutions upsamplers; they have no bias, and nothing stands
+    between them; the first doubles the width, the second goes to the output's.
+    """
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                Conv(out=2 * in_, stride=2, bias=False),
+                Conv(stride=2, bias=False),
+                Pointwise(),
+            ),
+        )

@@ -1,0 +1,51 @@
+"""Granite-Docling's connector."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...blocks.norm_act import NormAct
+from ...blocks.patch_merge import PatchMerge
+from ...blocks.pointwise import Pointwise
+from ...blocks.position import Position
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["GraniteDocling"]
+
+
+class GraniteDocling(Preset):
+    """``LN > merge s x s (hwc) > Linear > + sines and cosines > LN > GELU > Linear > LN``.
+
+    Used by Granite-Docling, for its coarse path (merge 4) and its fine one (2). They differ in the
+    first linear layer only; the deepstack mergers beside them are `internvl` with the same merge.
+
+    Source: huggingface/transformers, ``models/granite_docling/modeling_granite_docling.py``
+    (`GraniteDoclingConnector`).
+
+    Traps: neither linear layer has a bias; the eps is 1e-5 whatever the tower's; the column's half
+    of the places stands first.
+
+    Attributes:
+        merge: The side of the merged windows.
+    """
+
+    merge: Annotated[int, Field(ge=1, le=16)] = 4
+
+    def expand(self, in_: int, out: int) -> Stack:
+        norm = NormAct(norm="layer", eps=1e-5, act="none")
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                norm,
+                PatchMerge(size=(self.merge, self.merge)),
+                Pointwise(bias=False),
+                Position(kind="sincos"),
+                NormAct(norm="layer", eps=1e-5, act="gelu"),
+                Pointwise(bias=False),
+                norm,
+            ),
+        )

@@ -1,0 +1,54 @@
+"""The projector MobileVLM v1 released."""
+
+from __future__ import annotations
+
+from ...blocks.core.block import Block
+from ...blocks.depthwise import Depthwise
+from ...blocks.norm_act import NormAct
+from ...blocks.pointwise import Pointwise
+from ...blocks.residual import Residual
+from ...blocks.squeeze_excite import SqueezeExcite, make_divisible
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["LdpNet"]
+
+
+class LdpNet(Preset):
+    """``mlp2 > x + IR(stride 1) > IR(stride 2)``; a quarter of the tokens comes out.
+
+    IR is MobileNetV3's inverted residual without expansion: ``depthwise 3x3 > LN > hardswish >
+    squeeze-excite > pointwise > LN``, its convolutions without bias, its LayerNorms over
+    channels.
+
+    Used by MobileVLM v1 and PALO.
+
+    Source: Meituan-AutoML/MobileVLM, ``mobilevlm/model/vision_projector.py``
+    (`LDPNetProjector`).
+
+    Traps: the LayerNorms' eps is 1e-5; the squeeze is ``make_divisible(out // 4, 8)`` wide, with
+    ReLU inside and a hard sigmoid as gate; only the first IR has a skip.
+    """
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                Pointwise(),
+                NormAct(norm="none", act="gelu"),
+                Pointwise(),
+                Residual(body=_inverted_residual(out, stride=1)),
+                *_inverted_residual(out, stride=2),
+            ),
+        )
+
+
+def _inverted_residual(width: int, stride: int) -> tuple[Block, ...]:
+    return (
+        Depthwise(stride=stride, bias=False),
+        NormAct(norm="layer", eps=1e-5, act="hardswish"),
+        SqueezeExcite(mid=make_divisible(width // 4), act="relu", gate="hardsigmoid"),
+        Pointwise(out="same", bias=False),
+        NormAct(norm="layer", eps=1e-5, act="none"),
+    )

@@ -1,0 +1,38 @@
+"""The projector MobileVLM v2 released."""
+
+from __future__ import annotations
+
+from ...blocks.depthwise_residual import DepthwiseResidual
+from ...blocks.norm_act import NormAct
+from ...blocks.pointwise import Pointwise
+from ...blocks.pool import Pool
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["LdpNetV2"]
+
+
+class LdpNetV2(Preset):
+    """``mlp2 > average pool to 12x12 > x + depthwise 3x3``; 144 tokens come out.
+
+    Used by MobileVLM v2.
+
+    Source: Meituan-AutoML/MobileVLM, ``mobilevlm/model/vision_projector.py``
+    (`LDPNetV2Projector`).
+
+    Traps: the pool is adaptive, so any grid of at least 12x12 gives 12x12; a smaller one, which
+    upstream blows up to 144 tokens, is refused. The depthwise convolution has a bias, unlike v1's.
+    """
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                Pointwise(),
+                NormAct(norm="none", act="gelu"),
+                Pointwise(),
+                Pool(mode="adaptive", size=(12, 12)),
+                DepthwiseResidual(kernel=3),
+            ),
+        )

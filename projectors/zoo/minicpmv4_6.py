@@ -1,0 +1,47 @@
+"""MiniCPM-V 4.6's iterated merger."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...blocks.core.block import Block
+from ...blocks.norm_act import NormAct
+from ...blocks.patch_merge import PatchMerge
+from ...blocks.pointwise import Pointwise
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["MiniCPMV4_6"]
+
+
+class MiniCPMV4_6(Preset):
+    """``times x [merge 2x2 (hwc) > LN > Linear > GELU > Linear]``; 1 token of 4 ** times comes out.
+
+    Used by MiniCPM-V 4.6 and later, in place of the resampler.
+
+    Source: huggingface/transformers, ``models/minicpmv4_6/modeling_minicpmv4_6.py``
+    (`MiniCPMV4_6Merger`).
+
+    Traps: every round but the last returns to the input's width; the LayerNorm's eps is 1e-6.
+
+    Attributes:
+        times: The number of rounds.
+        eps: Of the LayerNorms.
+    """
+
+    times: Annotated[int, Field(ge=1, le=8)] = 1
+    eps: float = 1e-6
+
+    def expand(self, in_: int, out: int) -> Stack:
+        blocks: list[Block] = []
+        for step in range(self.times):
+            blocks += [
+                PatchMerge(),
+                NormAct(norm="layer", eps=self.eps, act="none"),
+                Pointwise(out="same"),
+                NormAct(norm="none", act="gelu"),
+                Pointwise(out="out" if step == self.times - 1 else "in"),
+            ]
+        return Stack(in_=in_, out=out, blocks=tuple(blocks))

@@ -1,0 +1,42 @@
+"""NVILA-Lite's projector."""
+
+from __future__ import annotations
+
+from ...blocks.norm_act import NormAct
+from ...blocks.patch_merge import PatchMerge
+from ...blocks.pointwise import Pointwise
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["NvilaLite"]
+
+
+class NvilaLite(Preset):
+    """``merge 3x3 (hwc) > LN > Linear(3 in) > GELU > LN > Linear > GELU > Linear``: 1 of 9 tokens.
+
+    Used by NVILA-Lite (``mlp_downsample_3x3_fix``); NVILA itself is `nvila`.
+
+    Source: NVlabs/VILA, ``llava/model/multimodal_projector/base_projector.py``
+    (`MultimodalProjector`).
+
+    Traps: zeros are padded below and to the right of sides that 3 does not divide; the first linear
+    layer's width is three times the *input's*.
+    """
+
+    def expand(self, in_: int, out: int) -> Stack:
+        norm = NormAct(norm="layer", eps=1e-5, act="none")
+        gelu = NormAct(norm="none", act="gelu")
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                PatchMerge(size=(3, 3), odd="pad"),
+                norm,
+                Pointwise(out=3 * in_),
+                gelu,
+                norm,
+                Pointwise(),
+                gelu,
+                Pointwise(),
+            ),
+        )

@@ -1,0 +1,52 @@
+"""Voxtral's and GLM-ASR's audio projector."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...blocks.core.activation import Act
+from ...blocks.core.feature import Width
+from ...blocks.norm_act import NormAct
+from ...blocks.patch_merge import PatchMerge
+from ...blocks.pointwise import Pointwise
+from ..preset import Preset
+from ..stack import Stack
+
+__all__ = ["Voxtral"]
+
+
+class Voxtral(Preset):
+    """``stack 4 frames > Linear > GELU > Linear``; 1 token of 4 comes out.
+
+    Used by Voxtral and, with an inner width of its own and biases, GLM-ASR.
+
+    Source: huggingface/transformers, ``models/voxtral/modeling_voxtral.py``
+    (`VoxtralMultiModalProjector`).
+
+    Traps: no biases; frames are a grid of one row, ``grid=(1, n)``.
+
+    Attributes:
+        frames: How many frames stand in one token.
+        hidden: The inner width.
+        act: The activation; ``gelu`` is the exact form.
+        bias: Whether the linear layers have biases.
+    """
+
+    frames: Annotated[int, Field(ge=1, le=64)] = 4
+    hidden: Width = "out"
+    act: Act = "gelu"
+    bias: bool = False
+
+    def expand(self, in_: int, out: int) -> Stack:
+        return Stack(
+            in_=in_,
+            out=out,
+            blocks=(
+                PatchMerge(size=(1, self.frames)),
+                Pointwise(out=self.hidden, bias=self.bias),
+                NormAct(norm="none", act=self.act),
+                Pointwise(bias=self.bias),
+            ),
+        )
