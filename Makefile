@@ -25,7 +25,6 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests -q
 TWO := -n 2 --dist loadfile
-test_files = $(patsubst %,tests/test_%.py,$(1))
 
 .PHONY: help demo test test-all lint types pytest test-slow test-threads test-isa test-clone \
 	test-adapters test-export test-litert test-zeta bench bench-check clean
@@ -59,14 +58,16 @@ test-slow: $(TEST)  ## The slow tests, and the random ones with many more exampl
 	$(PYTEST) $(TWO) -m "slow or hypothesis" --hypothesis-profile=many tests
 
 test-threads: $(TEST)  ## Each of these tests on four threads at once.
-	$(PYTEST) --parallel-threads=4 $(call test_files,blocks checkpoints documents packed parity \
-		registry zoo)
+	$(PYTEST) --parallel-threads=4 $(addprefix tests/,blocks/test_blocks.py \
+		checkpoints/test_checkpoints.py projectors/test_documents.py projectors/test_packed.py \
+		projectors/zoo/test_parity.py projectors/zoo/test_zoo.py registry/test_registry.py)
 
 # Whose numbers could depend on the processor.
 test-isa: $(TEST)  ## Numbers once more, on a processor that has AVX2 at most.
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTEST) $(TWO) \
-		$(call test_files,adapt attention blocks drop_in example_documents export fast honeybee in_place linear \
-		models nonfinite packed parity projector properties special_values zoo)
+		$(addprefix tests/,blocks checkpoints/test_drop_in.py checkpoints/test_models.py \
+		export/test_export.py projectors/test_nonfinite.py projectors/test_packed.py \
+		projectors/test_projector.py projectors/test_properties.py projectors/zoo)
 
 test-clone: $(TEST)  ## Tests of the last commit: in any order, without asserts, my-clone as folder.
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
@@ -77,19 +78,19 @@ test-clone: $(TEST)  ## Tests of the last commit: in any order, without asserts,
 
 test-adapters: $(ADAPTERS)  ## PEFT, torchao, bitsandbytes and DeepSpeed on projectors.
 	OMP_NUM_THREADS=1 $(ADAPTERS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
-		tests/adapters
+		tests/extras/adapters
 
 test-export: $(EXPORT)  ## ONNX, GGUF and ExecuTorch, run in their own runtimes; recipes.
 	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
-		tests/export
+		tests/extras/export
 
 test-litert: $(LITERT)  ## The recipe for LiteRT, which needs an older pydantic.
 	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q -p no:anyio \
-		tests/export/test_recipes.py -k litert
+		tests/extras/export/test_recipes.py -k litert
 
 test-zeta: $(ZETA)  ## Zeta's modules as blocks, with zetascale itself.
-	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/zeta/pytest.ini --rootdir tests/zeta -q \
-		tests/zeta
+	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/extras/zeta/pytest.ini --rootdir tests/extras/zeta -q \
+		tests/extras/zeta
 
 bench: $(BENCH)  ## Print the figures of benchmarks/, beside the originals'.
 	$(BIN)/python benchmarks/core.py

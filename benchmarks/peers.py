@@ -24,7 +24,7 @@ from mobilevlm import Projector, build_projector, to_upstream
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / ".venv/published/mobilevlm/main.py"
 sys.path.insert(0, str(ROOT / "tests"))
-importlib.import_module("torchvision_operators").declare()
+importlib.import_module("helpers.torchvision_operators").declare()
 
 
 @dataclass(frozen=True)

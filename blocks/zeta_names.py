@@ -1,4 +1,4 @@
-"""The names of Zeta's modules as blocks; `tests/zeta_page.py` writes them."""
+"""The names of Zeta's modules as blocks; `tools/zeta_page.py` writes them."""
 
 __all__ = ["ZETA"]
 

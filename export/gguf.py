@@ -131,7 +131,7 @@ class Gguf(Target):
     def load(self, job: Job, data: bytes) -> Loaded:
         """Read the file back into a projector: llama.cpp itself comes with no package of Python's.
 
-        tests/export runs it in llama.cpp, where that is installed.
+        tests/extras/export runs it in llama.cpp, where that is installed.
         """
         from gguf import GGUFReader
         from gguf.quants import dequantize

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision_operators
-from plugins import Site
-from progress import Progress
+from helpers import torchvision_operators
+from helpers.plugins import Site
+from helpers.progress import Progress
 
 from mobilevlm import BLOCKS, PROJECTORS, __version__
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE

@@ -180,7 +180,7 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
 
 def test_every_folder_of_code_is_a_listed_package() -> None:
     """A forgotten sub-package would be missing from the wheel and from the tests above."""
-    elsewhere = {"build", "tests", "examples", "benchmarks", "docs"}
+    elsewhere = {"build", "tests", "tools", "examples", "benchmarks", "docs"}
     found = set()
     for path in ROOT.rglob("__init__.py"):
         parts = path.parent.relative_to(ROOT).parts

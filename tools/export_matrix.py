@@ -1,6 +1,6 @@
 """Which preset goes into which format: the table of docs/export.md.
 
-``.venv-export/bin/python tests/export_matrix.py [PRESET ...] [COLUMN ...]`` exports presets in
+``.venv-export/bin/python tools/export_matrix.py [PRESET ...] [COLUMN ...]`` exports presets in
 small and writes their cells anew, by default all, which takes ten minutes; ``.onnx`` and ``.pte``
 stand for their columns. `make test-export` makes that environment.
 """

@@ -1,6 +1,6 @@
 """Run the code blocks of a Markdown page, and compare or rewrite what they print.
 
-``python tests/readme.py`` writes the outputs and tables of the README and of docs/ anew.
+``python tools/readme.py`` writes the outputs and tables of the README and of docs/ anew.
 """
 
 import contextlib
@@ -15,13 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torchvision_operators
-from families import document_rows, first_line, zoo_page, zoo_rows
+README = Path(__file__).parent.parent / "README.md"
+sys.path.insert(0, str(README.parent / "tests"))
+
+from helpers import torchvision_operators
+from zoo_page import document_rows, first_line, zoo_page, zoo_rows
 
 from mobilevlm import BLOCKS
 from mobilevlm.testing.kit import BLOCK_CHECKS
 
-README = Path(__file__).parent.parent / "README.md"
 ZOO = README.parent / "docs" / "zoo.md"
 DOCS = sorted((README.parent / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,6 +1,6 @@
 """What follows from `zeta/table.json`: the page about it, and the names in the registry's table.
 
-``python tests/zeta_page.py`` writes `docs/zeta.md` and `blocks/zeta_names.py`; it needs no
+``python tools/zeta_page.py`` writes `docs/zeta.md` and `blocks/zeta_names.py`; it needs no
 zetascale.
 """
 
@@ -22,7 +22,7 @@ it is the one that comes in; where a module takes the width that goes out, that 
 every block. Documents are read, checked and planned by a fixed table, so zetascale is imported when
 the first module is built, and not before.
 
-The table and this page are made by running every module (`tests/zeta/probe.py`), on CPU, at two
+The table and this page are made by running every module (`tools/zeta_probe.py`), on CPU, at two
 widths, on four grids, in batches of 1 to 3 and at a thousandth of unit scale. A module works if, in
 eval mode, it gives one finite feature, the same twice, for each image by itself, changes neither
 its input nor itself nor torch's settings, and prints nothing; builds and runs on the meta device;
@@ -102,7 +102,7 @@ def names(found: Table) -> str:
         for name, row in found.blocks.items()
     ]
     return (
-        '"""The names of Zeta\'s modules as blocks; `tests/zeta_page.py` writes them."""\n\n'
+        '"""The names of Zeta\'s modules as blocks; `tools/zeta_page.py` writes them."""\n\n'
         '__all__ = ["ZETA"]\n\n'
         f"ZETA = {{\n{''.join(lines)}}}\n"
     )

@@ -1,6 +1,6 @@
 """Run every module of `zeta.nn`: does it work as a block, how, and if not, why?
 
-``python tests/zeta/probe.py`` writes what it finds to `zeta/table.json`, and what follows from it.
+``python tools/zeta_probe.py`` writes what it finds to `zeta/table.json`, and what follows from it.
 Nothing is said about a module by hand: its arguments are guessed by their names, it is built, given
 tokens and maps, and what comes out is looked at. Each module has a process of its own, so that it
 can do no harm.
@@ -31,8 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision_schemas  # noqa: F401
 from torch import Tensor, nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from helpers import torchvision_operators
 
 from mobilevlm import MobileVLMError
 from mobilevlm.projectors.document import _format
@@ -40,7 +44,6 @@ from mobilevlm.zeta.load import zeta_nn
 from mobilevlm.zeta.module import enter, leave, make
 from mobilevlm.zeta.table import MAX_COUNT, Layout, Option, Row
 
-ROOT = Path(__file__).parents[2]
 SECONDS = 300  # for one module
 
 # ---------------------------------------------------------------- what an argument's name says
@@ -708,9 +711,10 @@ def as_json(thing: Row | Option) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    torchvision_operators.declare()
     table = probe(sys.argv[1:])
     if sys.argv[1:]:
         print(json.dumps(table, indent=2))
     else:
         (ROOT / "zeta" / "table.json").write_text(_format(table, "") + "\n", "utf-8")
-        subprocess.run([sys.executable, ROOT / "tests" / "zeta_page.py"], check=True)
+        subprocess.run([sys.executable, ROOT / "tools" / "zeta_page.py"], check=True)

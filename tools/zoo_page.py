@@ -187,7 +187,7 @@ def zoo_page() -> str:
     sections = [
         "# The zoo\n\nWhat each family of the README's table computes, its options, and the traps"
         " in which a\nreimplementation falls. `mobilevlm show NAME in=.. out=.. grid=..` prints its"
-        " blocks. This page is\nwritten by `python tests/readme.py` from the code.\n"
+        " blocks. This page is\nwritten by `python tools/readme.py` from the code.\n"
     ]
     for name, cls in families().items():
         lines = [f"## {name}"]

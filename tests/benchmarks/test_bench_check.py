@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobilevlm import build_projector
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture

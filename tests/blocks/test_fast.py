@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from plugins import at_once
+from helpers.plugins import at_once
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -61,7 +61,7 @@ from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
 from mobilevlm.checkpoints.save import save_projector
 from mobilevlm.checkpoints.tensor_file import WINDOW
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 # ---------------------------------------------------------------------- our own format
 

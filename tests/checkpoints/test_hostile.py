@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from plugins import SWAY, Site
+from helpers.plugins import SWAY, Site
 from safetensors.torch import save_file
 from torch import nn
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.plugins import SWAY, Site
 from packaging.requirements import Requirement as Requires
-from plugins import SWAY, Site
 from typer.testing import CliRunner
 
 import mobilevlm
@@ -22,7 +22,7 @@ from mobilevlm.cli.app import app
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
 from mobilevlm.registry.requirements import Requirement, fits, install_command, requirements
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 SWAYING = """
 from mobilevlm import Preset, Stack
@@ -350,7 +350,7 @@ def test_doctor_knows_what_can_be_switched_off(
 
 
 def test_doctor_knows_every_variable_of_ours() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     rooms = (path for path in root.glob("[!.]*/*.py") if (path.parent / "__init__.py").exists())
     used = {
         name for path in rooms for name in re.findall(r"\"(MOBILEVLM_[A-Z_]+)\"", path.read_text())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "acme-blocks"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "acme-blocks"
 
 # ruff: noqa: E501 - a document says every default of a block on one line
 DOCUMENT = """\

@@ -12,7 +12,7 @@ KINDS = {"python", "text", "console", "sh", "toml"}
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_code_runs_and_prints_what_the_page_says(page: Path, registries: None) -> None:
-    assert render(page) == page.read_text("utf-8"), "run: python tests/readme.py"
+    assert render(page) == page.read_text("utf-8"), "run: python tools/readme.py"
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
@@ -24,7 +24,7 @@ def test_it_is_well_formed(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXTS = {".in", ".json", ".md", ".py", ".toml", ".yml"}
 
 

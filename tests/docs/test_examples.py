@@ -8,7 +8,7 @@ import pytest
 
 from mobilevlm import load_spec
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SAYS = {
     "build_by_name.py": "",
     "compose_variant.py": "Read back, it is the same projector: True",
@@ -18,7 +18,7 @@ SAYS = {
 }
 
 
-# Run by tests/export and tests/zeta, with what they need.
+# Run by tests/extras, with what they need.
 ELSEWHERE = {"serve_onnx.py", "with_zeta.py"}
 
 

@@ -1,10 +1,10 @@
-"""docs/export.md's table of presets and formats, where no extra is needed; see tests/export."""
+"""docs/export.md's table of presets and formats, where no extra is needed; see tests/extras/export."""
 
 import pytest
 from export_matrix import COLUMNS, PAGE, agrees, presets, read, render
 
 SAID = read(PAGE.read_text("utf-8"))
-AGAIN = "run: python tests/export_matrix.py"
+AGAIN = "run: python tools/export_matrix.py"
 
 
 def test_every_preset_has_a_row_without_gaps() -> None:

@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from families import PLAIN, TRANSFORMERS, checked_against, families, sources
 from readme import DOCS, FENCE, README, ZOO, render
+from zoo_page import PLAIN, TRANSFORMERS, checked_against, families, sources
 
 ROOT = README.parent
 # Blocks of sh set a machine up; `.ci/run` runs the make targets, which install as these say.
@@ -21,7 +21,7 @@ SHELL = [
 
 
 def test_code_runs_and_prints_what_the_readme_says(registries: None) -> None:
-    assert render(README) == README.read_text("utf-8"), "run: python tests/readme.py"
+    assert render(README) == README.read_text("utf-8"), "run: python tools/readme.py"
 
 
 def test_every_code_block_is_of_a_kind_that_is_run() -> None:
@@ -30,7 +30,7 @@ def test_every_code_block_is_of_a_kind_that_is_run() -> None:
         kinds.setdefault(language, []).append(body)
     assert set(kinds) == {"python", "text", "console", "sh", "toml"}
     lines = "".join(kinds["sh"]).splitlines()
-    # tests/export runs those that export.
+    # tests/extras/export runs those that export.
     assert [line for line in lines if not line.startswith("mobilevlm export")] == SHELL
     assert "make test-all" in (ROOT / ".ci" / "run").read_text("utf-8")
     makefile = (ROOT / "Makefile").read_text("utf-8")

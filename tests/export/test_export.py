@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from full_disk import export_on_a_full_disk
-from plugins import at_once
+from helpers.full_disk import export_on_a_full_disk
+from helpers.plugins import at_once
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn.utils import prune

@@ -50,7 +50,7 @@ class Progress:
             del self.left[file]
             counts = ", ".join(f"{n} {what}" for what, n in sorted(self.outcomes[file].items()))
             done = f"{self.files - len(self.left)}/{self.files}"
-            self.terminal.write_line(f"{done:>6}  {file:<28} {self.seconds[file]:4.0f} s  {counts}")
+            self.terminal.write_line(f"{done:>6}  {file:<44} {self.seconds[file]:4.0f} s  {counts}")
 
 
 def file_of(nodeid: str) -> str:

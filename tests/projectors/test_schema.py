@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.plugins import Site
 from jsonschema import Draft202012Validator
-from plugins import Site
 
 from mobilevlm import PROJECTORS, SpecError, dump_spec, load_spec, spec_of
 from mobilevlm.projectors.schema import document_schema
 
 SCHEMA = document_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").rglob("*.json"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.json"))
 NAMES = [entry.name for entry in PROJECTORS.entries() if entry.source == "built-in"]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plugins import BUILT_IN, MALLET, SWAY, TELL, UPDATE, Site, at_once, gadgets, message
+from helpers.plugins import BUILT_IN, MALLET, SWAY, TELL, UPDATE, Site, at_once, gadgets, message
 
 from mobilevlm import BLOCKS, PROJECTORS
 from mobilevlm.blocks.probes import PROBES

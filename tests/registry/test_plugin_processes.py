@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from plugins import MALLET, SWAY, Site, gadgets, message
+from helpers.plugins import MALLET, SWAY, Site, gadgets, message
 
 from mobilevlm.registry import STRICT_VARIABLE, BrokenPlugin
 

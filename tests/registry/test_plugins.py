@@ -13,7 +13,18 @@ import traceback
 from pathlib import Path
 
 import pytest
-from plugins import BUILT_IN, MALLET, SWAY, TELL, UPDATE, Site, at_once, gadgets, message, problems
+from helpers.plugins import (
+    BUILT_IN,
+    MALLET,
+    SWAY,
+    TELL,
+    UPDATE,
+    Site,
+    at_once,
+    gadgets,
+    message,
+    problems,
+)
 
 from mobilevlm import BLOCKS, PROJECTORS, SpecError, Stack, dump_spec, load_spec
 from mobilevlm.blocks.identity import Identity

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.plugins import BUILT_IN, at_once, gadgets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from plugins import BUILT_IN, at_once, gadgets
 
 from mobilevlm import BLOCKS, PROJECTORS, Block, GridError, Preset, SpecError, Stack
 from mobilevlm.blocks.identity import Identity
@@ -703,7 +703,7 @@ def test_every_renamed_name_leads_somewhere_new(registry: Registry[Any]) -> None
 
 @pytest.mark.parametrize("registry", ALL, ids=lambda registry: registry.kind)
 def test_pyproject_mirrors_the_table(registry: Registry[Any]) -> None:
-    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     points = tomllib.loads(text)["project"]["entry-points"][registry.group]
     # Instances are a family with some options set: further names, which are not mirrored. Nor are
     # Zeta's modules, which are not ours.

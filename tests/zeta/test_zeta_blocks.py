@@ -1,6 +1,6 @@
 """Zeta's modules without zetascale: names, documents, errors, and a stand-in to build with.
 
-With zetascale itself: `tests/zeta/`.
+With zetascale itself: `tests/extras/zeta/`.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import zeta_page
-from plugins import Site
+from helpers.plugins import Site
 
 from mobilevlm import (
     BLOCKS,
@@ -33,7 +33,7 @@ from mobilevlm.registry.requirements import install_command
 from mobilevlm.zeta.load import VERSION, ZetaError
 from mobilevlm.zeta.table import table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ROWS = table().blocks
 ATTENTION = (
     "It is zeta.nn.MultiQueryAttention(dim, heads, attn_impl='torch', clip_qkv=None, qk_ln=False, "

@@ -8,4 +8,4 @@ SAID = read(PAGE.read_text("utf-8"))
 
 @pytest.mark.parametrize("name", presets())
 def test_what_it_says_of_gguf_is_so(name: str) -> None:
-    assert agrees(name, ".gguf", SAID[name][".gguf"]), "run: python tests/export_matrix.py .gguf"
+    assert agrees(name, ".gguf", SAID[name][".gguf"]), "run: python tools/export_matrix.py .gguf"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from full_disk import export_on_a_full_disk
+from helpers.full_disk import export_on_a_full_disk
 
 from mobilevlm import build_projector, export_projector
 

@@ -10,7 +10,7 @@ from towers import tower
 
 from mobilevlm import build_projector, save_projector
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
 
 
 def test_every_command_of_deploy_runs(tmp_path: Path) -> None:

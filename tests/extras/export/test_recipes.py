@@ -12,7 +12,7 @@ import torch
 
 from mobilevlm import Projector, build_projector, export_projector
 
-RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
+RECIPES = Path(__file__).parents[3] / "docs" / "recipes"
 NAMES = ["mlp2x_gelu", "ldp", "ldpnet", "ldpnetv2"]
 
 

@@ -15,7 +15,7 @@ import torch
 
 from mobilevlm import build_projector, export_projector
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "serve_onnx.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "serve_onnx.py"
 WITHOUT = """
 import sys
 from importlib.abc import MetaPathFinder

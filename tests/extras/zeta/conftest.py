@@ -1,3 +1,5 @@
 """These tests need zetascale: `make test-zeta`."""
 
-import torchvision_schemas  # noqa: F401
+from helpers import torchvision_operators
+
+torchvision_operators.declare()

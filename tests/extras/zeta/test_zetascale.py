@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import probe
 import pytest
 import torch
+import zeta_probe
 from einops import rearrange
+from helpers import torchvision_operators
 from torch import Tensor, nn
 
 from mobilevlm import (
@@ -23,10 +24,11 @@ from mobilevlm import (
 from mobilevlm.zeta.load import VERSION, ZetaError, zeta_nn
 from mobilevlm.zeta.table import Row, table
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROWS = table().blocks
 HELPER = (
-    f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import torchvision_schemas"
+    f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); "
+    "from helpers import torchvision_operators; torchvision_operators.declare()"
 )
 
 
@@ -38,12 +40,12 @@ def document(name: str) -> dict[str, Any]:
 
 def test_the_table_is_what_the_probe_finds() -> None:
     found = json.loads((ROOT / "zeta" / "table.json").read_text("utf-8"))
-    assert probe.probe() == found, "run: python tests/zeta/probe.py"
+    assert zeta_probe.probe() == found, "run: python tools/zeta_probe.py"
 
 
 def test_the_table_covers_zeta_nn() -> None:
     names = [row.module for row in ROWS.values()] + list(table().others)
-    assert sorted(names) == list(probe.classes())
+    assert sorted(names) == list(zeta_probe.classes())
     assert zeta_nn().__name__ == "zeta.nn"
 
 
@@ -198,9 +200,7 @@ def test_a_torchvision_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def torchvision_is_whole() -> bool:
-    import torchvision_schemas
-
-    return torchvision_schemas.LIBRARY is None
+    return torchvision_operators.declare()
 
 
 def test_the_example(tmp_path: Path) -> None:

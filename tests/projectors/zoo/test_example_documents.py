@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from mobilevlm import PROJECTORS, build_projector, load_spec, plan_projector
 from mobilevlm.cli.app import app
 
-DOCUMENTS = Path(__file__).parent.parent / "examples" / "documents"
+DOCUMENTS = Path(__file__).parents[3] / "examples" / "documents"
 H = 20  # inner widths
 EVEN, ODD = ((8, 8), (4, 10), (6, 2)), ((8, 8), (5, 7), (4, 9))
 Run = Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]

@@ -28,7 +28,7 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream, to_upstream
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 V, D = 16, 24
 SMALL = {"hidden": 20, "depth": 2, "queries": 16}
 

@@ -19,7 +19,7 @@ from mobilevlm import (
     spec_of,
 )
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def golden(name: str) -> dict[str, Tensor]:
