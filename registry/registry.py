@@ -40,6 +40,9 @@ class Registry(Generic[T]):
         kind: The singular noun for messages, such as ``block``.
         group: The entry-point group that plugins use.
         builtins: Short name to ``module:attribute``. These names cannot be taken over.
+        aliases: Other built-in names: alias to the short name it stands for and its options.
+        specialise: Returns what an alias means: called with what its short name means, and its
+            options.
         renamed: Old short name to new: keeps working, with a warning.
         accepts: Whether a loaded object is of this kind.
         expected: What `accepts` wants, in words.
@@ -55,6 +58,8 @@ class Registry(Generic[T]):
         *,
         group: str,
         builtins: Mapping[str, str],
+        aliases: Mapping[str, tuple[str, Mapping[str, object]]] | None = None,
+        specialise: Callable[[T, Mapping[str, object]], T] | None = None,
         accepts: Callable[[object], bool],
         expected: str,
         renamed: Mapping[str, str] | None = None,
@@ -63,7 +68,11 @@ class Registry(Generic[T]):
     ) -> None:
         self.kind = kind
         self.group = group
-        self._builtins = dict(builtins)
+        self._aliases = dict(aliases or {})
+        self._specialise = specialise
+        self._specialised: dict[str, T] = {}  # what aliases mean, once made; never forgotten
+        targets = {alias: builtins[name] for alias, (name, _) in self._aliases.items()}
+        self._builtins = {**builtins, **targets}
         self._renamed = dict(renamed or {})
         self._accepts = accepts
         self._expected = expected
@@ -192,9 +201,11 @@ class Registry(Generic[T]):
         """
         # A class may have been imported directly; its module is loaded then.
         for name, builtin in self._builtins.items():
-            if _peek(*_split(builtin)) is thing:
+            if name not in self._aliases and _peek(*_split(builtin)) is thing:
                 return name
-        for name, candidate in self._loaded.items():
+        with LOCK:
+            named = [*self._specialised.items(), *self._loaded.items()]
+        for name, candidate in named:
             if candidate is thing:
                 return name
         offers = self._plugins.offers()
@@ -299,6 +310,8 @@ class Registry(Generic[T]):
     def _match(self, name: object) -> tuple[str, list[Offer]] | None:
         """Return the canonical key and the plugins that answer (none: ours), or None."""
         self._plugins.insist(self._is_built_in)
+        if isinstance(name, str) and name in self._aliases:  # as written: it may be no short name
+            return name, []
         parsed = parse(name)
         if parsed is None:
             return None
@@ -339,9 +352,22 @@ class Registry(Generic[T]):
             raise self._unknown(key) from None
 
     def _load_builtin(self, key: str) -> T:
+        if key in self._aliases:
+            return self._load_alias(key)
         module, attribute = _split(self._builtins[key])
         thing: T = getattr(importlib.import_module(module), attribute)
         return thing
+
+    def _load_alias(self, alias: str) -> T:
+        if alias in self._specialised:
+            return self._specialised[alias]
+        name, options = self._aliases[alias]
+        thing = self.get(name)
+        if self._specialise is not None:
+            thing = self._specialise(thing, options)
+        with LOCK:  # two threads that make it at once both get the first one
+            self._specialised.setdefault(alias, thing)
+        return self._specialised[alias]
 
     def _listed(self) -> Iterator[tuple[Offer, Entry]]:
         """Yield the offers in use, with their entries under the shortest name that will do."""
