@@ -59,7 +59,9 @@ test-slow: $(TEST)  ## The slow tests, and the random ones with many more exampl
 
 test-threads: $(TEST)  ## Each of these tests on four threads at once.
 	$(PYTEST) --parallel-threads=4 $(addprefix tests/,blocks/test_blocks.py \
-		checkpoints/test_checkpoints.py projectors/test_documents.py projectors/test_packed.py \
+		checkpoints/test_broken_files.py checkpoints/test_model_folders.py \
+		checkpoints/test_own_format.py checkpoints/test_safetensors.py projectors/test_documents.py \
+		projectors/test_packed.py projectors/test_refused_documents.py \
 		projectors/zoo/test_parity.py projectors/zoo/test_zoo.py registry/test_registry.py)
 
 # Whose numbers could depend on the processor.

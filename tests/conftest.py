@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+
+# Before they are imported: their assertions too are to explain themselves, also under python -O.
+pytest.register_assert_rewrite("helpers", "reference")
+
 from helpers import torchvision_operators
 from helpers.plugins import Site
 from helpers.progress import Progress

@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parent.parent / "README.md"
-sys.path.insert(0, str(README.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from helpers import torchvision_operators
 from zoo_page import document_rows, first_line, zoo_page, zoo_rows
@@ -24,6 +23,7 @@ from zoo_page import document_rows, first_line, zoo_page, zoo_rows
 from mobilevlm import BLOCKS
 from mobilevlm.testing.kit import BLOCK_CHECKS
 
+README = Path(__file__).parent.parent / "README.md"
 ZOO = README.parent / "docs" / "zoo.md"
 DOCS = sorted((README.parent / "docs").glob("*.md"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -33,8 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from helpers import torchvision_operators
 
@@ -44,6 +43,7 @@ from mobilevlm.zeta.load import zeta_nn
 from mobilevlm.zeta.module import enter, leave, make
 from mobilevlm.zeta.table import MAX_COUNT, Layout, Option, Row
 
+ROOT = Path(__file__).parent.parent
 SECONDS = 300  # for one module
 
 # ---------------------------------------------------------------- what an argument's name says

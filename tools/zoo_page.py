@@ -1,20 +1,24 @@
-"""What the pages say of each family: read off its class, and off the tests that compare it."""
+"""What the pages say of each family: read off its class, and off what tests compare it with."""
 
+import ast
 import inspect
 import json
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import test_attention
-import test_example_documents
-import test_honeybee
-import test_parity
-import test_zoo
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from helpers.golden import GOLDEN
+from reference import attention, documents, zoo
 
 from mobilevlm import PROJECTORS, Plan, Preset, load_spec, plan_projector
 
+ROOT = Path(__file__).parents[1]
 # Where the standard case does not fit.
 SPECIAL: dict[str, dict[str, Any]] = {
     "identity": {"in_": 2048},
@@ -110,6 +114,15 @@ def compared_with(module: nn.Module) -> list[str]:
     return sorted(dict.fromkeys(originals(module)), key=PLAIN.__eq__)
 
 
+def marks() -> Iterator[tuple[str, str]]:
+    """What tests are marked with: ``@pytest.mark.compares(name, original)``."""
+    for path in (ROOT / "tests/projectors/zoo").glob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.compares":
+                name, original = map(ast.literal_eval, node.args)
+                yield name, original
+
+
 def checked_against() -> dict[str, list[str]]:
     """What the tests compare each family with, from the tests' own tables and marks."""
     found: dict[type, list[str]] = {cls: [] for cls in families().values()}
@@ -118,14 +131,12 @@ def checked_against() -> dict[str, list[str]]:
         thing = PROJECTORS.get(name)
         found[thing if isinstance(thing, type) else type(thing)] += references
 
-    for case in [*test_zoo.CASES.values(), *test_attention.CASES.values()]:
+    for case in [*zoo.CASES.values(), *attention.CASES.values()]:
         add(case.preset, *compared_with(case.build()))
-    for name in [*test_parity.GOLDENS, *test_honeybee.GOLDENS]:
-        add(name, "golden vectors")
-    for test in vars(test_parity).values():
-        for mark in getattr(test, "pytestmark", ()):
-            if mark.name == "compares":
-                add(*mark.args)
+    for path in GOLDEN.iterdir():
+        add(path.stem, "golden vectors")
+    for name, original in marks():
+        add(name, original)
     return {
         name: sorted(dict.fromkeys(found[cls]), key=lambda what: not what.startswith("`"))
         for name, cls in families().items()
@@ -214,12 +225,12 @@ def zoo_page() -> str:
 
 def document_rows() -> list[str]:
     """One row per example document."""
-    by_document: dict[str, list[test_example_documents.Case]] = {}
-    for name, case in test_example_documents.CASES.items():
+    by_document: dict[str, list[documents.DocumentCase]] = {}
+    for name, case in documents.CASES.items():
         by_document.setdefault(case.document or name, []).append(case)
     found = []
     for name, cases in by_document.items():
-        stack = load_spec(test_example_documents.DOCUMENTS / f"{name}.json")
+        stack = load_spec(ROOT / "examples" / "documents" / f"{name}.json")
         plan = plan_projector(stack, grid=(24, 24))
         references = dict.fromkeys(what for case in cases for what in compared_with(case.build()))
         found.append(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_conformance import BUILT_IN, FIELDS, VARIANTS
+from helpers.built_ins import BUILT_IN, FIELDS, VARIANTS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.checkpoints import PREFIXES, header, hf_mlp, mlp, same
+from helpers.command import on_a_terminal, run
+from helpers.golden import GOLDEN
 from safetensors.torch import load_file, save_file
-from test_checkpoints import GOLDEN, PREFIXES, header, hf_mlp, mlp, same
-from test_cli import on_a_terminal, run
 from torch import Tensor, nn
 
 from mobilevlm import (

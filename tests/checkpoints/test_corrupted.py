@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.golden import GOLDEN
 from safetensors.torch import load_file, save_file
 
 from mobilevlm import build_projector
 from mobilevlm.checkpoints.save import save_projector
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 SCRIPT = """
 import collections, json, random, resource, sys
 from pathlib import Path

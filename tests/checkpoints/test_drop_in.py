@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_parity import GOLDEN, golden
+from helpers.golden import GOLDEN, golden
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.func import functional_call

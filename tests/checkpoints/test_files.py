@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.checkpoints import mlp, same
 from safetensors.torch import load_file, save_file
-from test_checkpoints import mlp, same
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 

@@ -8,15 +8,16 @@ import inspect
 import itertools
 import json
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from test_checkpoints import (
+from helpers.checkpoints import check_model, same
+from reference.case import Run, as_image, blocked, one_by_one, plain
+from reference.models import (
     CLIP,
     PROJECTOR,
     QWEN,
@@ -24,21 +25,17 @@ from test_checkpoints import (
     ROPE,
     SIGLIP,
     Model,
-    check_model,
     llama,
     run_internvl_model,
     run_mistral3,
-    same,
     text,
 )
-from test_checkpoints import MODELS as FIRST
-from test_zoo import as_image, blocked, one_by_one, plain
+from reference.models import MODELS as FIRST
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mobilevlm import load_projector
 from mobilevlm.checkpoints.errors import CheckpointError
-
-Run = Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -10,17 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.command import on_a_terminal, run
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from mobilevlm import Projector, build_projector, load_spec, plan_projector, save_projector, spec_of
 from mobilevlm.cli.app import app
 from mobilevlm.cli.wording import on_the_command_line
-
-
-def run(*words: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(words))
-    return result.exit_code, result.stdout, result.stderr
 
 
 def test_list_names_both_registries() -> None:
@@ -515,29 +510,6 @@ def test_as_a_process_it_is_plain_text_when_piped() -> None:
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr == "error: unknown projector 'lpd'. Did you mean 'ldp' or 'mlp'?\n"
     assert "Traceback" in process("show", "lpd", "in=1", "out=1", "--debug").stderr
-
-
-def on_a_terminal(*words: str, **environment: str) -> str:
-    """Run with standard output on a pseudo-terminal; return what it drew."""
-    parent, child = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "mobilevlm.cli", *words],
-        stdout=child,
-        stderr=child,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environment},
-    ):
-        os.close(child)
-        drawn = b""
-        while True:
-            try:
-                chunk = os.read(parent, 65536)
-            except OSError:  # the other end is closed
-                break
-            if not chunk:
-                break
-            drawn += chunk
-    os.close(parent)
-    return drawn.decode()
 
 
 def test_on_a_terminal_it_is_coloured_unless_told_not_to_be() -> None:

@@ -1,4 +1,4 @@
-"""docs/export.md's table of presets and formats, where no extra is needed; see tests/extras/export."""
+"""docs/export.md's table of presets and formats, as far as no extra is needed."""
 
 import pytest
 from export_matrix import COLUMNS, PAGE, agrees, presets, read, render

@@ -1,7 +1,8 @@
 """Two operators that torchvision's Python code describes, where its compiled code has none.
 
-Torchvision comes with timm and with zetascale, and nothing of it is called here. Built for another torch than the one
-beside it, such as a CPU build, it cannot load its compiled code, and fails on import.
+Torchvision comes with timm and with zetascale, and nothing of it is called here. Built for another
+torch than the one beside it, such as a CPU build, it cannot load its compiled code, and fails on
+import.
 """
 
 import importlib.machinery

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
+from helpers.built_ins import BUILT_IN, FIELDS, OPTIONS, PRESETS, VARIANTS
 from safetensors.torch import load_file, save_file
-from test_conformance import BUILT_IN, FIELDS, OPTIONS, PRESETS, VARIANTS
 from torch.export import Dim, export
 
 from mobilevlm import (

@@ -3,14 +3,14 @@
 import copy
 import pickle
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.golden import GOLDEN
+from reference.case import D, V, randomize
+from reference.resamplers import published_places
 from safetensors.torch import load_file
-from test_attention import published_places
-from test_zoo import randomize
 from torch import Tensor
 from torch.export import Dim, export
 from torch.nn import functional as F
@@ -28,8 +28,6 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream, to_upstream
 
-GOLDEN = Path(__file__).parents[2] / "golden"
-V, D = 16, 24
 SMALL = {"hidden": 20, "depth": 2, "queries": 16}
 
 

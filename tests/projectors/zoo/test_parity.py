@@ -1,11 +1,10 @@
 """Presets against the real thing: golden vectors of upstream, and plain formulas in torch."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import safe_open
+from helpers.golden import golden
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,13 +17,6 @@ from mobilevlm import (
     build_vision_projector,
     spec_of,
 )
-
-GOLDEN = Path(__file__).parents[2] / "golden"
-
-
-def golden(name: str) -> dict[str, Tensor]:
-    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def load_upstream(

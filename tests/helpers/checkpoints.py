@@ -1,0 +1,138 @@
+"""Small checkpoints, and what loading them is compared with."""
+
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reference.case import blocked
+from reference.models import Model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mobilevlm import (
+    Projector,
+    build_projector,
+)
+from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.families import inner_config, recognise
+from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
+from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
+    )
+
+
+def without_defaults(config: Any) -> dict[str, Any]:
+    """Return a config as transformers wrote it before it wrote defaults too."""
+    defaults = type(config)().to_dict()
+    inner = {name: getattr(config, name, None) for name in type(config).sub_configs}
+    return {
+        name: value if inner.get(name) is None else without_defaults(inner[name])
+        for name, value in config.to_dict().items()
+        if name == "model_type" or inner.get(name) is not None or value != defaults.get(name)
+    }
+
+
+def equal(
+    ours: Projector,
+    run: Callable[[nn.Module, Tensor, tuple[int, int]], Tensor],
+    upstream: nn.Module,
+    *grids: tuple[int, int],
+) -> None:
+    """Compare a loaded projector with upstream's module on tokens, at two scales and batches."""
+    for grid in grids:
+        for batch in (1, 3):
+            for scale in (1.0, 1e-3):
+                x = scale * torch.randn(batch, grid[0] * grid[1], ours.spec.in_)
+                with torch.inference_mode():
+                    expected = run(upstream, x, grid)
+                    given = torch.stack([blocked(y, grid) for y in x]) if ours._blocked else x
+                    y = ours(given, grid=grid)
+                assert y.shape == expected.shape
+                assert (y - expected).abs().max() / expected.abs().max() < 1e-5
+
+
+def check_model(case: Model, tmp_path: Path) -> None:
+    """Save a whole model, load its projector, and compare the two."""
+    model = case.build()
+    model.save_pretrained(tmp_path / "whole")
+    size = (tmp_path / "whole" / "model.safetensors").stat().st_size
+    model.save_pretrained(tmp_path / "shards", max_shard_size=size // 8)
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    whole = load_projector(tmp_path / "whole")
+    shards = load_projector(tmp_path / "shards")
+    assert same(whole, shards)
+    assert whole.spec == shards.spec
+    found = inspect_checkpoint(tmp_path / "shards")
+    stored = load_file(tmp_path / "whole" / "model.safetensors")
+    assert found.family == case.preset
+    assert (found.spec.in_, found.spec.out) == (case.in_, case.out)
+    assert found.dtype == torch.float32
+    assert set(found.used) < stored.keys()
+    assert len(found.used) + found.left == len(stored)
+    assert all(key.startswith(found.root) for key in found.used)
+    config = json.loads((tmp_path / "whole" / "config.json").read_text())
+    [recipe] = [fit for fit, root in recognise(inner_config(config), stored) if root == found.root]
+    back = to_upstream(whole, recipe.layout)
+    assert {found.root + key for key in back} == set(found.used)
+    assert all(torch.equal(back[key], stored[found.root + key]) for key in back)
+    upstream = model.get_submodule(case.module)
+    equal(whole, case.run, upstream, *case.grids)
+    # What is not the projector's may be anything, and what is a default may be left out.
+    for key, tensor in stored.items():
+        if key not in found.used:
+            tensor.fill_(torch.nan) if tensor.is_floating_point() else tensor.zero_()
+    config = without_defaults(model.config)
+    (tmp_path / "whole" / "config.json").write_text(json.dumps(config, default=str))
+    save_file(stored, tmp_path / "whole" / "model.safetensors")
+    again = load_projector(tmp_path / "whole", check_values=True)
+    assert same(whole, again)
+    assert whole.spec == again.spec
+
+
+PREFIXES = (
+    *("", "mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."),
+    *("vision_projector.", "module.model.mm_projector."),
+)
+
+WEIGHTS = "model.safetensors"
+
+INDEX = "model.safetensors.index.json"
+
+
+def mlp() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    state = to_upstream(build_projector("mlp2x-gelu", 16, 24), LAYOUTS["mlp"])
+    return {f"mm_projector.{key}": tensor for key, tensor in state.items()}
+
+
+def header(entries: str, data: int = 0) -> bytes:
+    """Write a file by hand, so that it can lie."""
+    return struct.pack("<Q", len(entries)) + entries.encode() + bytes(data)
+
+
+def refusal(path: Path) -> str:
+    """Return the message without the folder, whichever door is tried."""
+    messages = set()
+    for call in (load_projector, inspect_checkpoint):
+        with pytest.raises(CheckpointError) as caught:
+            call(path)
+        assert type(caught.value) is CheckpointError
+        assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+        messages.add(str(caught.value))
+    [message] = messages
+    return message.replace(f"{path}/", "").replace(str(path), "X")
+
+
+def hf_mlp() -> dict[str, Tensor]:
+    state = to_upstream(build_projector("llava", 16, 24), LAYOUTS["llava"])
+    return {f"multi_modal_projector.{key}": tensor for key, tensor in state.items()}

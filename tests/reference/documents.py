@@ -1,0 +1,584 @@
+"""The originals of the example documents.
+
+Real classes of transformers where it has them, and else published computations in plain torch.
+Documents hold released widths; here the same document gets small ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import attrgetter
+from types import SimpleNamespace as NS
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .case import (
+    D,
+    Grid,
+    H,
+    Run,
+    V,
+    as_image,
+    blocked,
+    hf,
+    one_by_one,
+    plain,
+    run_blocked,
+    with_grid,
+)
+
+EVEN, ODD = ((8, 8), (4, 10), (6, 2)), ((8, 8), (5, 7), (4, 9))
+
+
+@dataclass
+class DocumentCase:
+    """A document, its original, and how to call it.
+
+    `run` takes the original, tokens ``(b, n, c)`` without the prefix and their grid, and returns
+    ``(b, m, d)``; `weights` gives the original's tensors in the order in which ours stand.
+    """
+
+    model: str
+    build: Callable[[], nn.Module]
+    run: Run
+    inner: dict[int, int] = field(default_factory=dict)  # widths inside, from released to small
+    weights: Callable[[nn.Module], list[Tensor]] = lambda module: list(module.parameters())
+    in_: int = V
+    grids: tuple[Grid, ...] = EVEN
+    prefix: int = 0  # tokens that the model around it drops
+    blocked: bool = False  # whether the model around it hands over blocks of 2x2 tokens
+    document: str = ""  # default: the case's name
+    edits: dict[str, Any] = field(default_factory=dict)  # of the first block
+
+
+def order(*paths: str) -> Callable[[nn.Module], list[Tensor]]:
+    """Give a module's parameters in this order, by the paths of modules and parameters."""
+
+    def weights(module: nn.Module) -> list[Tensor]:
+        found: list[Tensor] = []
+        for path in paths:
+            part = attrgetter(path)(module)
+            found += part.parameters() if isinstance(part, nn.Module) else [part]
+        return found
+
+    return weights
+
+
+def mlp(in_: int, hidden: int, out: int, act: nn.Module | None = None) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_, hidden), act or nn.GELU(), nn.Linear(hidden, out))
+
+
+def maps(x: Tensor, grid: Grid) -> Tensor:
+    return x.transpose(1, 2).unflatten(2, grid)
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+class DeCo(nn.Module):
+    """Pools the grid to 144 places, then LLaVA's MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = mlp(V, D, D)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        y: Tensor = self.mlp(tokens(F.adaptive_avg_pool2d(maps(x, grid), 12)))
+        return y
+
+
+def ernie() -> nn.Module:
+    name = "Ernie4_5_VLMoeVariableResolutionResamplerModel"
+    vision = NS(hidden_size=V, spatial_merge_size=2, temporal_merge_size=2, rms_norm_eps=1e-6)
+    config = NS(vision_config=vision, text_config=NS(hidden_size=D, rms_norm_eps=1e-5))
+    return hf("ernie4_5_vl_moe.modeling_ernie4_5_vl_moe", name)(config)
+
+
+@one_by_one
+def run_ernie(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    y: Tensor = module(blocked(x, grid), torch.tensor([[1, *grid]]))
+    return y
+
+
+def florence() -> nn.Module:
+    vision = NS(
+        embed_dim=[V], projection_dim=D, max_position_embeddings=50, max_temporal_embeddings=100
+    )
+    module = hf("florence2.modeling_florence2", "Florence2MultiModalProjector")
+    return module(NS(vision_config=vision))
+
+
+def florence_weights(module: nn.Module) -> list[Tensor]:
+    """The column's half stands before the row's; an image is the first moment of its video."""
+    places = module.image_position_embed
+    columns = F.pad(places.column_embeddings.weight, (0, V // 2))
+    rows = F.pad(places.row_embeddings.weight, (V // 2, 0))
+    first = module.visual_temporal_embed.pos_idx_to_embed[0]
+    return [rows + first, columns, *order("image_projection", "image_proj_norm")(module)]
+
+
+def gemma4() -> nn.Module:
+    vision = NS(
+        model_patch_size=2, mm_embed_dim=D, mm_posemb_size=40, rms_norm_eps=1e-6, output_proj_dims=D
+    )
+    module = hf("gemma4_unified.modeling_gemma4_unified", "Gemma4UnifiedVisionEmbedder")
+    return module(vision, NS(hidden_size=D))
+
+
+def run_gemma4(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    h, w = grid
+    y, column = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    positions = torch.stack([column, y], -1).flatten(0, 1).expand(len(x), -1, -1)
+    z: Tensor = module(x, positions).pooler_output
+    return z
+
+
+def gemma4_weights(module: nn.Module) -> list[Tensor]:
+    columns, rows = module.pos_embedding.unbind(1)
+    head = order("patch_ln1", "patch_dense", "patch_ln2")(module)
+    return [*head, rows, columns, *order("pos_norm", "multimodal_embedder")(module)]
+
+
+def git() -> nn.Module:
+    return hf("git.modeling_git", "GitProjection")(
+        NS(vision_config=NS(hidden_size=V, layer_norm_eps=1e-5), hidden_size=D)
+    )
+
+
+class Glm4v9b(nn.Module):
+    """The tail of EVA2CLIPModel, without the CLS token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(V, D, 2, 2)
+        self.linear_proj = nn.Linear(D, D, bias=False)
+        self.norm1 = nn.LayerNorm(D)
+        self.gate_proj = nn.Linear(D, H, bias=False)
+        self.dense_h_to_4h = nn.Linear(D, H, bias=False)
+        self.dense_4h_to_h = nn.Linear(H, D, bias=False)
+        self.boi, self.eoi = (nn.Parameter(torch.zeros(1, 1, D)) for _ in range(2))
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = self.linear_proj(tokens(self.conv(maps(x, grid))))
+        x = F.gelu(self.norm1(x))
+        x = self.dense_4h_to_h(F.silu(self.gate_proj(x)) * self.dense_h_to_4h(x))
+        ends = (y.expand(len(x), -1, -1) for y in (self.boi, self.eoi))
+        return torch.cat([next(ends), x, next(ends)], 1) / 8
+
+
+class HReducer(nn.Module):
+    """Two convolutions over four tokens of a row; between them the four stand apart again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reducer_before = nn.Conv2d(V, 4 * V, (1, 4), (1, 4))
+        self.reducer = nn.Conv2d(V, V, (1, 4), (1, 4))
+        self.visual_fc = nn.Linear(V, D)
+        self.vit_eos = nn.Parameter(torch.zeros(1, 1, D))
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        y = F.gelu(self.reducer_before(maps(x, grid)))
+        y = y.unflatten(1, (4, V)).permute(0, 2, 3, 4, 1).flatten(3)
+        y = self.visual_fc(tokens(self.reducer(y)))
+        return torch.cat([y, self.vit_eos.expand(len(y), -1, -1)], 1)
+
+
+def h_reducer_weights(module: nn.Module) -> list[Tensor]:
+    """After the first convolution the channels stand token by token, four times V."""
+    before, bias, weight, *rest = order("reducer_before", "reducer", "visual_fc", "vit_eos")(module)
+    return [before, bias, weight.permute(0, 2, 3, 1), *rest]
+
+
+def inkling() -> nn.Module:
+    return hf("inkling2.modeling_inkling2", "Inkling2VisionMerger")(
+        NS(
+            spatial_merge_size=2,
+            hidden_size=V,
+            projection_hidden_dim=H,
+            projector_bias=False,
+            hidden_act="gelu",
+            text_hidden_size=D,
+        )
+    )
+
+
+@one_by_one
+def run_inkling(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    y: Tensor = module(blocked(x, grid).reshape(-1, 4 * V))
+    return y
+
+
+def kosmos(module: str, name: str) -> Callable[[], nn.Module]:
+    text = NS(embed_dim=D, attention_heads=4, attention_dropout=0.0, _attn_implementation="eager")
+    config = NS(vision_config=NS(hidden_size=V), text_config=text, latent_query_num=5)
+    return lambda: hf(module, name)(config)
+
+
+def run_kosmos(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    y: Tensor = module(x)[0]
+    return y
+
+
+KOSMOS = ("x_attn.q_proj", "x_attn.k_proj", "x_attn.v_proj", "x_attn.out_proj")
+
+
+def run_minigpt(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    """Four tokens in a row become one, whatever the grid."""
+    y: Tensor = module(x.reshape(len(x), x.shape[1] // 4, 4 * V))
+    return y
+
+
+def minimax() -> nn.Module:
+    return hf("minimax_m3_vl.modeling_minimax_m3_vl", "MiniMaxM3VLMultiModalProjector")(
+        NS(
+            vision_config=NS(hidden_size=V, spatial_merge_size=2),
+            text_config=NS(hidden_size=D),
+            projector_hidden_size=D,
+            merged_hidden_size=4 * D,
+        )
+    )
+
+
+class Molmo(nn.Module):
+    """Molmo's image pooling, whose query is the mean of a window, and its image projector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wq, self.wk, self.wv = (nn.Linear(2 * V, V) for _ in range(3))
+        self.wo = nn.Linear(V, V)
+        self.w1, self.w3 = (nn.Linear(V, H, bias=False) for _ in range(2))
+        self.w2 = nn.Linear(H, D, bias=False)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        h, w = grid
+        x = x.view(-1, h // 2, 2, w // 2, 2, 2 * V).transpose(2, 3).flatten(3, 4)
+        q, k, v = self.wq(x.mean(3, keepdim=True)), self.wk(x), self.wv(x)
+        q, k, v = (y.unflatten(-1, (4, -1)).transpose(3, 4) for y in (q, k, v))
+        scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
+        y = self.wo((scores @ v).flatten(3)).flatten(1, 2)
+        z: Tensor = self.w2(F.silu(self.w1(y)) * self.w3(y))
+        return z
+
+
+def molmo2() -> nn.Module:
+    from transformers import Molmo2AdapterConfig
+
+    config = Molmo2AdapterConfig(
+        hidden_size=V,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=4,
+        intermediate_size=H,
+        text_hidden_size=D,
+        vision_feature_layer=[1, 0],
+    )
+    config._attn_implementation = "eager"
+    return hf("molmo2.modeling_molmo2", "Molmo2Adapter")(config)
+
+
+@one_by_one
+def run_molmo2(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    arange = hf("molmo2.image_processing_molmo2", "arange_for_pooling")
+    index, _, _ = arange(torch.arange(len(x)).view(grid), 2, 2)
+    y: Tensor = module(x[None], index).last_hidden_state
+    return y
+
+
+def muse(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        part = f"{name.lower()[:4]}_{name.lower()[4:]}"
+        path = f"{part}.modeling_{part}"
+        module = nn.Module()
+        module.vision_adapter = hf(path, f"{name}VisionAdapter")(
+            NS(out_hidden_size=4 * V, projector_hidden_size=H, projector_hidden_act="gelu")
+        )
+        module.vision_projection = nn.Linear(H, D, bias=False)
+        module.perception_emb_norm = hf(path, f"{name}RMSNorm")(eps=1e-5, with_scale=False)
+        module.shuffle = hf(path, f"{name}VisionModel").pixel_shuffle
+        return module
+
+    return build
+
+
+@one_by_one
+def run_muse(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    x = module.shuffle(NS(merge_size=2), x, torch.tensor([[1, *grid]]))
+    y: Tensor = module.perception_emb_norm(module.vision_projection(module.vision_adapter(x)))
+    return y
+
+
+class Oryx(nn.Module):
+    """The dynamic compressor on an image, whose windows are single tokens, and one view's MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = mlp(V, D, D)
+        self.image_newline = nn.Parameter(torch.zeros(D))
+        self.query, self.key = nn.Linear(V, H), nn.Linear(V, H)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        query, key, value = self.query(x)[..., None, :], self.key(x)[..., None, :], x[..., None, :]
+        attention = (query @ key.transpose(-1, -2) / H**0.5).softmax(-1)
+        y = self.mlp(x + (attention @ value)[..., 0, :]).unflatten(1, grid)
+        newline = self.image_newline.expand(len(x), grid[0], 1, -1)
+        return torch.cat([y, newline], 2).flatten(1, 2)
+
+
+def ovis() -> nn.Module:
+    module = nn.Module()
+    module.head_linear = nn.Linear(4 * V, H, bias=False)
+    module.head_norm = nn.LayerNorm(H)
+    module.visual_table = hf("ovis2.modeling_ovis2", "Ovis2VisualEmbeddingTable")(H + 5, D)
+    return module
+
+
+def run_ovis(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    """As in Ovis' own code; transformers 5.23 pads the token axis of an odd side by mistake."""
+    h, w = grid
+    x = F.pad(x.unflatten(1, grid), (0, 0, 0, w % 2, 0, h % 2))
+    x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
+    probabilities = module.head_norm(module.head_linear(x)).softmax(-1)
+    y: Tensor = module.visual_table(F.pad(probabilities, (0, 5)))  # five indicators, never mixed in
+    return y
+
+
+def ovis_weights(module: nn.Module) -> list[Tensor]:
+    return [*order("head_linear", "head_norm")(module), module.visual_table.weight[:-5].T]
+
+
+class Phi3Vision(nn.Module):
+    """A view of Phi3ImageEmbedding: 2x2 patches side by side, then newlines, then its MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sub_GN = nn.Parameter(torch.zeros(1, 1, 1, 4 * V))
+        self.img_projection = mlp(4 * V, D, D)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        h, w = grid
+        x = x.view(-1, h // 2, 2, w // 2, 2, V).permute(0, 1, 3, 2, 4, 5).flatten(3)
+        x = torch.cat([x, self.sub_GN.expand(len(x), h // 2, 1, -1)], 2)
+        y: Tensor = self.img_projection(x.flatten(1, 2))
+        return y
+
+
+def phi4() -> nn.Module:
+    from transformers import Phi4MultimodalConfig
+
+    config = Phi4MultimodalConfig(
+        hidden_size=D,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vision_config={
+            "hidden_size": V,
+            "intermediate_size": H,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 4,
+            "crop_size": 32,
+            "image_token_id": 7,
+            "feature_layer": 0,
+        },
+    )
+    module = hf("phi4_multimodal.modeling_phi4_multimodal", "Phi4MultimodalImageEmbedding")(config)
+    module.img_processor = Tower()
+    return module
+
+
+class Tower(nn.Module):
+    """Stands for the vision tower: what it would make of the images comes in their place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = NS(patch_embedding=NS(weight=torch.zeros(1)))
+
+    def forward(self, x: Tensor, **_: Any) -> NS:
+        return NS(hidden_states=[x])
+
+
+@one_by_one
+def run_phi4(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    """An image of crops of 8x8 tokens; a separator and the global view follow, and are cut off."""
+    rows, columns = grid[0] // 8, grid[1] // 8
+    crops = x.view(rows, 8, columns, 8, V).transpose(1, 2).flatten(0, 1).flatten(1, 2)
+    images = torch.cat([torch.zeros(1, 64, V), crops])[None]
+    n = grid[0] // 2 * (grid[1] // 2 + 1)
+    ids = torch.full((1, n + 1 + 4 * 5), 7)
+    y: Tensor = module(
+        ids,
+        torch.zeros(*ids.shape, D),
+        images,
+        torch.tensor([[32 * rows, 32 * columns]]),
+        torch.ones(1, 1 + rows * columns, 8, 8),
+    )
+    return y[0, :n]
+
+
+def formulanet() -> nn.Module:
+    return hf("pp_formulanet.modeling_pp_formulanet", "PPFormulaNetMultiModalProjector")(
+        NS(
+            post_conv_in_channels=V,
+            post_conv_mid_channels=H,
+            post_conv_out_channels=28,
+            decoder_hidden_size=D,
+        )
+    )
+
+
+class Step(nn.Module):
+    """Two convolutions that halve the sides, and a linear layer: Step-3's and Step-3.7's."""
+
+    def __init__(self, first: nn.Module, width: int) -> None:
+        super().__init__()
+        self.vit_downsampler1 = first
+        self.vit_downsampler2 = nn.Conv2d(H, width, 3, stride=2, padding=1)
+        self.vit_large_projector = nn.Linear(width, D, bias=False)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = self.vit_downsampler2(self.vit_downsampler1(maps(x, grid)))
+        y: Tensor = self.vit_large_projector(tokens(x))
+        return y
+
+
+def ultravbert() -> nn.Module:
+    return hf("ultravbert.modeling_ultravbert", "UltraVBertConnector")(
+        NS(
+            pixel_shuffle_factor=4,
+            vision_config=NS(hidden_size=V),
+            text_config=NS(hidden_size=D, rms_norm_eps=1e-6),
+        )
+    )
+
+
+MOLMO = order("wq", "wk", "wv", "wo", "w1", "w3", "w2")
+MOLMO2 = order(
+    *(f"image_pooling_2d.{name}_proj" for name in "qkvo"),
+    *(f"image_projector.{name}_proj" for name in ("gate", "up", "down")),
+)
+CASES = {
+    "deco": DocumentCase("DeCo", DeCo, with_grid, grids=((24, 24), (12, 12), (20, 13))),
+    "ernie4-5-vl": DocumentCase(
+        "ERNIE 4.5 VL, on images", ernie, run_ernie, {5120: 4 * V}, blocked=True
+    ),
+    "florence-2": DocumentCase(
+        "Florence-2", florence, as_image, weights=florence_weights, grids=(*ODD, (24, 24))
+    ),
+    "gemma4-unified": DocumentCase(
+        "Gemma 4 without a vision tower, on squares of 48 x 48 pixels",
+        gemma4,
+        run_gemma4,
+        {3840: D, 1120: 40},
+        gemma4_weights,
+        in_=12,
+        grids=(*ODD, (1, 40)),
+    ),
+    "git": DocumentCase("GIT", git, plain, grids=ODD),
+    "glm-4v-9b": DocumentCase(
+        "GLM-4V-9B",
+        Glm4v9b,
+        with_grid,
+        {13696: H},
+        order(
+            "conv",
+            "linear_proj",
+            "norm1",
+            "gate_proj",
+            "dense_h_to_4h",
+            "dense_4h_to_h",
+            "boi",
+            "eoi",
+        ),
+        grids=ODD,
+        prefix=1,
+    ),
+    "h-reducer": DocumentCase(
+        "mPLUG-DocOwl 1.5",
+        HReducer,
+        with_grid,
+        weights=h_reducer_weights,
+        grids=((8, 8), (3, 12)),
+        prefix=1,
+    ),
+    "inkling2": DocumentCase("Inkling 2", inkling, run_inkling, {4096: H}, blocked=True),
+    "kosmos-2": DocumentCase(
+        "Kosmos-2",
+        kosmos("kosmos2.modeling_kosmos2", "Kosmos2ImageToTextProjection"),
+        run_kosmos,
+        {64: 5, 32: 4},
+        order("dense", "latent_query", *KOSMOS),
+        grids=ODD,
+    ),
+    "kosmos-2.5": DocumentCase(
+        "Kosmos-2.5",
+        kosmos("kosmos2_5.modeling_kosmos2_5", "Kosmos2_5ImageToTextProjection"),
+        run_kosmos,
+        {64: 5, 32: 4},
+        order("dense", "latent_query", *KOSMOS),
+        grids=ODD,
+        document="kosmos-2",
+    ),
+    "minigpt-v2": DocumentCase(
+        "MiniGPT-v2", lambda: nn.Linear(4 * V, D), run_minigpt, grids=((8, 8), (3, 12)), prefix=1
+    ),
+    "minimax-m3-vl": DocumentCase("MiniMax-M3", minimax, run_blocked, {6144: D}, blocked=True),
+    "molmo": DocumentCase(
+        "Molmo", Molmo, with_grid, {1024: V, 16: 4, 18944: H}, MOLMO, in_=2 * V, prefix=1
+    ),
+    "molmo2": DocumentCase(
+        "Molmo 2",
+        molmo2,
+        run_molmo2,
+        {1024: V, 16: 4, 18944: H},
+        MOLMO2,
+        in_=2 * V,
+        grids=(*EVEN, *ODD),
+        document="molmo",
+        edits={"ceil": True},
+        prefix=1,
+    ),
+    "moondream2": DocumentCase(
+        "Moondream 2", lambda: mlp(V, H, D, nn.GELU("tanh")), plain, {8192: H}, grids=ODD
+    ),
+    "muse-glimmer": DocumentCase("Muse Glimmer", muse("MuseGlimmer"), run_muse, {4096: H}),
+    "muse-spark": DocumentCase(
+        "Muse Spark", muse("MuseSpark"), run_muse, {4096: H}, document="muse-glimmer"
+    ),
+    "oryx": DocumentCase(
+        "Oryx, one view of an image",
+        Oryx,
+        with_grid,
+        weights=order("mlp", "image_newline"),
+        grids=ODD,
+    ),
+    "ovis2": DocumentCase("Ovis 2", ovis, run_ovis, {65531: H}, ovis_weights, grids=(*EVEN, *ODD)),
+    "phi-3-vision": DocumentCase("Phi-3 Vision", Phi3Vision, with_grid, prefix=1),
+    "phi-4-multimodal": DocumentCase(
+        "Phi-4 Multimodal",
+        phi4,
+        run_phi4,
+        weights=order("sub_img_feature_extensor", "img_projection_up", "img_projection_down"),
+        grids=((8, 8), (8, 16), (24, 8)),
+    ),
+    "pp-formulanet": DocumentCase(
+        "PP-FormulaNet", formulanet, as_image, {512: H, 1024: 28}, grids=(*EVEN, *ODD)
+    ),
+    "step3": DocumentCase(
+        "Step-3",
+        lambda: Step(nn.Conv2d(V, H, 2, stride=2), 28),
+        with_grid,
+        {4096: H, 8192: 28},
+        grids=(*EVEN, *ODD),
+    ),
+    "step3p7": DocumentCase(
+        "Step-3.7",
+        lambda: Step(nn.Conv2d(V, H, 3, stride=2, padding=1), 28),
+        with_grid,
+        {3072: H, 6144: 28},
+        grids=(*EVEN, *ODD),
+    ),
+    "ultravbert": DocumentCase("UltraVBERT", ultravbert, plain, grids=((8, 8), (4, 4))),
+}

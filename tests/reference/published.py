@@ -1,0 +1,73 @@
+"""Projectors that transformers has not: their published computations in plain torch."""
+
+import torch
+from torch import Tensor, nn
+
+from .case import Grid, Sizes
+
+
+class DeepseekVL2(nn.Module):
+    """MlpProjector of deepseek-ai/DeepSeek-VL2, its published computation: downsample_mlp_gelu."""
+
+    def __init__(self, s: Sizes, depth: int, ratio: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Linear(4 * s.v, s.d * ratio)]
+        for _ in range(1, depth - 1):
+            layers += [nn.GELU(), nn.Linear(s.d * ratio, s.d * ratio)]
+        layers += [nn.GELU(), nn.Linear(s.d * ratio, s.d)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        h, w = grid
+        x = x.transpose(1, 2).unflatten(2, grid)
+        x = nn.functional.pad(x, (0, w % 2, 0, h % 2))
+        y: Tensor = self.layers(nn.functional.unfold(x, 2, stride=2).transpose(1, 2))
+        return y
+
+
+class Nvila(nn.Module):
+    """MultimodalProjector of NVlabs/VILA, its published computation: mlp_downsample_{n}x{n}_fix."""
+
+    def __init__(self, s: Sizes, side: int) -> None:
+        super().__init__()
+        self.side, wide = side, side * side * s.v
+        inner = [
+            nn.Linear(wide, 3 * s.v),
+            nn.GELU(),
+            nn.LayerNorm(3 * s.v),
+            nn.Linear(3 * s.v, s.d),
+        ]
+        first = [nn.Linear(wide, s.d)] if side == 2 else inner
+        self.layers = nn.Sequential(
+            nn.Identity(), nn.LayerNorm(wide), *first, nn.GELU(), nn.Linear(s.d, s.d)
+        )
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """Upstream's own views, which call the height w and the width h."""
+        s = self.side
+        x = x.unflatten(1, grid)
+        n, w, h, c = x.shape
+        x = torch.cat([x, x.new_zeros(n, -w % s, h, c)], 1)
+        x = torch.cat([x, x.new_zeros(n, w + -w % s, -h % s, c)], 2)
+        n, w, h, c = x.shape
+        y = x.view(n, w, h // s, c * s).permute(0, 2, 1, 3).contiguous()
+        y = y.view(n, h // s, w // s, c * s * s).permute(0, 2, 1, 3)
+        z: Tensor = self.layers(y.flatten(1, 2))
+        return z
+
+
+class ColumnMajor(nn.Module):
+    """InternVL's first pixel shuffle, which leaves the tokens column by column."""
+
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(4 * s.v)
+        self.linear_1, self.linear_2 = nn.Linear(4 * s.v, s.d), nn.Linear(s.d, s.d)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        """Upstream's own views: n, w, h, c -> n, w, h/2, 2c -> n, h/2, w/2, 4c, and no more."""
+        n, w, h, c = x.unflatten(1, grid).size()
+        y = x.view(n, w, h // 2, 2 * c).permute(0, 2, 1, 3).contiguous()
+        y = y.view(n, h // 2, w // 2, 4 * c).flatten(1, 2)
+        z: Tensor = self.linear_2(nn.functional.gelu(self.linear_1(self.layer_norm(y))))
+        return z
