@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from .blocks.core.feature import Feature as Feature
     from .blocks.core.feature import Width as Width
     from .checkpoints.convert import convert_checkpoint as convert_checkpoint
-    from .checkpoints.errors import CheckpointError as CheckpointError
-    from .checkpoints.layouts import to_upstream as to_upstream
     from .checkpoints.llava import build_vision_projector as build_vision_projector
     from .checkpoints.load import inspect_checkpoint as inspect_checkpoint
     from .checkpoints.load import load_projector as load_projector
+    from .checkpoints.mapping import to_upstream as to_upstream
     from .checkpoints.save import save_projector as save_projector
     from .checkpoints.values import inspect_values as inspect_values
     from .export.errors import ExportError as ExportError
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from .projectors.build import spec_of as spec_of
     from .projectors.document import dump_spec as dump_spec
     from .projectors.document import load_spec as load_spec
+    from .projectors.errors import CheckpointError as CheckpointError
     from .projectors.nonfinite import NonFiniteError as NonFiniteError
     from .projectors.nonfinite import find_nonfinite as find_nonfinite
     from .projectors.plan import Plan as Plan
@@ -49,7 +49,7 @@ _HOMES = {
     "PROJECTORS": "projectors",
     "Block": "blocks.core.block",
     "Blocks": "blocks.core.block",
-    "CheckpointError": "checkpoints.errors",
+    "CheckpointError": "projectors.errors",
     "ExportError": "export.errors",
     "Feature": "blocks.core.feature",
     "GridError": "blocks.core.errors",
@@ -76,7 +76,7 @@ _HOMES = {
     "plan_projector": "projectors.build",
     "save_projector": "checkpoints.save",
     "spec_of": "projectors.build",
-    "to_upstream": "checkpoints.layouts",
+    "to_upstream": "checkpoints.mapping",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604

@@ -287,14 +287,14 @@ def zoo(
             sys.modules.pop(test, None)
         import test_zoo
 
-        from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream
+        from mobilevlm.checkpoints.mapping import from_upstream
 
         case = test_zoo.CASES[name]
         module = case.build().eval()
         test_zoo.randomize(module)
         ours = build_projector(case.preset, case.in_, d, **case.options).eval()
         state = {k: w for k, w in module.state_dict().items() if k not in case.unused}
-        ours.load_state_dict(from_upstream(ours, LAYOUTS[case.layout], state), strict=True)
+        ours.load_state_dict(from_upstream(ours, case.layout, state), strict=True)
         sides = grid or case.grids[0]
         x = torch.randn(1, sides[0] * sides[1], case.in_)
         return Peer(ours, lambda x: case.run(module, x, sides), module, x, sides)
@@ -306,7 +306,7 @@ def gemma3() -> Peer:
     """Gemma 3 4B's projector: 64x64 tokens to 16x16."""
     from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
 
-    from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream
+    from mobilevlm.checkpoints.mapping import from_upstream
 
     vision = Namespace(hidden_size=1152, image_size=896, patch_size=14, layer_norm_eps=1e-6)
     module = Gemma3MultiModalProjector(
@@ -316,7 +316,7 @@ def gemma3() -> Peer:
     ).eval()
     nn.init.normal_(module.mm_input_projection_weight, std=1152**-0.5)
     ours = build_projector("gemma3", 1152, 2560, pool=4).eval()
-    ours.load_state_dict(from_upstream(ours, LAYOUTS["gemma3"], module.state_dict()))
+    ours.load_state_dict(from_upstream(ours, "gemma3", module.state_dict()))
     return Peer(ours, module, module, torch.randn(1, 4096, 1152), (64, 64))
 
 
@@ -370,13 +370,13 @@ def attention(
     def peer() -> Peer:
         import test_attention
 
-        from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream
+        from mobilevlm.checkpoints.mapping import from_upstream
 
         module = build().eval()
         test_attention.randomize(module)
         ours = build_projector(preset, in_, out, **options).eval()
         layout = "idefics" if preset == "flamingo" else preset
-        ours.load_state_dict(from_upstream(ours, LAYOUTS[layout], module.state_dict()))
+        ours.load_state_dict(from_upstream(ours, layout, module.state_dict()))
         call = getattr(test_attention, run)
         x = torch.randn(1, 576, in_)
         return Peer(ours, lambda x: call(module, x, (24, 24)), module, x, (24, 24))

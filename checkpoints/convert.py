@@ -11,8 +11,8 @@ from safetensors.torch import save
 
 from ..projectors.files import check_target, replace_file
 from .errors import CheckpointError
-from .layouts import find_layout, to_upstream
 from .load import Inspection, inspect_known, read_projector, recognise_projector
+from .mapping import find_layout, to_upstream
 from .save import CONFIG, WEIGHTS, check_folder, save_projector
 from .weights import Progress, Weights
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..registry import MobileVLMError
+from ..projectors.errors import CheckpointError
 
 __all__ = ["CheckpointError", "convert_pickle"]
-
-
-class CheckpointError(MobileVLMError, ValueError):
-    """Weights that cannot be read, or do not fit the projector."""
 
 
 def convert_pickle(path: Path) -> str:

@@ -26,7 +26,7 @@ from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import quote
 from .errors import CheckpointError
-from .layouts import LAYOUTS, from_upstream
+from .mapping import from_upstream
 
 __all__ = ["UpstreamProjector", "build_vision_projector"]
 
@@ -64,7 +64,7 @@ class UpstreamProjector(Projector):
         ours = Projector(self.spec, grid=self.grid, device="meta")
         state = {key.removeprefix(self.prefix): value for key, value in self.state_dict().items()}
         try:
-            found = from_upstream(ours, LAYOUTS[self.layout], state)
+            found = from_upstream(ours, self.layout, state)
         except CheckpointError as error:
             raise CheckpointError(
                 f"other tensors than its specification builds: {error}",

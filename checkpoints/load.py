@@ -19,10 +19,11 @@ from ..projectors.document import load_spec
 from ..projectors.lookup import instantiate
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
+from ..projectors.upstream import Config
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError, convert_pickle
-from .families import Config, Found, Recipe, inner_config, recognise
-from .layouts import LAYOUTS, Part, parts
+from .mapping import Part, parts
+from .recognise import Candidate, inner_config, recognise
 from .save import DOCUMENT
 from .state import refuse_dtype
 from .tensor_file import Stored
@@ -256,8 +257,10 @@ def inspect_known(weights: Weights, known: Known) -> Inspection:
     others: tuple[str, ...] = ()
     if family != "document":
         config = inner_config(weights.config)
-        done, _ = _try_all(weights, config, _fitting(weights, config), None)
-        others = tuple(dict.fromkeys(other.root for other in done if other.root != root))
+        fits = [fit for fit in _fitting(weights, config) if fit.root != root]
+        others = tuple(
+            dict.fromkeys(done.root for done in _try_all(weights, config, fits, None)[0])
+        )
     return Inspection(
         str(weights.path), family, projector.spec, dtype, root, used, left, others, layout
     )
@@ -315,8 +318,8 @@ def recognise_projector(
     if root is None:
         fits = _main(fits)
     else:
-        roots = {found for _, found in fits}
-        fits = [fit for fit in fits if fit[1] == root]
+        roots = {fit.root for fit in fits}
+        fits = [fit for fit in fits if fit.root == root]
         if roots and not fits:
             known = _listed([quote(found, 200) for found in sorted(roots)])
             raise CheckpointError(
@@ -337,10 +340,10 @@ def recognise_projector(
     return done[0]
 
 
-def _fitting(weights: Weights, config: Config) -> list[tuple[Recipe, str]]:
-    """Return the recipes that fit with their roots, unless these are too many to look into."""
+def _fitting(weights: Weights, config: Config) -> list[Candidate]:
+    """Return the entries that fit with their roots, unless there are too many to look into."""
     fits = recognise(config, weights.keys)
-    roots = list(dict.fromkeys(root for _, root in fits))
+    roots = list(dict.fromkeys(fit.root for fit in fits))
     if len(roots) > MAX_ROOTS:
         raise CheckpointError(
             f"{len(roots):,} projectors, under {_listed([quote(root, 200) for root in roots])}",
@@ -357,20 +360,20 @@ def _listed(items: Sequence[str]) -> str:
     return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def _main(fits: list[tuple[Recipe, str]]) -> list[tuple[Recipe, str]]:
+def _main(fits: list[Candidate]) -> list[Candidate]:
     """Return the main projectors among those that fit, or all where there is no main one."""
-    return [fit for fit in fits if not fit[0].beside] or fits
+    return [fit for fit in fits if not fit.entry.secondary] or fits
 
 
 def _try_all(
-    weights: Weights, config: Config, fits: list[tuple[Recipe, str]], grid: Grid | None
+    weights: Weights, config: Config, fits: list[Candidate], grid: Grid | None
 ) -> tuple[list[Known], list[CheckpointError]]:
-    """Make out the projectors of some recipes and roots, and say why others are not there."""
+    """Return the projectors of those that really fit, and the errors of the others."""
     done: list[Known] = []
     failures: list[CheckpointError] = []
-    for recipe, root in fits:
+    for fit in fits:
         try:
-            done.append(_try(weights, config, recipe, root, grid))
+            done.append(_try(weights, config, fit, grid))
         except CheckpointError as error:
             failures.append(error)
     return done, failures
@@ -395,12 +398,13 @@ def _parse(document: str) -> Stack:
     return load_spec(document)
 
 
-def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid | None) -> Known:
-    """Make out a recipe's projector at a root, or say why it is not there."""
+def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) -> Known:
+    """Return the projector of an entry at a root, or say why it is not there."""
+    family, entry, root = fit
     stored = {
         key.removeprefix(root): weights.stored(key)
         for key in weights.under(root)
-        if key.startswith(recipe.owned, len(root))
+        if key.startswith(entry.prefixes, len(root))
     }
     where = str(weights.path)
     for key, tensor in stored.items():
@@ -410,13 +414,15 @@ def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid
         if bias is not None:
             _refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
     try:
-        found: Found = recipe.read(config, {key: tensor.shape for key, tensor in stored.items()})
-        grid = None if found.grid is None else grid or found.grid
+        assert entry.read is not None  # recognise takes no others
+        match = entry.read(config, {key: tensor.shape for key, tensor in stored.items()})
+        family = match.preset or family
+        grid = None if match.grid is None else grid or match.grid
         projector = build_projector(
-            found.preset, found.in_, found.out, grid=grid, device="meta", **found.options
+            family, match.in_, match.out, grid=grid, device="meta", **match.options
         )
     except CheckpointError as error:
-        # Nameless otherwise: a recipe does not know whose config and tensors it reads.
+        # A reader does not know whose config and tensors it reads.
         raise CheckpointError(
             error.found, f"{where}: {error.where}", error.expected, error.hint
         ) from error
@@ -425,14 +431,14 @@ def _try(weights: Weights, config: Config, recipe: Recipe, root: str, grid: Grid
         *(LookupError, TypeError, ValueError),
     ) as error:
         raise CheckpointError(
-            f"its config and tensors make no {recipe.layout}: {quote(str(error), 200)}",
+            f"its config and tensors make no {entry.layout}: {quote(str(error), 200)}",
             where,
             hint="Compare config.json with the model it is of.",
         ) from error
-    pairs = [(part.theirs, part) for part in parts(projector, LAYOUTS[recipe.layout])]
-    _fit(pairs, stored, found.preset, weights, root)
+    pairs = [(part.theirs, part) for part in parts(projector, entry.names)]
+    _fit(pairs, stored, family, weights, root)
     keys = [(root + key, part) for key, part in pairs]
-    return Known(found.preset, projector, keys, root, recipe.layout)
+    return Known(family, projector, keys, root, entry.layout)
 
 
 def _fit(

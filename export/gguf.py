@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..blocks.core.feature import Grid
-from ..checkpoints.layouts import LAYOUTS, from_upstream, parts, to_upstream
+from ..checkpoints.mapping import find_layout, from_upstream, parts, to_upstream
 from ..projectors.build import spec_of
 from ..projectors.projector import Projector
 from .door import USUAL, Door
@@ -148,7 +148,7 @@ class Gguf(Target):
             if tensor.name.startswith("mm.")
         }
         projector = Projector(job.projector.spec, device="meta")
-        layout = LAYOUTS[family.layout]
+        layout = find_layout(family.layout)
         state = {
             part.theirs: found.pop(family.rename(part.theirs)).reshape(part.stored)
             for part in parts(projector, layout)

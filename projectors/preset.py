@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 from ..blocks.core.errors import SpecError
 from ..blocks.core.spec import Spec
 from ..registry import MobileVLMError, quote, told
 from .stack import PrefixTokens, Stack
+from .upstream import Upstream
 
-__all__ = ["Preset"]
+__all__ = ["Aliases", "Preset"]
+
+Aliases: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 _CALL = {"spec", "in", "in_", "out", "grid", "device", "dtype", "max_parameters"}
-_RESERVED = _CALL | {"type", "name", "expand", "stack"}
+_RESERVED = _CALL | {"type", "name", "expand", "stack", "upstream", "aliases"}
 
 
 class Preset(Spec):
@@ -29,7 +33,13 @@ class Preset(Spec):
     Attributes:
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry; every preset has
             it, and `stack` passes it on.
+        upstream: How checkpoints of other projects name the weights.
+        aliases: Other names of the projector, each with the options that it stands for; only
+            those of built-in families are looked up.
     """
+
+    upstream: ClassVar[Sequence[Upstream]] = ()
+    aliases: ClassVar[Aliases] = {}
 
     prefix_tokens: PrefixTokens = 0
 

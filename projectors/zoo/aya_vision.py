@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,10 +12,21 @@ from ...blocks.glu import Glu
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
+from ..upstream import Config, Fused, Match, Shapes, Upstream, matrix, only, setting, with_norm
 
-__all__ = ["COHERE2_VISION", "AyaVision"]
+__all__ = ["AyaVision"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    hidden, wide = matrix(shapes, "linear_1.weight")
+    merge = setting(config, "downsample_factor", 2)
+    norm = "layernorm.weight" in shapes
+    if norm:
+        only(config, "adapter_layer_norm_eps", 1e-6)
+    options = {"merge": merge, "hidden": hidden, "norm": norm}
+    return Match(wide // merge**2, matrix(shapes, "linear_2.weight")[0], options)
 
 
 class AyaVision(Preset):
@@ -53,5 +64,14 @@ class AyaVision(Preset):
             ),
         )
 
-
-COHERE2_VISION = AyaVision(norm=False)
+    aliases: ClassVar[Aliases] = {"cohere2-vision": {"norm": False}}
+    upstream = (
+        Upstream(
+            "aya-vision",
+            with_norm("layernorm", Fused("linear_1"), "linear_2"),
+            prefix="multi_modal_projector",
+            tensors=("linear_1.weight", "linear_2.weight"),
+            read=_read,
+            model_types=("aya_vision", "cohere2_vision"),
+        ),
+    )

@@ -12,8 +12,52 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.qformer import QFormer
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import (
+    Config,
+    Match,
+    Name,
+    Shapes,
+    Upstream,
+    count_layers,
+    matrix,
+    only,
+    refused,
+    setting,
+)
 
 __all__ = ["Blip2"]
+
+
+def _names(stack: Stack) -> list[str | Name]:
+    inner = ("attention.query", "attention.key", "attention.value", "output.dense")
+    attention = (*inner, "output.LayerNorm")
+    ffn = ("intermediate_query.dense", "output_query.dense", "output_query.LayerNorm")
+    names: list[str | Name] = [Name("query_tokens", "batch"), "qformer.layernorm"]
+    [qformer] = [block for block in stack.blocks if isinstance(block, QFormer)]
+    for layer in range(qformer.depth):
+        path = f"qformer.encoder.layer.{layer}"
+        names += [f"{path}.attention.{part}" for part in attention]
+        if layer % qformer.cross_every == 0:
+            names += [f"{path}.crossattention.{part}" for part in attention]
+        names += [f"{path}.{part}" for part in ffn]
+    return [*names, "language_projection"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    only(config, "qformer_config.hidden_act", "gelu")
+    only(config, "qformer_config.layer_norm_eps", 1e-12)
+    first = "qformer.encoder.layer.0"
+    _, queries, width = shapes["query_tokens"]
+    options = {
+        "width": width,
+        "queries": queries,
+        "depth": count_layers(shapes, "qformer.encoder.layer"),
+        "heads": setting(config, "qformer_config.num_attention_heads", 12),
+        "hidden": matrix(shapes, f"{first}.intermediate_query.dense.weight")[0],
+        "cross_every": setting(config, "qformer_config.cross_attention_frequency", 2),
+    }
+    _, in_ = matrix(shapes, f"{first}.crossattention.attention.key.weight")
+    return Match(in_, matrix(shapes, "language_projection.weight")[0], options)
 
 
 class Blip2(Preset):
@@ -54,3 +98,23 @@ class Blip2(Preset):
             cross_every=self.cross_every,
         )
         return Stack(in_=in_, out=out, blocks=(qformer, Pointwise()))
+
+    upstream = (
+        Upstream(
+            "blip2",
+            _names,
+            prefix="model",
+            tensors=("query_tokens", "qformer.layernorm.weight", "language_projection.weight"),
+            read=_read,
+            model_types=("blip-2",),
+            prefixes=("query_tokens", "qformer.", "language_projection."),
+        ),
+        Upstream(
+            "blip2",
+            _names,
+            prefix="model",
+            tensors=("query_tokens", "qformer.embeddings.layernorm.weight"),
+            read=refused("Q-Former reads the instruction too"),
+            model_types=("instructblip", "instructblipvideo"),
+        ),
+    )

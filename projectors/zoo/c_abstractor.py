@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -19,8 +20,10 @@ from ...blocks.position import Position
 from ...blocks.repeat import Repeat
 from ...blocks.residual import Residual
 from ...blocks.squeeze_excite import SqueezeExcite
+from ..errors import CheckpointError
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Name, Shapes, Upstream, count_keys, setting
 from .mlp import Mlp
 
 __all__ = ["CAbstractor"]
@@ -29,6 +32,72 @@ __all__ = ["CAbstractor"]
 def _square(queries: int) -> int:
     square_side(queries)
     return queries
+
+
+def _names(stack: Stack) -> list[str | Name]:
+    names: list[str | Name] = []
+    stage, number, linear = 0, 0, 0
+    for block in stack.blocks:
+        if isinstance(block, Parallel | Repeat):
+            for _ in range(block.times if isinstance(block, Repeat) else 1):
+                number += 1
+                shortcut = isinstance(block, Parallel)
+                names += _names_of_reg_block(f"net.{stage}.b{number}", shortcut=shortcut)
+        elif isinstance(block, Pool):
+            stage, number = 2, 0
+        elif isinstance(block, Pointwise):
+            names.append(f"readout.{2 * linear}")
+            linear += 1
+        elif isinstance(block, Position):
+            # In older checkpoints its first row is the CLS token's, which is dropped right after.
+            names.append(Name("pos_emb", "batch", skip=stack.prefix_tokens))
+        elif isinstance(block, ExtraTokens):
+            names.append(Name("eos_tokens", "batch"))
+    return names
+
+
+def _names_of_reg_block(path: str, *, shortcut: bool) -> list[str | Name]:
+    names: list[str | Name] = [
+        Name(f"{path}.conv1.conv", "conv"),
+        f"{path}.conv1.bn",
+        f"{path}.conv2.conv",
+        f"{path}.conv2.bn",
+        Name(f"{path}.se.fc1", "conv"),
+        Name(f"{path}.se.fc2", "conv"),
+        Name(f"{path}.conv3.conv", "conv"),
+        f"{path}.conv3.bn",
+    ]
+    if shortcut:
+        names += [Name(f"{path}.downsample.conv", "conv"), f"{path}.downsample.bn"]
+    return names
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    path = "projector_config.num_query_tokens"
+    # Honeybee's first configs have it at the top.
+    queries = setting(config, path, config.get("num_query_tokens"))
+    if queries is None:
+        raise CheckpointError(
+            "missing",
+            f"config.json: {path}",
+            "the number of tokens that come out of the pool",
+            "No tensor tells it: write it into a config.json beside the weights.",
+        )
+    hidden, in_, *_ = shapes["net.0.b1.conv1.conv.weight"]
+    linear = count_keys(shapes, r"readout\.\d+\.weight")
+    rows = shapes["pos_emb"][1] if "pos_emb" in shapes else 0
+    side = math.isqrt(rows)
+    options = {
+        "queries": queries,
+        "hidden": hidden,
+        "depth": count_keys(shapes, r"net\.0\.b\d+\.conv1\.conv\.weight"),
+        "mlp_depth": linear,
+        "position": rows > 0,
+        "end": shapes["eos_tokens"][1] if "eos_tokens" in shapes else 0,
+        "prefix_tokens": int(rows != side**2),  # an older table has a row for the CLS token
+    }
+    out = shapes[f"readout.{2 * linear - 2}.weight"][0]
+    return Match(in_, out, options, (side, side) if rows else None)
 
 
 class CAbstractor(Preset):
@@ -79,6 +148,16 @@ class CAbstractor(Preset):
         if self.end:
             blocks.append(ExtraTokens(at="end", count=self.end))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
+
+    upstream = (
+        Upstream(
+            "c-abstractor",
+            _names,
+            prefix="mm_projector|vision_projector|abstractor|projector",
+            tensors=("net.0.b1.conv1.conv.weight", "readout.0.weight"),
+            read=_read,
+        ),
+    )
 
 
 def _stage(in_: int, width: int, depth: int) -> tuple[Block, ...]:

@@ -12,8 +12,28 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, count_blocks, count_keys, matrix, only
 
 __all__ = ["DeepseekVL2"]
+
+
+def _names(stack: Stack) -> list[str]:
+    # Two linear layers without an activation between them; a single layer has no third block.
+    first_two = [type(block) for block in stack.blocks[1:3]]
+    first = ["token_pooling_layer"] if first_two == [Pointwise, Pointwise] else []
+    layers = count_blocks(stack, Pointwise) - len(first)
+    return [*first, *(f"layers.{2 * step}" for step in range(layers))]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    only(config, "projector_config.projector_type", "downsample_mlp_gelu")
+    only(config, "projector_config.downsample_ratio", 2)
+    pooling = "token_pooling_layer.weight" in shapes
+    depth = count_keys(shapes, r"layers\.\d+\.weight")
+    inner, wide = matrix(shapes, "layers.0.weight")
+    out, _ = matrix(shapes, f"layers.{2 * depth - 2}.weight")
+    options = {"mode": "pooling" if pooling else "mlp", "depth": depth, "ratio": inner // out}
+    return Match(wide if pooling else wide // 4, out, options)
 
 
 class DeepseekVL2(Preset):
@@ -48,3 +68,14 @@ class DeepseekVL2(Preset):
                 blocks.append(NormAct(norm="none", act="gelu"))
             blocks.append(Pointwise(out=out if step == self.depth - 1 else inner))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
+
+    upstream = (
+        Upstream(
+            "deepseek-vl2",
+            _names,
+            prefix="projector",
+            tensors=("layers.0.weight",),
+            read=_read,
+            model_types=("deepseek_vl_v2",),
+        ),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,10 +10,62 @@ from ...blocks.attention import Depth, Heads, Queries
 from ...blocks.core.block import Block
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
+from ..upstream import Config, Fused, Match, Name, Shapes, Upstream, count_layers, matrix, setting
 
-__all__ = ["IDEFICS", "Flamingo"]
+__all__ = ["Flamingo"]
+
+
+def _names(stack: Stack) -> list[str | Name | Fused]:
+    names: list[str | Name | Fused] = [Name("latents", "bare")]
+    for layer in range(_resampler(stack).depth):
+        attention, ffn = f"layers.{layer}.0", f"layers.{layer}.1"
+        names += [f"{attention}.{part}" for part in ("norm_media", "norm_latents", "to_q")]
+        names += [Fused(f"{attention}.to_kv", (0, 1)), f"{attention}.to_out"]
+        names += [f"{ffn}.{part}" for part in (0, 1, 3)]
+    return [*names, "norm"]
+
+
+def _names_of_idefics(stack: Stack) -> list[str | Name]:
+    resampler = _resampler(stack)
+    q, k = ["q_proj"], ["k_proj"]
+    if resampler.qk_norm:
+        q, k = [*q, "q_layer_norm"], [*k, "k_layer_norm"]
+    attention = ["context_layer_norm", "latents_layer_norm", *q, *k, "v_proj", "output_proj"]
+    names: list[str | Name] = [Name("latents", "bare")]
+    for layer in range(resampler.depth):
+        names += [f"blocks.{layer}.0.{part}" for part in attention]
+        names += [f"blocks.{layer}.1.{part}" for part in ("ln", "fc", "c_proj")]
+    return [*names, "layer_norm"]
+
+
+def _resampler(stack: Stack) -> Resampler:
+    [resampler] = [block for block in stack.blocks if isinstance(block, Resampler)]
+    return resampler
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    queries, width = matrix(shapes, "latents")
+    q, _ = matrix(shapes, "layers.0.0.to_q.weight")
+    # No config is saved along; its heads are always 64 wide.
+    options = {"queries": queries, "depth": count_layers(shapes, "layers"), "heads": q // 64}
+    return Match(width, width, options)
+
+
+def _read_idefics(config: Config, shapes: Shapes) -> Match:
+    queries, width = matrix(shapes, "latents")
+    q, _ = matrix(shapes, "blocks.0.0.q_proj.weight")
+    head_dim = setting(config, "perceiver_config.resampler_head_dim", 96)
+    options = {
+        "queries": queries,
+        "depth": count_layers(shapes, "blocks"),
+        "heads": q // head_dim,
+        "head_dim": head_dim,
+        "act": "relu",
+        "qk_norm": "blocks.0.0.q_layer_norm.weight" in shapes,
+    }
+    return Match(width, width, options)
 
 
 class Flamingo(Preset):
@@ -58,5 +110,21 @@ class Flamingo(Preset):
         last: tuple[Block, ...] = (Pointwise(),) if in_ != out else ()
         return Stack(in_=in_, out=out, blocks=(resampler, *last))
 
-
-IDEFICS = Flamingo(heads=16, head_dim=96, act="relu")
+    aliases: ClassVar[Aliases] = {"idefics": {"heads": 16, "head_dim": 96, "act": "relu"}}
+    upstream = (
+        Upstream(
+            "open-flamingo",
+            _names,
+            prefix="perceiver",
+            tensors=("latents", "layers.0.0.to_kv.weight"),
+            read=_read,
+        ),
+        Upstream(
+            "idefics",
+            _names_of_idefics,
+            prefix="perceiver_resampler",
+            tensors=("latents", "blocks.0.0.q_proj.weight"),
+            read=_read_idefics,
+            model_types=("idefics",),
+        ),
+    )

@@ -12,8 +12,25 @@ from ...blocks.pool import Pool
 from ...blocks.scale import Scale
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Name, Shapes, Upstream, matrix, setting
 
 __all__ = ["Gemma4"]
+
+
+def _names(stack: Stack) -> list[str | Name]:
+    [scale] = [block for block in stack.blocks if isinstance(block, Scale)]
+    first = [Name("vision_tower.std", join="_")] if scale.standardize else []
+    return [*first, "embed_vision.embedding_projection"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    out, in_ = matrix(shapes, "embed_vision.embedding_projection.weight")
+    options = {
+        "pool": setting(config, "vision_config.pooling_kernel_size", 3),
+        "eps": setting(config, "vision_config.rms_norm_eps", 1e-6),
+        "standardize": "vision_tower.std_bias" in shapes,
+    }
+    return Match(in_, out, options)
 
 
 class Gemma4(Preset):
@@ -49,3 +66,16 @@ class Gemma4(Preset):
                 Pointwise(bias=False),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "gemma4-model",
+            _names,
+            prefix="model|encoder",
+            tensors=("embed_vision.embedding_projection.weight",),
+            read=_read,
+            model_types=("gemma4", "diffusion_gemma", "embedding_gemma2"),
+            prefixes=("embed_vision.embedding_projection.", "vision_tower.std_"),
+        ),
+        Upstream("gemma4", ("embedding_projection",)),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,8 +14,34 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Name, Shapes, Upstream, matrix, only, setting
 
 __all__ = ["Glm4v"]
+
+
+_NAMES = (
+    "post_layernorm",
+    Name("downsample", "conv", (2, 2)),
+    "merger.proj",
+    "merger.post_projection_norm",
+    "merger.gate_proj",
+    "merger.up_proj",
+    "merger.down_proj",
+)
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    only(config, "vision_config.spatial_merge_size", 2)  # "blocked" is always 2x2
+    only(config, "vision_config.hidden_act", "silu")
+    hidden, out = matrix(shapes, "merger.gate_proj.weight")
+    options = {"eps": setting(config, "vision_config.rms_norm_eps", 1e-5), "hidden": hidden}
+    return Match(shapes["post_layernorm.weight"][0], out, options)
+
+
+def _read_glm5_next(config: Config, shapes: Shapes) -> Match:
+    match = _read(config, shapes)
+    limit = setting(config, "vision_config.swiglu_limit", 10.0)
+    return replace(match, options={**match.options, "limit": limit})
 
 
 class Glm4v(Preset):
@@ -55,3 +82,24 @@ class Glm4v(Preset):
                 Pointwise(bias=False),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "glm4v",
+            _NAMES,
+            prefix="visual",
+            tensors=("merger.proj.weight", "post_layernorm.weight", "downsample.weight"),
+            read=_read,
+            model_types=("glm4v", "glm4v_moe", "glm46v", "glmga", "glm_ocr"),
+            prefixes=("merger.", "post_layernorm.", "downsample."),
+        ),
+        Upstream(
+            "glm4v",
+            _NAMES,
+            prefix="visual",
+            tensors=("merger.proj.weight", "post_layernorm.weight", "downsample.weight"),
+            read=_read_glm5_next,
+            model_types=("glm5_next",),
+            prefixes=("merger.", "post_layernorm.", "downsample."),
+        ),
+    )

@@ -6,8 +6,14 @@ from ...blocks.conv import Conv
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix
 
 __all__ = ["GotOcr2"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    in_ = shapes["conv_upsampler1.weight"][1]
+    return Match(in_, matrix(shapes, "multimodal_projector.weight")[0])
 
 
 class GotOcr2(Preset):
@@ -32,3 +38,15 @@ class GotOcr2(Preset):
                 Pointwise(),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "got-ocr2",
+            ("conv_upsampler1", "conv_upsampler2", "multimodal_projector"),
+            prefix="multi_modal_projector",
+            tensors=("conv_upsampler1.weight",),
+            read=_read,
+            model_types=("got_ocr2", "pp_chart2table"),
+            names_suffice=True,
+        ),
+    )

@@ -12,8 +12,15 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.position import Position
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix, setting
 
 __all__ = ["GraniteDocling"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    merge = setting(config, "vision_config.scale_factor", 4)
+    out, wide = matrix(shapes, "coarse.projection.weight")
+    return Match(wide // merge**2, out, {"merge": merge})
 
 
 class GraniteDocling(Preset):
@@ -49,3 +56,15 @@ class GraniteDocling(Preset):
                 norm,
             ),
         )
+
+    upstream = (
+        Upstream(
+            "granite-docling",
+            ("ln_in", "coarse.projection", "ln_mid", "mlp_fc2", "ln_out"),
+            prefix="connector",
+            tensors=("ln_in.weight", "coarse.projection.weight"),
+            read=_read,
+            model_types=("granite_docling",),
+            prefixes=("ln_in.", "coarse.projection.", "ln_mid.", "mlp_fc2.", "ln_out."),
+        ),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
@@ -13,8 +14,49 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Name, Shapes, Upstream, matrix, only, setting
 
 __all__ = ["HunYuanVL"]
+
+
+def _names(conv: str, out: str) -> Callable[[Stack], list[str | Name]]:
+    """Transformers' names and the published checkpoints' differ in the two convolutions."""
+
+    def names(stack: Stack) -> list[str | Name]:
+        [merge] = [block for block in stack.blocks if isinstance(block, PatchMerge)]
+        return [
+            "before_rms",
+            Name(conv, "conv", merge.size),
+            Name(out, "conv"),
+            Name("image_newline", "bare"),
+            "mlp",
+            Name("image_begin", "vector"),
+            Name("image_end", "vector"),
+            "after_rms",
+        ]
+
+    return names
+
+
+# All but image_sep, which upstream does not use.
+_PREFIXES = (
+    "before_rms.",
+    "proj",
+    "image_newline",
+    "mlp.",
+    "image_begin",
+    "image_end",
+    "after_rms.",
+)
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    only(config, "vision_config.hidden_act", "gelu")
+    options = {
+        "merge": setting(config, "vision_config.spatial_merge_size", 2),
+        "eps": setting(config, "vision_config.rms_norm_eps", 1e-5),
+    }
+    return Match(shapes["before_rms.weight"][0], matrix(shapes, "mlp.weight")[0], options)
 
 
 class HunYuanVL(Preset):
@@ -59,3 +101,24 @@ class HunYuanVL(Preset):
                 norm,
             ),
         )
+
+    upstream = (
+        Upstream(
+            "hunyuan-vl",
+            _names("proj_conv", "proj_out"),
+            prefix="patch_merger|perceive",
+            tensors=("proj_conv.weight", "before_rms.weight", "image_newline"),
+            read=_read,
+            model_types=("hunyuan_vl",),
+            prefixes=_PREFIXES,
+        ),
+        Upstream(
+            "hunyuan-vl-original",
+            _names("proj.0", "proj.2"),
+            prefix="patch_merger|perceive",
+            tensors=("proj.0.weight", "before_rms.weight", "image_newline"),
+            read=_read,
+            model_types=("hunyuan_vl",),
+            prefixes=_PREFIXES,
+        ),
+    )

@@ -13,8 +13,51 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Name, Shapes, Upstream, count_layers, matrix, only, setting
 
 __all__ = ["Idefics2"]
+
+
+def _names(stack: Stack) -> list[str | Name]:
+    mlp = ("gate_proj", "up_proj", "down_proj")
+    layer_parts = (
+        *("input_context_norm", "input_latents_norm"),
+        *(f"self_attn.{part}" for part in ("q_proj", "k_proj", "v_proj", "o_proj")),
+        "post_attention_layernorm",
+        *(f"mlp.{part}" for part in mlp),
+    )
+    [resampler] = [block for block in stack.blocks if isinstance(block, Resampler)]
+    return [
+        *(f"modality_projection.{part}" for part in mlp),
+        Name("perceiver_resampler.latents", "bare"),
+        *(
+            f"perceiver_resampler.layers.{layer}.{part}"
+            for layer in range(resampler.depth)
+            for part in layer_parts
+        ),
+        "perceiver_resampler.norm",
+    ]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    only(config, "text_config.hidden_act", "silu")
+    only(config, "perceiver_config.hidden_act", "silu")
+    hidden, in_ = matrix(shapes, "modality_projection.gate_proj.weight")
+    queries, out = matrix(shapes, "perceiver_resampler.latents")
+    attention = "perceiver_resampler.layers.0.self_attn"
+    head_dim = setting(config, "perceiver_config.resampler_head_dim", 96)
+    # With another width than its config says, transformers takes the language model's, eps and all.
+    own = setting(config, "perceiver_config.hidden_size", 4096) == out
+    options = {
+        "hidden": hidden,
+        "queries": queries,
+        "depth": count_layers(shapes, "perceiver_resampler.layers"),
+        "heads": matrix(shapes, f"{attention}.q_proj.weight")[0] // head_dim,
+        "kv_heads": matrix(shapes, f"{attention}.k_proj.weight")[0] // head_dim,
+        "head_dim": head_dim,
+        "eps": setting(config, f"{'perceiver' if own else 'text'}_config.rms_norm_eps", 1e-6),
+    }
+    return Match(in_, out, options)
 
 
 class Idefics2(Preset):
@@ -66,3 +109,14 @@ class Idefics2(Preset):
                 ),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "idefics2",
+            _names,
+            prefix="connector",
+            tensors=("modality_projection.gate_proj.weight", "perceiver_resampler.latents"),
+            read=_read,
+            model_types=("idefics2",),
+        ),
+    )

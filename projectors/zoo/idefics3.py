@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,8 +13,27 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix, setting
 
 __all__ = ["Idefics3"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    out, wide = matrix(shapes, "modality_projection.proj.weight")
+    merge = setting(config, "scale_factor", 2)
+    return Match(wide // merge**2, out, {"merge": merge})
+
+
+def _read_modernvbert(config: Config, shapes: Shapes) -> Match:
+    out, wide = matrix(shapes, "modality_projection.weight")
+    merge = setting(config, "pixel_shuffle_factor", 4)
+    return Match(wide // merge**2, out, {"merge": merge})
+
+
+def _read_ultravbert(config: Config, shapes: Shapes) -> Match:
+    match = _read_modernvbert(config, shapes)
+    norm = {"norm": "rms", "eps": setting(config, "text_config.rms_norm_eps", 1e-6)}
+    return replace(match, options={**match.options, **norm})
 
 
 class Idefics3(Preset):
@@ -42,3 +62,30 @@ class Idefics3(Preset):
         if self.norm != "none":
             blocks.append(NormAct(norm=self.norm, eps=self.eps, act="none"))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
+
+    upstream = (
+        Upstream(
+            "idefics3",
+            ("modality_projection.proj",),
+            prefix="connector",
+            tensors=("modality_projection.proj.weight",),
+            read=_read,
+            model_types=("idefics3", "smolvlm"),
+        ),
+        Upstream(
+            "modernvbert",
+            ("modality_projection",),
+            prefix="connector",
+            tensors=("modality_projection.weight",),
+            read=_read_modernvbert,
+            model_types=("modernvbert",),
+        ),
+        Upstream(
+            "ultravbert",
+            ("modality_projection", "norm"),
+            prefix="connector",
+            tensors=("modality_projection.weight", "norm.weight"),
+            read=_read_ultravbert,
+            model_types=("ultravbert",),
+        ),
+    )

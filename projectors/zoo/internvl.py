@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,10 +13,72 @@ from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, act, matrix, only, setting, with_norm
 
-__all__ = ["LFM2_VL", "NEMOTRON_OMNI", "NVILA", "InternVL"]
+__all__ = ["InternVL"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    hidden, wide = matrix(shapes, "linear_1.weight")
+    merge = config.get("downsample_factor") or _merge(config)
+    options = {
+        "merge": merge,
+        "norm": "layer" if "layer_norm.weight" in shapes else "none",
+        "hidden": hidden,
+        "act": act(config),
+        "bias": "linear_1.bias" in shapes,
+    }
+    return Match(wide // merge**2, matrix(shapes, "linear_2.weight")[0], options)
+
+
+def _merge(config: Config) -> int:
+    return round(1 / setting(config, "downsample_ratio", 0.5))
+
+
+def _read_sequential(config: Config, shapes: Shapes, preset: str = "", **options: Any) -> Match:
+    hidden, wide = matrix(shapes, "1.weight")
+    merge = _merge(config)
+    options = {"merge": merge, "hidden": hidden, **options}
+    return Match(wide // merge**2, matrix(shapes, "3.weight")[0], options, preset=preset)
+
+
+def _read_internvl_chat(config: Config, shapes: Shapes) -> Match:
+    first_version = setting(config, "ps_version", "v1") == "v1"
+    return _read_sequential(config, shapes, transpose=first_version)
+
+
+def _read_qianfan_ocr(config: Config, shapes: Shapes) -> Match:
+    return _read_sequential(config, shapes, act=act(config))
+
+
+def _read_nemotron_omni(config: Config, shapes: Shapes) -> Match:
+    only(config, "text_config.num_nextn_predict_layers", 0)  # each adds a norm
+    return _read_sequential(config, shapes, "nemotron-omni")
+
+
+def _read_nvila(config: Config, shapes: Shapes) -> Match:
+    # VILA 1.5's, which leaves the tokens column by column.
+    transpose = config.get("mm_projector_type") == "mlp_downsample"
+    if not transpose:
+        only(config, "mm_projector_type", "mlp_downsample_2x2_fix", default=None)
+    out, wide = matrix(shapes, "layers.2.weight")
+    return Match(wide // 4, out, {"transpose": transpose}, preset="nvila")
+
+
+def _read_deepstack(part: int) -> Callable[[Config, Shapes], Match]:
+    """Granite-Docling's mergers; those of its fine path merge `part` times less each way."""
+
+    def read(config: Config, shapes: Shapes) -> Match:
+        merge = setting(config, "vision_config.scale_factor", 4) // part
+        out, wide = matrix(shapes, "linear_1.weight")
+        return Match(wide // merge**2, out, {"merge": merge})
+
+    return read
+
+
+_NAMES = with_norm("layer_norm", "linear_1", "linear_2")
 
 
 class InternVL(Preset):
@@ -69,7 +132,68 @@ class InternVL(Preset):
             ),
         )
 
-
-NVILA = InternVL(odd="pad")
-LFM2_VL = InternVL()
-NEMOTRON_OMNI = InternVL(norm="rms", act="relu2", bias=False)
+    aliases: ClassVar[Aliases] = {
+        "lfm2-vl": {},
+        "nemotron-omni": {"norm": "rms", "act": "relu2", "bias": False},
+        "nvila": {"odd": "pad"},
+    }
+    upstream = (
+        Upstream(
+            "internvl",
+            _NAMES,
+            prefix="multi_modal_projector",
+            tensors=("linear_1.weight", "linear_2.weight"),
+            read=_read,
+            model_types=("internvl", "lfm2_vl"),
+        ),
+        Upstream(
+            "internvl-chat",
+            ("0", "1", "3"),
+            prefix="mlp1",
+            tensors=("0.weight", "1.weight", "3.weight"),
+            read=_read_internvl_chat,
+            model_types=("internvl_chat",),
+        ),
+        Upstream(
+            "internvl-chat",
+            ("0", "1", "3"),
+            prefix="mlp1",
+            tensors=("0.weight", "1.weight", "3.weight"),
+            read=_read_qianfan_ocr,
+            model_types=("qianfan_ocr",),
+        ),
+        Upstream(
+            "internvl-chat",
+            ("0", "1", "3"),
+            prefix="mlp1",
+            tensors=("0.weight", "1.weight", "3.weight"),
+            read=_read_nemotron_omni,
+            model_types=("nemotron_h_omni",),
+        ),
+        Upstream(
+            "nvila",
+            ("layers.1", "layers.2", "layers.4"),
+            prefix="mm_projector|vision_projector",
+            tensors=("layers.1.weight", "layers.4.weight"),
+            read=_read_nvila,
+            model_types=("v2l_projector", "vila"),
+        ),
+        Upstream(
+            "internvl",
+            _NAMES,
+            prefix=r"coarse\.deepstack_mergers\.\d+",
+            tensors=("layer_norm.weight", "linear_1.weight", "linear_2.weight"),
+            read=_read_deepstack(1),
+            model_types=("granite_docling",),
+            secondary=True,
+        ),
+        Upstream(
+            "internvl",
+            _NAMES,
+            prefix=r"fine\.deepstack_mergers\.\d+",
+            tensors=("layer_norm.weight", "linear_1.weight", "linear_2.weight"),
+            read=_read_deepstack(2),
+            model_types=("granite_docling",),
+            secondary=True,
+        ),
+    )

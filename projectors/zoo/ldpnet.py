@@ -10,8 +10,25 @@ from ...blocks.residual import Residual
 from ...blocks.squeeze_excite import SqueezeExcite, make_divisible
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Name, Shapes, Upstream, matrix
 
 __all__ = ["LdpNet"]
+
+
+def _names_of_block(path: str) -> tuple[str | Name, ...]:
+    return (
+        f"{path}.block.0.0",
+        f"{path}.block.0.1",
+        Name(f"{path}.block.1.fc1", "conv"),
+        Name(f"{path}.block.1.fc2", "conv"),
+        Name(f"{path}.block.2.0", "conv"),
+        f"{path}.block.2.1",
+    )
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    out, in_ = matrix(shapes, "mlp.1.weight")
+    return Match(in_, out)
 
 
 class LdpNet(Preset):
@@ -42,6 +59,16 @@ class LdpNet(Preset):
                 *_inverted_residual(out, stride=2),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "ldpnet",
+            ("mlp.1", "mlp.3", *_names_of_block("mb_block.1"), *_names_of_block("mb_block.2")),
+            prefix="mm_projector|vision_projector|model",
+            tensors=("mlp.1.weight", "mb_block.1.block.0.0.weight"),
+            read=_read,
+        ),
+    )
 
 
 def _inverted_residual(width: int, stride: int) -> tuple[Block, ...]:

@@ -8,8 +8,14 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix
 
 __all__ = ["LdpNetV2"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    out, in_ = matrix(shapes, "mlp.mlp.0.weight")
+    return Match(in_, out)
 
 
 class LdpNetV2(Preset):
@@ -36,3 +42,13 @@ class LdpNetV2(Preset):
                 DepthwiseResidual(kernel=3),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "ldpnetv2",
+            ("mlp.mlp.0", "mlp.mlp.2", "peg.peg.0"),
+            prefix="mm_projector|vision_projector",
+            tensors=("mlp.mlp.0.weight", "peg.peg.0.weight"),
+            read=_read,
+        ),
+    )

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from ...blocks.pointwise import Pointwise
-from ..preset import Preset
-from ..stack import Stack
+from typing import ClassVar
 
-__all__ = ["PALIGEMMA", "Linear"]
+from ...blocks.pointwise import Pointwise
+from ..preset import Aliases, Preset
+from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix
+
+__all__ = ["Linear"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    out, in_ = matrix(shapes, "weight")
+    return Match(in_, out, {"bias": "bias" in shapes})
+
+
+def _read_paligemma(config: Config, shapes: Shapes) -> Match:
+    out, in_ = matrix(shapes, "linear.weight")
+    return Match(in_, out, {"bias": "linear.bias" in shapes})
 
 
 class Linear(Preset):
@@ -26,5 +39,30 @@ class Linear(Preset):
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(in_=in_, out=out, blocks=(Pointwise(bias=self.bias),))
 
-
-PALIGEMMA = Linear()
+    aliases: ClassVar[Aliases] = {"paligemma": {}}
+    upstream = (
+        Upstream(
+            "linear",
+            ("",),
+            prefix="mm_projector|vision_projector",
+            tensors=("weight",),
+            read=_read,
+        ),
+        Upstream(
+            "linear",
+            ("",),
+            prefix=r"multi_modal_projector|vit_large_projector|projector\.layers",
+            tensors=("weight",),
+            read=_read,
+            model_types=("mllama", "step3p7", "deepseek_ocr2", "unlimited_ocr"),
+        ),
+        Upstream(
+            "paligemma",
+            ("linear",),
+            prefix="multi_modal_projector",
+            tensors=("linear.weight",),
+            read=_read_paligemma,
+            model_types=("paligemma", "qwen2_audio"),
+            names_suffice=True,
+        ),
+    )

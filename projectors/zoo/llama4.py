@@ -12,8 +12,16 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix, only
 
 __all__ = ["Llama4"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    only(config, "vision_config.pixel_shuffle_ratio", 0.5)
+    hidden, wide = matrix(shapes, "vision_model.vision_adapter.mlp.fc1.weight")
+    out, _ = matrix(shapes, "multi_modal_projector.linear_1.weight")
+    return Match(wide // 4, out, {"hidden": hidden})
 
 
 class Llama4(Preset):
@@ -37,3 +45,26 @@ class Llama4(Preset):
         inner, gelu = Pointwise(out=self.hidden, bias=False), NormAct(norm="none", act="gelu")
         blocks = (PatchMerge(), inner, gelu, inner, gelu, Pointwise(bias=False))
         return Stack(in_=in_, out=out, blocks=blocks)
+
+    upstream = (
+        Upstream(
+            "llama4-model",
+            (
+                "vision_model.vision_adapter.mlp.fc1",
+                "vision_model.vision_adapter.mlp.fc2",
+                "multi_modal_projector.linear_1",
+            ),
+            prefix="model",
+            tensors=(
+                "vision_model.vision_adapter.mlp.fc1.weight",
+                "multi_modal_projector.linear_1.weight",
+            ),
+            read=_read,
+            model_types=("llama4",),
+            prefixes=("vision_model.vision_adapter.", "multi_modal_projector."),
+        ),
+        Upstream(
+            "llama4",
+            ("vision_adapter.mlp.fc1", "vision_adapter.mlp.fc2", "multi_modal_projector.linear_1"),
+        ),
+    )

@@ -8,8 +8,34 @@ from ...blocks.attention import Heads, Queries
 from ...blocks.query_resampler import QueryResampler
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Fused, Match, Name, Shapes, Upstream, matrix
 
 __all__ = ["MiniCPMV"]
+
+
+def _names(stack: Stack) -> list[str | Name | Fused]:
+    block = stack.blocks[0]
+    has_table = isinstance(block, QueryResampler) and block.places != "keys"
+    return [
+        Name("query", "bare"),
+        *(["kv_proj"] if stack.in_ != stack.out else []),
+        "ln_kv",
+        "ln_q",
+        *([Name("pos_embed", "bare")] if has_table else []),
+        Fused("attn.in_proj", (0, 1, 2), "_"),
+        "attn.out_proj",
+        "ln_post",
+        Name("proj", "matrix"),
+    ]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    queries, out = matrix(shapes, "query")
+    in_ = matrix(shapes, "kv_proj.weight")[1] if "kv_proj.weight" in shapes else out
+    places = "keys"
+    if "pos_embed" in shapes:  # 2.0 slices images, and computes the positions of each slice's grid
+        places = "both" if "slice_mode" in config else "resized"
+    return Match(in_, out, {"queries": queries, "places": places})
 
 
 class MiniCPMV(Preset):
@@ -40,3 +66,14 @@ class MiniCPMV(Preset):
             queries=self.queries, heads=self.heads or max(out // 128, 1), places=self.places
         )
         return Stack(in_=in_, out=out, blocks=(resampler,))
+
+    upstream = (
+        Upstream(
+            "minicpmv",
+            _names,
+            prefix="resampler",
+            tensors=("query", "ln_kv.weight", "proj"),
+            read=_read,
+            model_types=("minicpmv", "minicpmo"),
+        ),
+    )

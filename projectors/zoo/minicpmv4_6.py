@@ -12,8 +12,25 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, count_blocks, count_layers, matrix, only
 
 __all__ = ["MiniCPMV4_6"]
+
+
+def _names(stack: Stack) -> list[str]:
+    return [
+        f"mlp.{step}.{part}"
+        for step in range(count_blocks(stack, PatchMerge))
+        for part in ("pre_norm", "linear_1", "linear_2")
+    ]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    only(config, "merge_kernel_size", [2, 2])
+    times = count_layers(shapes, "mlp")
+    out, _ = matrix(shapes, f"mlp.{times - 1}.linear_2.weight")
+    _, wide = matrix(shapes, "mlp.0.linear_1.weight")
+    return Match(wide // 4, out, {"times": times})
 
 
 class MiniCPMV4_6(Preset):
@@ -45,3 +62,15 @@ class MiniCPMV4_6(Preset):
                 Pointwise(out="out" if step == self.times - 1 else "in"),
             ]
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
+
+    upstream = (
+        Upstream(
+            "minicpmv4-6",
+            _names,
+            prefix="merger",
+            tensors=("mlp.0.pre_norm.weight", "mlp.0.linear_1.weight"),
+            read=_read,
+            model_types=("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"),
+            names_suffice=True,
+        ),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
@@ -11,8 +12,28 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix, only, setting
 
 __all__ = ["Mistral3"]
+
+
+# Language models whose norms' eps is 1e-5 if their config does not say; it is 1e-6 in others.
+_EPS_1E5 = ("ministral3", "mistral_large4_text")
+
+
+def _read(norm: str, first: str, last: str) -> Callable[[Config, Shapes], Match]:
+    def read(config: Config, shapes: Shapes) -> Match:
+        only(config, "projector_hidden_act", "gelu")
+        eps = 1e-5 if setting(config, "text_config.model_type", "") in _EPS_1E5 else 1e-6
+        options = {
+            "merge": setting(config, "spatial_merge_size", 2),
+            "eps": setting(config, "text_config.rms_norm_eps", eps),
+            "bias": f"{first}.bias" in shapes,
+        }
+        out, _ = matrix(shapes, f"{last}.weight")
+        return Match(shapes[f"{norm}.weight"][0], out, options)
+
+    return read
 
 
 class Mistral3(Preset):
@@ -49,3 +70,36 @@ class Mistral3(Preset):
                 Pointwise(bias=self.bias),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "mistral3",
+            ("norm", "patch_merger.merging_layer", "linear_1", "linear_2"),
+            prefix="multi_modal_projector|vision_projection",
+            tensors=(
+                "patch_merger.merging_layer.weight",
+                "norm.weight",
+                "linear_1.weight",
+                "linear_2.weight",
+            ),
+            read=_read("norm", "linear_1", "linear_2"),
+            model_types=("mistral3", "lighton_ocr"),
+        ),
+        Upstream(
+            "mistral-large4",
+            (
+                "pre_mm_projector_norm",
+                "patch_merger.merging_layer",
+                "vision_language_adapter.w_in",
+                "vision_language_adapter.w_out",
+            ),
+            tensors=("patch_merger.merging_layer.weight", "pre_mm_projector_norm.weight"),
+            read=_read(
+                "pre_mm_projector_norm",
+                "vision_language_adapter.w_in",
+                "vision_language_adapter.w_out",
+            ),
+            model_types=("mistral_large4",),
+            prefixes=("patch_merger.", "pre_mm_projector_norm.", "vision_language_adapter."),
+        ),
+    )

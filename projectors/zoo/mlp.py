@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -10,10 +10,57 @@ from ...blocks.core.activation import Act
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
+from ..upstream import (
+    Config,
+    Match,
+    Shapes,
+    Upstream,
+    act,
+    activation,
+    count_blocks,
+    matrix,
+    refused,
+)
 
-__all__ = [f"MLP{n}X_GELU" for n in range(1, 9)] + ["LLAVA", "Mlp"]
+__all__ = ["Mlp", "sequential_names"]
+
+
+def sequential_names(stack: Stack) -> list[str]:
+    """Return the linear layers' names in a sequence that has an activation between each two."""
+    return [str(2 * step) for step in range(count_blocks(stack, Pointwise))]
+
+
+def _names_of_janus(stack: Stack) -> list[str]:
+    later = count_blocks(stack, Pointwise) - 1
+    return ["fc1", *(f"hidden_layers.{step}" for step in range(later))]
+
+
+def _match(depth: int, shapes: Shapes, first: str, last: str, act: str = "gelu") -> Match:
+    bias = any(key.endswith(".bias") for key in shapes)
+    options = {"depth": depth, "act": act, "bias": bias}
+    in_, out = matrix(shapes, f"{first}.weight")[1], matrix(shapes, f"{last}.weight")[0]
+    return Match(in_, out, options)
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    return _match(2, shapes, "linear_1", "linear_2", act(config))
+
+
+def _read_sequential(config: Config, shapes: Shapes) -> Match:
+    layers = sorted(int(key.split(".")[0]) for key in shapes if key.endswith("weight"))
+    return _match(len(layers), shapes, "0", str(layers[-1]))
+
+
+def _read_janus(config: Config, shapes: Shapes) -> Match:
+    depth = sum(key.endswith(".weight") for key in shapes)
+    last = f"hidden_layers.{depth - 2}" if depth > 1 else "fc1"
+    return _match(depth, shapes, "fc1", last, activation(config, "vision_config.hidden_act"))
+
+
+def _read_deepseek_vl(config: Config, shapes: Shapes) -> Match:
+    return _match(2, shapes, "linear1", "linear2")
 
 
 class Mlp(Preset):
@@ -42,7 +89,78 @@ class Mlp(Preset):
             blocks += [NormAct(norm="none", act=self.act), layer]
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
 
-
-MLP1X_GELU, MLP2X_GELU, MLP3X_GELU, MLP4X_GELU = (Mlp(depth=n, act="gelu") for n in range(1, 5))
-MLP5X_GELU, MLP6X_GELU, MLP7X_GELU, MLP8X_GELU = (Mlp(depth=n, act="gelu") for n in range(5, 9))
-LLAVA = Mlp()
+    aliases: ClassVar[Aliases] = {
+        "llava": {},
+        **{f"mlp{depth}x-gelu": {"depth": depth, "act": "gelu"} for depth in range(1, 9)},
+    }
+    upstream = (
+        # LLaVA's and MobileVLM's own files.
+        Upstream(
+            "mlp",
+            sequential_names,
+            prefix="mm_projector|vision_projector",
+            tensors=("0.weight", "2.weight"),
+            read=_read_sequential,
+        ),
+        Upstream(
+            "mlp",
+            sequential_names,
+            prefix=r"projector\.readout",
+            tensors=("0.weight", "2.weight"),
+            read=_read_sequential,
+            model_types=("video_llama_3",),
+        ),
+        Upstream(
+            "mlp",
+            sequential_names,
+            prefix=r"aligner\.layers",
+            tensors=("0.weight",),
+            read=_read_sequential,
+            model_types=("multi_modality",),
+        ),
+        Upstream(
+            "mlp",
+            sequential_names,
+            prefix="layers",
+            tensors=("0.weight",),
+            read=_read_sequential,
+            model_types=("v2l_projector", "vila"),
+        ),
+        Upstream(
+            "llava",
+            ("linear_1", "linear_2"),
+            prefix="multi_modal_projector",
+            tensors=("linear_1.weight", "linear_2.weight"),
+            read=_read,
+            model_types=(
+                *("llava", "llava_next", "llava_next_video", "llava_onevision", "video_llava"),
+                *("fast_vlm", "audioflamingo3", "musicflamingo"),
+            ),
+            names_suffice=True,
+        ),
+        Upstream(
+            "janus",
+            _names_of_janus,
+            prefix="aligner",
+            tensors=("fc1.weight",),
+            read=_read_janus,
+            model_types=("janus",),
+            names_suffice=True,
+        ),
+        Upstream(
+            "deepseek-vl",
+            ("linear1", "linear2"),
+            prefix="aligner",
+            tensors=("linear1.weight", "linear2.weight"),
+            read=_read_deepseek_vl,
+            model_types=("deepseek_vl",),
+        ),
+        Upstream(
+            "deepseek-vl",
+            ("linear1", "linear2"),
+            prefix="aligner",
+            tensors=("high_res_vision_proj.weight",),
+            read=refused("aligner joins the features of two towers"),
+            model_types=("deepseek_vl_hybrid",),
+        ),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -10,11 +10,30 @@ from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.residual import Residual
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
-from .mlp import Mlp
+from ..upstream import Config, Match, Shapes, Upstream, count_blocks, count_keys, matrix
+from .mlp import Mlp, sequential_names
 
-__all__ = ["MLP2X_RES2X_GELU", "MlpRes"]
+__all__ = ["MlpRes"]
+
+
+def _names(stack: Stack) -> list[str]:
+    linear = sequential_names(stack)
+    start = 2 * len(linear) - 1
+    residuals = count_blocks(stack, Residual)
+    return linear + [
+        f"{start + step}.{part}"
+        for step in range(residuals)
+        for part in ("pre_norm", "proj.0", "proj.2")
+    ]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    depth = count_keys(shapes, r"\d+\.weight")
+    residuals = count_keys(shapes, r"\d+\.pre_norm\.weight")
+    out, in_ = matrix(shapes, "0.weight")
+    return Match(in_, out, {"depth": depth, "residuals": residuals})
 
 
 class MlpRes(Preset):
@@ -42,5 +61,13 @@ class MlpRes(Preset):
         mlp = Mlp(depth=self.depth).expand(in_, out).blocks
         return Stack(in_=in_, out=out, blocks=(*mlp, *step * self.residuals))
 
-
-MLP2X_RES2X_GELU = MlpRes(depth=2, residuals=2)
+    aliases: ClassVar[Aliases] = {"mlp2x-res2x-gelu": {"depth": 2, "residuals": 2}}
+    upstream = (
+        Upstream(
+            "mlp-res",
+            _names,
+            prefix="mm_projector|vision_projector",
+            tensors=("0.weight", "3.pre_norm.weight"),
+            read=_read,
+        ),
+    )

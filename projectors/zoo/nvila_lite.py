@@ -7,8 +7,15 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix, only
 
 __all__ = ["NvilaLite"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    only(config, "mm_projector_type", "mlp_downsample_3x3_fix", default=None)
+    _, wide = matrix(shapes, "layers.2.weight")
+    return Match(wide // 9, matrix(shapes, "layers.7.weight")[0])
 
 
 class NvilaLite(Preset):
@@ -40,3 +47,14 @@ class NvilaLite(Preset):
                 Pointwise(),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "nvila-lite",
+            ("layers.1", "layers.2", "layers.4", "layers.5", "layers.7"),
+            prefix="mm_projector|vision_projector",
+            tensors=("layers.1.weight", "layers.7.weight"),
+            read=_read,
+            model_types=("v2l_projector", "vila"),
+        ),
+    )

@@ -1,23 +1,23 @@
-"""An MLP with a pool behind it or before it."""
+"""PerceptionLM's projector: an MLP with a pool behind it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from ...blocks.core.block import Block
-from ...blocks.norm_act import NormAct
-from ...blocks.patch_merge import PatchMerge
-from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, matrix, setting
+from .mlp import Mlp
 
-__all__ = ["LlavaNextVideo", "LlavaOnevisionVideo", "PerceptionLM"]
+__all__ = ["PerceptionLM"]
 
-Stride = Annotated[int, Field(ge=1, le=16)]
-_MLP: tuple[Block, ...] = (Pointwise(), NormAct(norm="none", act="gelu"), Pointwise())
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    out, in_ = matrix(shapes, "linear_1.weight")
+    return Match(in_, out, {"ratio": setting(config, "projector_pooling_ratio", 1)})
 
 
 class PerceptionLM(Preset):
@@ -35,51 +35,19 @@ class PerceptionLM(Preset):
         ratio: How many times fewer tokens each way, r.
     """
 
-    ratio: Stride = 2
+    ratio: Annotated[int, Field(ge=1, le=16)] = 2
 
     def expand(self, in_: int, out: int) -> Stack:
         pool = (Pool(mode="adaptive", stride=self.ratio),) if self.ratio > 1 else ()
-        return Stack(in_=in_, out=out, blocks=(*_MLP, *pool))
+        return Stack(in_=in_, out=out, blocks=(*Mlp().expand(in_, out).blocks, *pool))
 
-
-class LlavaNextVideo(Preset):
-    """``pool s x s > Linear > GELU > Linear``; 1 token of s * s comes out.
-
-    Used by LLaVA-NeXT-Video.
-
-    Source: huggingface/transformers, ``models/llava_next_video/modeling_llava_next_video.py``
-    (`LlavaNextVideoPooler`, `LlavaNextVideoMultiModalProjector`).
-
-    Traps: a convolution as pool is a merge with order ``chw`` and a linear layer.
-
-    Attributes:
-        mode: ``avg``, ``max`` or ``conv``.
-        stride: The side s of the windows.
-    """
-
-    mode: Literal["avg", "max", "conv"] = "avg"
-    stride: Stride = 2
-
-    def expand(self, in_: int, out: int) -> Stack:
-        pool: tuple[Block, ...]
-        if self.mode == "conv":
-            merge = PatchMerge(size=(self.stride, self.stride), order="chw", odd="drop")
-            pool = (merge, Pointwise(out="in"))
-        else:
-            pool = (Pool(mode=self.mode, stride=self.stride),)
-        return Stack(in_=in_, out=out, blocks=(*pool, *_MLP))
-
-
-class LlavaOnevisionVideo(Preset):
-    """``Linear > GELU > Linear > bilinear down-scaling``; about 1 token of 4 comes out.
-
-    Used by LLaVA-OneVision on video frames.
-
-    Source: huggingface/transformers, ``models/llava_onevision/modeling_llava_onevision.py``
-    (`LlavaOnevisionModel.apply_pooling`).
-
-    Traps: the side is rounded up (27 -> 14); corners are not aligned.
-    """
-
-    def expand(self, in_: int, out: int) -> Stack:
-        return Stack(in_=in_, out=out, blocks=(*_MLP, Pool(mode="bilinear", stride=2)))
+    upstream = (
+        Upstream(
+            "llava",
+            ("linear_1", "linear_2"),
+            prefix="multi_modal_projector",
+            tensors=("linear_1.weight", "linear_2.weight"),
+            read=_read,
+            model_types=("perception_lm",),
+        ),
+    )

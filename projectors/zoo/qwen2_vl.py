@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,18 +13,68 @@ from ...blocks.core.feature import MAX_WIDTH
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, act, activation, matrix, only, setting
 
-__all__ = [
-    "KIMI_K25",
-    "LFM3_VL",
-    "PADDLEOCR_VL",
-    "QWEN2_5_VL",
-    "QWEN3_VL",
-    "QWEN3_VL_DEEPSTACK",
-    "Qwen2VL",
-]
+__all__ = ["Qwen2VL"]
+
+
+def _only_2x2(config: Config) -> None:
+    """Refuse other blocks than 2x2, the only ones that ``token_order="blocked"`` knows."""
+    only(config, "vision_config.spatial_merge_size", 2)
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    _only_2x2(config)
+    norm = "layer" if "ln_q.bias" in shapes else "rms"
+    return Match(shapes["ln_q.weight"][0], matrix(shapes, "mlp.2.weight")[0], {"norm": norm})
+
+
+def _read_qwen3_vl(config: Config, shapes: Shapes) -> Match:
+    _only_2x2(config)
+    hidden, wide = matrix(shapes, "linear_fc1.weight")
+    out, _ = matrix(shapes, "linear_fc2.weight")
+    return Match(wide // 4, out, {"hidden": None if hidden == wide else hidden})
+
+
+def _read_deepstack(config: Config, shapes: Shapes) -> Match:
+    return replace(_read_qwen3_vl(config, shapes), preset="qwen3-vl-deepstack")
+
+
+def _read_kimi_k25(config: Config, shapes: Shapes) -> Match:
+    only(config, "vision_config.merge_kernel_size", [2, 2])
+    [last] = [key for key in shapes if key.endswith("proj.2.weight")]
+    out, wide = matrix(shapes, last)
+    # The second name is that of the model's own code.
+    eps = setting(config, "vision_config.projector_ln_eps", 1e-5)
+    return Match(wide // 4, out, {"eps": config.get("projection_layer_norm_eps", eps)})
+
+
+def _read_paddleocr_vl(config: Config, shapes: Shapes) -> Match:
+    out, wide = matrix(shapes, "linear_2.weight")
+    merge = setting(config, "vision_config.spatial_merge_size", 2)
+    return Match(wide // merge**2, out, {"merge": merge}, preset="paddleocr-vl")
+
+
+def _read_lfm3_vl(config: Config, shapes: Shapes) -> Match:
+    _only_2x2(config)
+    hidden, wide = matrix(shapes, "linear_1.weight")
+    options = {"hidden": hidden, "act": act(config), "bias": "linear_1.bias" in shapes}
+    out, _ = matrix(shapes, "linear_2.weight")
+    return Match(wide // 4, out, options, preset="lfm3-vl")
+
+
+def _read_inkling2(config: Config, shapes: Shapes) -> Match:
+    _only_2x2(config)
+    hidden, wide = matrix(shapes, "proj_in.weight")
+    options = {
+        "norm": "none",
+        "hidden": hidden,
+        "act": activation(config, "vision_config.hidden_act"),
+        "bias": "proj_in.bias" in shapes,
+    }
+    return Match(wide // 4, matrix(shapes, "proj_out.weight")[0], options)
 
 
 class Qwen2VL(Preset):
@@ -75,10 +126,91 @@ class Qwen2VL(Preset):
             ),
         )
 
-
-QWEN2_5_VL = Qwen2VL(norm="rms")
-QWEN3_VL = Qwen2VL()
-QWEN3_VL_DEEPSTACK = Qwen2VL(norm_after=True)
-KIMI_K25 = Qwen2VL(eps=1e-5)
-PADDLEOCR_VL = Qwen2VL(eps=1e-5, token_order="raster")
-LFM3_VL = Qwen2VL()
+    aliases: ClassVar[Aliases] = {
+        "kimi-k25": {"eps": 1e-5},
+        "lfm3-vl": {},
+        "paddleocr-vl": {"eps": 1e-5, "token_order": "raster"},
+        "qwen2-5-vl": {"norm": "rms"},
+        "qwen3-vl": {},
+        "qwen3-vl-deepstack": {"norm_after": True},
+    }
+    upstream = (
+        Upstream(
+            "qwen2-vl",
+            ("ln_q", "mlp.0", "mlp.2"),
+            prefix=r"merger|vision_encoder\.adapter",
+            tensors=("ln_q.weight", "mlp.0.weight"),
+            read=_read,
+            model_types=(
+                *("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"),
+                *("exaone4_5", "dots3_note"),
+            ),
+            names_suffice=True,
+        ),
+        Upstream(
+            "qwen3-vl",
+            ("norm", "linear_fc1", "linear_fc2"),
+            prefix="merger|projector",
+            tensors=("norm.weight", "linear_fc1.weight", "linear_fc2.weight"),
+            read=_read_qwen3_vl,
+            model_types=(
+                *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"),
+                *("cohere_compass", "cosmos3_edge", "cosmos3_omni"),
+            ),
+            names_suffice=True,
+        ),
+        Upstream(
+            "qwen3-vl",
+            ("norm", "linear_fc1", "linear_fc2"),
+            prefix=r"deepstack_merger_list\.\d+",
+            tensors=("norm.weight", "linear_fc1.weight", "linear_fc2.weight"),
+            read=_read_deepstack,
+            model_types=("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
+            names_suffice=True,
+            secondary=True,
+        ),
+        Upstream("kimi-k25", ("pre_norm", "in_proj", "out_proj")),
+        Upstream(
+            "kimi-k25-original",
+            ("pre_norm", "proj.0", "proj.2"),
+            prefix="mm_projector",
+            tensors=("pre_norm.weight", "proj.0.weight", "proj.2.weight"),
+            read=_read_kimi_k25,
+            model_types=("kimi_k25",),
+        ),
+        # Transformers 5.23 saves the norm under another root than the rest.
+        Upstream(
+            "kimi-k25-saved",
+            ("model.mm_projector.pre_norm", "mm_projector.proj.0", "mm_projector.proj.2"),
+            tensors=("mm_projector.proj.2.weight", "model.mm_projector.pre_norm.weight"),
+            read=_read_kimi_k25,
+            model_types=("kimi_k25",),
+            prefixes=("mm_projector.proj.", "model.mm_projector.pre_norm."),
+        ),
+        Upstream(
+            "paddleocr-vl",
+            ("pre_norm", "linear_1", "linear_2"),
+            prefix="projector|mlp_AR",
+            tensors=("pre_norm.weight", "linear_1.weight", "linear_2.weight"),
+            read=_read_paddleocr_vl,
+            model_types=("paddleocr_vl",),
+            names_suffice=True,
+        ),
+        Upstream(
+            "lfm3-vl",
+            ("layer_norm", "linear_1", "linear_2"),
+            prefix="multi_modal_projector",
+            tensors=("layer_norm.weight", "linear_1.weight", "linear_2.weight"),
+            read=_read_lfm3_vl,
+            model_types=("lfm3_vl",),
+        ),
+        Upstream(
+            "inkling2",
+            ("proj_in", "proj_out"),
+            prefix="visual",
+            tensors=("proj_in.weight", "proj_out.weight"),
+            read=_read_inkling2,
+            model_types=("inkling2",),
+            prefixes=("proj_in.", "proj_out."),
+        ),
+    )

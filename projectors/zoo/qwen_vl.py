@@ -6,8 +6,31 @@ from ...blocks.attention import Heads, Queries
 from ...blocks.query_resampler import QueryResampler
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Fused, Match, Name, Shapes, Upstream, matrix
 
 __all__ = ["QwenVL"]
+
+
+def _names(stack: Stack) -> list[str | Name | Fused]:
+    kv = ["attn_pool.kv_proj"] if stack.in_ != stack.out else []
+    return [
+        Name("attn_pool.query", "bare"),
+        *kv,
+        "attn_pool.ln_kv",
+        "attn_pool.ln_q",
+        Name("attn_pool.pos_embed", "bare"),
+        Fused("attn_pool.attn.in_proj", (0, 1, 2), "_"),
+        "attn_pool.attn.out_proj",
+        "ln_post",
+        Name("proj", "matrix"),
+    ]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    queries, out = matrix(shapes, "attn_pool.query")
+    linear = "attn_pool.kv_proj.weight"
+    in_ = matrix(shapes, linear)[1] if linear in shapes else out
+    return Match(in_, out, {"queries": queries})
 
 
 class QwenVL(Preset):
@@ -35,3 +58,16 @@ class QwenVL(Preset):
         heads = self.heads or max(out // 128, 1)
         resampler = QueryResampler(queries=self.queries, heads=heads, places="resized")
         return Stack(in_=in_, out=out, blocks=(resampler,))
+
+    upstream = (
+        Upstream(
+            "qwen-vl",
+            _names,
+            prefix="visual",
+            tensors=("attn_pool.query", "ln_post.weight", "proj"),
+            read=_read,
+            model_types=("qwen",),
+            prefixes=("attn_pool.", "ln_post.", "proj"),
+            names_suffice=True,
+        ),
+    )

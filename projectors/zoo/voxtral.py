@@ -13,8 +13,21 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
+from ..upstream import Config, Match, Shapes, Upstream, act, matrix, setting
 
 __all__ = ["Voxtral"]
+
+
+def _read(config: Config, shapes: Shapes) -> Match:
+    hidden, wide = matrix(shapes, "linear_1.weight")
+    in_ = setting(config, "audio_config.hidden_size", 1280)
+    options = {
+        "frames": wide // in_,
+        "hidden": hidden,
+        "act": act(config),
+        "bias": "linear_1.bias" in shapes,
+    }
+    return Match(in_, matrix(shapes, "linear_2.weight")[0], options)
 
 
 class Voxtral(Preset):
@@ -50,3 +63,14 @@ class Voxtral(Preset):
                 Pointwise(bias=self.bias),
             ),
         )
+
+    upstream = (
+        Upstream(
+            "llava",
+            ("linear_1", "linear_2"),
+            prefix="multi_modal_projector",
+            tensors=("linear_1.weight", "linear_2.weight"),
+            read=_read,
+            model_types=("voxtral", "voxtral_realtime", "glmasr"),
+        ),
+    )

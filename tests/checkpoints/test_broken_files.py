@@ -30,8 +30,8 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints import weights
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.mapping import to_upstream
 
 PICKLE = "X: a pickle (PyTorch's own format); expected a safetensors file. A pickle can run code, "
 
@@ -207,7 +207,7 @@ def edited(**tensors: Tensor | None) -> dict[str, Tensor]:
 
 
 def turned_depthwise() -> dict[str, Tensor]:
-    state = to_upstream(build_projector("ldpnet", 16, 24), LAYOUTS["ldpnet"])
+    state = to_upstream(build_projector("ldpnet", 16, 24), "ldpnet")
     state = {f"mm_projector.{key}": tensor for key, tensor in state.items()}
     key = next(key for key, tensor in state.items() if tensor.shape == (24, 1, 3, 3))
     state[key] = state[key][:, 0].permute(1, 0, 2).contiguous()

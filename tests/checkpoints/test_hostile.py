@@ -32,8 +32,9 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints import pickle_file
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.layouts import LAYOUTS, Name, to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint
+from mobilevlm.checkpoints.mapping import layouts, to_upstream
+from mobilevlm.projectors.upstream import Name
 from mobilevlm.registry import first_line, printable, told
 
 MERGE = {"type": "patch-merge", "size": 64}
@@ -170,7 +171,7 @@ def test_names_of_files_that_a_terminal_would_obey(tmp_path: Path) -> None:
     assert "a\\x1b[2J.safetensors, b\\n.safetensors" in str(caught.value)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", layouts())
 @pytest.mark.parametrize("name", ["linear", "identity", "mlp2x_gelu"])
 def test_no_layout_stumbles_over_a_short_chain(layout: str, name: str) -> None:
     projector = build_projector(name, 8, 8)

@@ -31,12 +31,12 @@ from torch import Tensor, nn
 
 from mobilevlm import (
     GridError,
-    Projector,
     build_projector,
 )
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.layouts import LAYOUTS, Fused, Name, to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.mapping import to_upstream
+from mobilevlm.projectors.upstream import Fused, Name
 
 # ---------------------------------------------------------------------- models of transformers
 
@@ -517,7 +517,7 @@ def test_golden_under_every_prefix(
 @pytest.mark.parametrize("name", ["linear", "mlp2x-gelu", "mlp3x-gelu"])
 def test_llava_under_every_prefix(name: str, prefix: str, tmp_path: Path) -> None:
     projector = build_projector(name, 16, 24)
-    layout = LAYOUTS["linear" if name == "linear" else "mlp"]
+    layout = "linear" if name == "linear" else "mlp"
     state = to_upstream(projector, layout)
     save_file(
         {prefix + key.removeprefix("."): tensor for key, tensor in state.items()}, tmp_path / "x"
@@ -534,7 +534,7 @@ def test_llava_under_every_prefix(name: str, prefix: str, tmp_path: Path) -> Non
 
 
 def test_what_a_layout_itself_refuses_is_told_as_it_is() -> None:
-    def layout(projector: Projector) -> list[str]:
+    def layout(stack: Stack) -> list[str]:
         raise CheckpointError("no such thing")
 
     with pytest.raises(CheckpointError, match=r"^no such thing$"):
@@ -570,7 +570,7 @@ def test_what_memory_does_not_hold_is_not_the_layouts_fault(
 
 
 def test_one_channel_is_not_taken_for_4_bits(tmp_path: Path) -> None:
-    state = to_upstream(build_projector("mlp2x-gelu", 1, 4), LAYOUTS["mlp"])
+    state = to_upstream(build_projector("mlp2x-gelu", 1, 4), "mlp")
     save_file({f"mm_projector.{key}": tensor for key, tensor in state.items()}, tmp_path / "x")
     assert load_projector(tmp_path / "x").spec.in_ == 1
 

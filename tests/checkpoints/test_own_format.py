@@ -33,8 +33,8 @@ from mobilevlm import (
     spec_of,
 )
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.layouts import to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.mapping import to_upstream
 from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
 from mobilevlm.checkpoints.save import save_projector
 

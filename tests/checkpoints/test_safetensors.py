@@ -20,8 +20,8 @@ from mobilevlm import (
     build_projector,
 )
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.layouts import to_upstream
 from mobilevlm.checkpoints.load import load_projector
+from mobilevlm.checkpoints.mapping import to_upstream
 from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
 from mobilevlm.checkpoints.tensor_file import WINDOW
 

@@ -19,9 +19,9 @@ from mobilevlm import (
     build_projector,
 )
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.families import inner_config, recognise
-from mobilevlm.checkpoints.layouts import LAYOUTS, to_upstream
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.mapping import to_upstream
+from mobilevlm.checkpoints.recognise import inner_config, recognise
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -81,8 +81,8 @@ def check_model(case: Model, tmp_path: Path) -> None:
     assert len(found.used) + found.left == len(stored)
     assert all(key.startswith(found.root) for key in found.used)
     config = json.loads((tmp_path / "whole" / "config.json").read_text())
-    [recipe] = [fit for fit, root in recognise(inner_config(config), stored) if root == found.root]
-    back = to_upstream(whole, recipe.layout)
+    [fit] = [fit for fit in recognise(inner_config(config), stored) if fit.root == found.root]
+    back = to_upstream(whole, fit.entry.layout)
     assert {found.root + key for key in back} == set(found.used)
     assert all(torch.equal(back[key], stored[found.root + key]) for key in back)
     upstream = model.get_submodule(case.module)
@@ -111,7 +111,7 @@ INDEX = "model.safetensors.index.json"
 
 def mlp() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    state = to_upstream(build_projector("mlp2x-gelu", 16, 24), LAYOUTS["mlp"])
+    state = to_upstream(build_projector("mlp2x-gelu", 16, 24), "mlp")
     return {f"mm_projector.{key}": tensor for key, tensor in state.items()}
 
 
@@ -134,5 +134,5 @@ def refusal(path: Path) -> str:
 
 
 def hf_mlp() -> dict[str, Tensor]:
-    state = to_upstream(build_projector("llava", 16, 24), LAYOUTS["llava"])
+    state = to_upstream(build_projector("llava", 16, 24), "llava")
     return {f"multi_modal_projector.{key}": tensor for key, tensor in state.items()}

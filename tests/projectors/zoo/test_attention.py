@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import Dim, export
 
 from mobilevlm import BLOCKS, Projector, SpecError, build_projector, plan_projector
-from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream, to_upstream
+from mobilevlm.checkpoints.mapping import from_upstream, to_upstream
 
 
 def many(case: Case) -> int:
@@ -37,7 +37,7 @@ def test_equals_upstream(name: str) -> None:
     torch.manual_seed(0)
     upstream = case.build().eval()
     randomize(upstream)
-    ours, state, layout = make(name), upstream.state_dict(), LAYOUTS[case.layout]
+    ours, state, layout = make(name), upstream.state_dict(), case.layout
     ours.load_state_dict(from_upstream(ours, layout, state), strict=True)
     back = to_upstream(ours, layout)
     assert back.keys() == state.keys()

@@ -26,7 +26,7 @@ from mobilevlm import (
     plan_projector,
     spec_of,
 )
-from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream, to_upstream
+from mobilevlm.checkpoints.mapping import from_upstream, to_upstream
 
 SMALL = {"hidden": 20, "depth": 2, "queries": 16}
 
@@ -38,8 +38,8 @@ def error_of(y: Tensor, expected: Tensor) -> float:
 
 def load(projector: Projector, layout: str, state: Mapping[str, Tensor]) -> None:
     """Load upstream's weights, and see that they come back bit by bit."""
-    projector.load_state_dict(from_upstream(projector, LAYOUTS[layout], state), strict=True)
-    back = to_upstream(projector, LAYOUTS[layout])
+    projector.load_state_dict(from_upstream(projector, layout, state), strict=True)
+    back = to_upstream(projector, layout)
     assert back.keys() == state.keys()
     for key in state:
         assert torch.equal(back[key], state[key]), key
@@ -71,7 +71,7 @@ def test_c_abstractor_names_every_weight_once(hidden: int, depth: int) -> None:
     projector = build_projector(
         "c-abstractor", V, D, **{**SMALL, "hidden": hidden, "depth": depth, "mlp_depth": 3}
     )
-    state = to_upstream(projector, LAYOUTS["c-abstractor"])
+    state = to_upstream(projector, "c-abstractor")
     assert len(state) == len(projector.state_dict())
     assert any("net.0.b1.downsample" in key for key in state) == (hidden != V)
     assert f"net.2.b{depth}.conv3.bn.bias" in state

@@ -6,7 +6,7 @@ from reference.case import D, blocked, randomize
 from reference.zoo import CASES
 
 from mobilevlm import build_projector
-from mobilevlm.checkpoints.layouts import LAYOUTS, from_upstream, to_upstream
+from mobilevlm.checkpoints.mapping import from_upstream, to_upstream
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -17,8 +17,8 @@ def test_equals_upstream(name: str) -> None:
     randomize(upstream)
     ours = build_projector(case.preset, case.in_, D, **case.options).eval()
     state = {k: v for k, v in upstream.state_dict().items() if k not in case.unused}
-    ours.load_state_dict(from_upstream(ours, LAYOUTS[case.layout], state), strict=True)
-    back = to_upstream(ours, LAYOUTS[case.layout])
+    ours.load_state_dict(from_upstream(ours, case.layout, state), strict=True)
+    back = to_upstream(ours, case.layout)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
     for grid in case.grids:
@@ -48,7 +48,7 @@ def test_the_order_of_casts_in_bf16(name: str) -> None:
     randomize(upstream)
     ours = build_projector(case.preset, case.in_, D, **case.options).eval()
     state = {k: v for k, v in upstream.state_dict().items() if k not in case.unused}
-    ours.load_state_dict(from_upstream(ours, LAYOUTS[case.layout], state), strict=True)
+    ours.load_state_dict(from_upstream(ours, case.layout, state), strict=True)
     upstream, ours = upstream.bfloat16(), ours.bfloat16()
     norm = next(module for module in ours.modules() if type(module).__name__ == "RMSNorm")
     theirs = next(

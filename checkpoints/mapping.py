@@ -1,0 +1,220 @@
+"""From the names and shapes of upstream's weights to ours, and back.
+
+Our modules stand in order of use, so a layout is a list of upstream's module names in that order,
+one for each of our modules that holds parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..projectors import PROJECTORS
+from ..projectors.index import upstream_index
+from ..projectors.projector import Projector
+from ..projectors.unwrap import unwrap
+from ..projectors.upstream import Fused, Name, Names
+from ..registry import MobileVLMError, did_you_mean, quote
+from .errors import CheckpointError
+from .state import own_state
+
+__all__ = ["Part", "find_layout", "from_upstream", "layouts", "parts", "to_upstream"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One parameter of ours, and where and how upstream keeps it.
+
+    Attributes:
+        key: Our key.
+        shape: Our shape.
+        theirs: Upstream's key.
+        stored: Upstream's shape.
+        rows: The rows of upstream's tensor that are ours; None is all of them.
+        transpose: Whether upstream stores it (in, out).
+        skip: How many rows, along its second axis, stand before ours and have no use.
+        dtype: What a buffer that holds no weights, such as a counter, must be; None for weights.
+    """
+
+    key: str
+    shape: torch.Size
+    theirs: str
+    stored: torch.Size
+    rows: tuple[int, int] | None = None
+    transpose: bool = False
+    skip: int = 0
+    dtype: torch.dtype | None = None
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """Return our tensor out of upstream's."""
+        if self.rows is not None:
+            return tensor[slice(*self.rows)].clone()
+        if self.skip:
+            tensor = tensor[:, self.skip :].clone()
+        return (tensor.t().contiguous() if self.transpose else tensor).reshape(self.shape)
+
+    def write(self, tensor: Tensor) -> Tensor:
+        """Return upstream's tensor, or its rows, out of ours."""
+        if self.transpose:
+            return tensor.t().contiguous()
+        if self.skip:
+            return torch.cat([tensor.new_zeros(self.skip, *self.shape[1:]), tensor])[None]
+        return tensor if self.rows is not None else tensor.reshape(self.stored)
+
+
+def parts(projector: Projector, layout: Names) -> Iterator[Part]:
+    """Pair every parameter of a projector with upstream's."""
+    leaves = [
+        (path, module)
+        for path, module in projector.blocks.named_modules(prefix="blocks")
+        if any(parameter is not None for parameter in module._parameters.values())
+    ]
+    ours = iter(leaves)
+    try:
+        names = layout(projector.spec) if callable(layout) else layout
+    except MobileVLMError:
+        raise
+    except (LookupError, ValueError) as error:  # it looks for blocks that only its family has
+        raise _misfit() from error
+    told = sum(len(entry.order) if isinstance(entry, Fused) else 1 for entry in names)
+    if told != len(leaves):
+        raise CheckpointError(
+            f"the layout names {told} modules, the projector has {len(leaves)}",
+            hint="It belongs to another family.",
+        )
+    for entry in names:
+        if isinstance(entry, Fused):
+            yield from _fused([next(ours) for _ in entry.order], entry)
+            continue
+        name = Name(entry) if isinstance(entry, str) else entry
+        path, module = next(ours)
+        for leaf, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            shape = stored = parameter.shape
+            theirs = f"{name.path}{name.join}{leaf}".removeprefix(".")
+            least = {"batch": 1, "vector": 1, "conv": 2 if leaf == "weight" else 0}
+            if len(shape) < least.get(name.form, 0) or (name.form == "matrix" and len(shape) > 2):
+                raise _misfit()
+            if name.form not in ("plain", "conv"):
+                theirs = name.path
+            if name.form == "matrix":
+                stored = torch.Size(reversed(shape))
+            elif name.form == "batch":
+                stored = torch.Size([1, name.skip + shape[0], *shape[1:]])
+            elif name.form == "vector":
+                stored = shape[1:]
+            elif name.form == "conv" and leaf == "weight":
+                area = name.kernel[0] * name.kernel[1]
+                stored = torch.Size([shape[0], shape[1] // area, *name.kernel])
+            if stored.numel() != shape.numel() + name.skip * shape[1:].numel():
+                raise _misfit()  # of a module that it takes for another
+            turned = name.form == "matrix"
+            yield Part(f"{path}.{leaf}", shape, theirs, stored, None, turned, name.skip)
+
+
+def _fused(ours: Sequence[tuple[str, nn.Module]], entry: Fused) -> Iterator[Part]:
+    for place, (path, module) in enumerate(ours[index] for index in entry.order):
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                if not parameter.dim():
+                    raise _misfit()
+                n = parameter.shape[0]
+                stored = torch.Size([len(ours) * n, *parameter.shape[1:]])
+                rows = (place * n, (place + 1) * n)
+                theirs = f"{entry.path}{entry.join}{leaf}"
+                yield Part(f"{path}.{leaf}", parameter.shape, theirs, stored, rows=rows)
+
+
+def from_upstream(
+    projector: Projector, layout: str | Names, state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return a state dict for a projector out of upstream's, all of it or none.
+
+    Args:
+        projector: The projector.
+        layout: A layout's name, or its names.
+        state: Upstream's tensors by upstream's keys.
+
+    Raises:
+        CheckpointError: A key is missing or left over, or a shape does not fit.
+    """
+    found: dict[str, Tensor] = {}
+    left = dict.fromkeys(state)
+    for part in parts(projector, _names_of(layout)):
+        if part.theirs not in state:
+            raise CheckpointError("missing", part.theirs, f"a tensor of {tuple(part.stored)}")
+        tensor = state[part.theirs]
+        left.pop(part.theirs, None)
+        if tensor.shape != part.stored:
+            raise CheckpointError(
+                f"a tensor of {tuple(tensor.shape)}", part.theirs, str(tuple(part.stored))
+            )
+        found[part.key] = part.read(tensor)
+    if left:
+        raise CheckpointError(f"tensors left over: {', '.join(left)}")
+    return found
+
+
+def to_upstream(projector: nn.Module, family: str | Names) -> dict[str, Tensor]:
+    """Return a projector's weights under upstream's keys and in its shapes.
+
+    Args:
+        projector: The projector; or what DataParallel, DDP or torch.compile made of it.
+        family: A layout's name, such as ``llava``, ``qwen2-vl`` or ``ldpnet``; or upstream's module
+            names in order of use, or a function from the projector's stack to them.
+
+    Raises:
+        CheckpointError: It is no projector; there is no such layout, it does not name this
+            projector's weights, or these are not those of its specification, as with adapters
+            that are not merged.
+    """
+    layout = _names_of(family)
+    inner = unwrap(projector, CheckpointError)
+    state = own_state(inner)
+    found: dict[str, Tensor] = {}
+    for part in parts(inner.unloaded().native(), layout):
+        tensor = part.write(state[part.key])
+        before = found.get(part.theirs)
+        if before is not None:
+            if part.rows is None or before.shape[1:] != tensor.shape[1:]:
+                raise _misfit()
+            tensor = torch.cat([before, tensor])
+        found[part.theirs] = tensor
+    return found
+
+
+def _misfit() -> CheckpointError:
+    return CheckpointError(
+        "the layout does not fit the projector's modules", hint="It belongs to another family."
+    )
+
+
+def _names_of(layout: str | Names) -> Names:
+    return find_layout(layout) if isinstance(layout, str) else layout
+
+
+def layouts() -> list[str]:
+    """Return the names of all layouts, sorted."""
+    return sorted({entry.layout for entries in upstream_index().values() for entry in entries})
+
+
+def find_layout(name: str) -> Names:
+    """Return the module names of a layout; in its name ``_`` reads as ``-``.
+
+    Raises:
+        CheckpointError: There is no such layout.
+    """
+    wanted = name.replace("_", "-")
+    for family, entries in upstream_index().items():
+        for index, entry in enumerate(entries):
+            if entry.layout == wanted:
+                return PROJECTORS.get(family).upstream[index].names
+    known = layouts()
+    raise CheckpointError(
+        f"unknown layout {quote(name)}",
+        hint=did_you_mean(name, known) or f"Known: {', '.join(known)}.",
+    )

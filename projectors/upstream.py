@@ -1,0 +1,244 @@
+"""How a family's weights are named in checkpoints of other projects; no family is known here.
+
+A family's file lists `Upstream` entries. The functions below help to write them. A config leaves
+out what equals transformers' default, so a reader names the default of each setting.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from ..registry import quote
+from .errors import CheckpointError
+
+if TYPE_CHECKING:
+    from ..blocks.core.block import Block
+    from .stack import Stack
+
+__all__ = [
+    "Config",
+    "Fused",
+    "Match",
+    "Name",
+    "Names",
+    "Shapes",
+    "Upstream",
+    "act",
+    "activation",
+    "count_blocks",
+    "count_keys",
+    "count_layers",
+    "matrix",
+    "only",
+    "refused",
+    "setting",
+    "with_norm",
+]
+
+Config: TypeAlias = Mapping[str, Any]
+"""A model's config.json."""
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The shapes of the tensors below a prefix, by their keys without it."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """Where upstream keeps the parameters of one of our modules.
+
+    Attributes:
+        path: Upstream's module, or its parameter where the form is not ``plain`` or ``conv``.
+        form: ``plain``: a module with parameters of the same shapes; ``bare``: one parameter of
+            the same shape; ``batch``: a parameter with a leading axis of 1; ``vector``: a
+            parameter without our leading axis of 1; ``matrix``: our linear layer's weight, stored
+            (in, out); ``conv``: a convolution, which is a linear layer here.
+        kernel: The sides of the convolution's kernel.
+        skip: How many unused rows stand before ours in a ``batch``.
+        join: What stands between the path and the parameter's name.
+    """
+
+    path: str
+    form: Literal["plain", "bare", "batch", "vector", "matrix", "conv"] = "plain"
+    kernel: tuple[int, int] = (1, 1)
+    skip: int = 0
+    join: str = "."
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Several of our modules in one layer upstream, such as the value and the gate of a GLU.
+
+    Attributes:
+        path: Upstream's module.
+        order: The indices of our modules, in the order of their rows upstream. In a GLU of ours
+            the value stands before the gate.
+        join: What stands between the path and ``weight`` or ``bias``.
+    """
+
+    path: str
+    order: tuple[int, ...] = (1, 0)
+    join: str = "."
+
+
+Names: TypeAlias = Sequence[str | Name | Fused] | Callable[["Stack"], Sequence[str | Name | Fused]]
+"""Upstream's names of a projector's modules that hold parameters, in order of use."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a reader found in a checkpoint: the widths and the options of the preset.
+
+    Attributes:
+        in_: The input width.
+        out: The output width.
+        options: The preset's options.
+        grid: The grid, where the weights have a row for each of its cells.
+        preset: The registered name, if it is not the family's own, such as one of its aliases.
+    """
+
+    in_: int
+    out: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+    grid: tuple[int, int] | None = None
+    preset: str = ""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """One way in which checkpoints name a family's weights.
+
+    An entry without `read` is for writing only: `to_upstream` takes its layout.
+
+    Attributes:
+        layout: A name for these names. Families may share one if they share the names.
+        names: Upstream's module names in order of use; or a function of the stack.
+        prefix: A pattern of the module's name in the models, the end of its path; empty where its
+            parts stand at the top.
+        tensors: The keys below the prefix that must be there.
+        read: Reads the widths and options from the config and the shapes below the prefix.
+        model_types: The model types of the configs that it is for. Without any, the names are
+            distinctive, and it is tried whatever the config says.
+        prefixes: Where, below the prefix, the projector's tensors are; others are left alone.
+        names_suffice: Whether it is tried where there is no config, too.
+        secondary: Whether it stands beside the model's main projector. The main one is loaded
+            unless a root is given.
+    """
+
+    layout: str
+    names: Names = ()
+    prefix: str = ""
+    tensors: tuple[str, ...] = ()
+    read: Callable[[Config, Shapes], Match] | None = None
+    model_types: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ("",)
+    names_suffice: bool = False
+    secondary: bool = False
+
+
+# ---------------------------------------------------------------------- names of a stack's modules
+
+
+def count_blocks(stack: Stack, kind: type[Block]) -> int:
+    """Return how many of a stack's blocks are of a kind."""
+    return sum(type(block) is kind for block in stack.blocks)
+
+
+def with_norm(norm: str, *names: str | Fused) -> Names:
+    """Return the names, with the norm's first where the stack has a norm."""
+
+    def names_of(stack: Stack) -> Sequence[str | Fused]:
+        has = any(getattr(block, "norm", "none") != "none" for block in stack.blocks)
+        return (norm, *names) if has else names
+
+    return names_of
+
+
+# ---------------------------------------------------------------------- configs and shapes
+
+# Activations by transformers' names.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "quick_gelu": "quick-gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def setting(config: Config, path: str, default: Any) -> Any:
+    """Return a config's setting, such as ``vision_config.hidden_size``, or its default."""
+    *sections, name = path.split(".")
+    for section in sections:
+        config = config.get(section) or {}
+    return config.get(name, default)
+
+
+def only(config: Config, path: str, expected: Any, default: Any = ...) -> None:
+    """Refuse a setting that upstream has and the preset does not.
+
+    Args:
+        config: The config.
+        path: Where the setting is.
+        expected: The one value that the preset computes.
+        default: Upstream's default; if not given, the expected value.
+    """
+    value = setting(config, path, expected if default is ... else default)
+    if value != expected:
+        raise CheckpointError(
+            quote(value),
+            f"config.json: {path}",
+            quote(expected),
+            "Write the projector as a document and load its weights yourself.",
+        )
+
+
+def activation(config: Config, path: str) -> str:
+    """Return our name of the activation that a setting names, which is GELU by default."""
+    name = setting(config, path, "gelu")
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
+        expected = f"one of {', '.join(_ACTIVATIONS)}"
+        raise CheckpointError(quote(name), f"config.json: {path}", expected)
+    return _ACTIVATIONS[name]
+
+
+def act(config: Config) -> str:
+    """Return our name of the projector's activation."""
+    return activation(config, "projector_hidden_act")
+
+
+def matrix(shapes: Shapes, key: str) -> tuple[int, int]:
+    """Return the two sides of a weight, (out, in)."""
+    shape = shapes[key]
+    if len(shape) != 2:
+        raise CheckpointError(f"a tensor of {shape}", key, "two axes (out, in)")
+    return shape[0], shape[1]
+
+
+def count_keys(shapes: Shapes, pattern: str) -> int:
+    """Return how many keys match a pattern."""
+    return sum(re.fullmatch(pattern, key) is not None for key in shapes)
+
+
+def count_layers(shapes: Shapes, path: str) -> int:
+    """Return how many numbered modules there are at a path, by the largest number."""
+    found = (re.match(rf"{re.escape(path)}\.(\d+)\.", key) for key in shapes)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def refused(why: str) -> Callable[[Config, Shapes], Match]:
+    """Return a reader that says why the projector of a known model cannot be a preset."""
+
+    def read(config: Config, shapes: Shapes) -> Match:
+        raise CheckpointError(
+            f"{quote(config.get('model_type'))}, whose {why}",
+            "config.json: model_type",
+            "a projector of one image's features alone",
+            "Run it with the model's own code.",
+        )
+
+    return read

@@ -1,0 +1,91 @@
+"""Write what is generated from the families' files: their index, and pyproject's entry points.
+
+python tools/index.py [--check]
+"""
+
+import argparse
+import dataclasses
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from mobilevlm import BLOCKS, PROJECTORS, Preset
+from mobilevlm.projectors import FAMILIES
+from mobilevlm.projectors.upstream import Upstream
+
+ROOT = Path(__file__).parents[1]
+INDEX = ROOT / "projectors" / "zoo" / "index.json"
+PYPROJECT = ROOT / "pyproject.toml"
+NOT_DATA = {"names", "read"}  # functions, or names of no use before the family is imported
+
+
+def families() -> dict[str, type[Preset]]:
+    """Return the built-in families by name."""
+    found = {name: PROJECTORS.get(name) for name in FAMILIES}
+    return {name: cls for name, cls in found.items() if isinstance(cls, type)}
+
+
+def models(cls: type[Preset]) -> str:
+    """Return the docstring's sentence about the models that use a family, without "Used by"."""
+    doc = " ".join(inspect.cleandoc(cls.__doc__ or "").split())
+    match = re.search(r"Used by (.*?)(?:; |\. [A-Z]|\.$)", doc)
+    return match[1] if match else ""
+
+
+def upstream_row(entry: Upstream) -> dict[str, Any]:
+    """Return an entry's data, without defaults and functions."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(entry)
+        if field.name not in NOT_DATA and (value := getattr(entry, field.name)) != field.default
+    }
+
+
+def index() -> str:
+    """Return the text of the index."""
+    rows = {
+        name: {
+            "models": models(cls),
+            "aliases": cls.aliases,
+            "upstream": [upstream_row(entry) for entry in cls.upstream],
+        }
+        for name, cls in families().items()
+    }
+    return json.dumps(rows, indent=1) + "\n"
+
+
+def pyproject() -> str:
+    """Return pyproject.toml with the built-in families of blocks and projectors as entry points."""
+    text = PYPROJECT.read_text(encoding="utf-8")
+    for registry in (BLOCKS, PROJECTORS):
+        entries = (entry for entry in registry.entries() if entry.source == "built-in")
+        rows = {
+            entry.name: entry.target
+            for entry in entries
+            if isinstance(registry.get(entry.name), type) and not entry.name.startswith("zeta-")
+        }
+        header = f'[project.entry-points."{registry.group}"]\n'
+        before, _, after = text.partition(header)
+        _, _, after = after.partition("\n\n")
+        lines = "\n".join(f'{name} = "{target}"' for name, target in rows.items())
+        text = f"{before}{header}{lines}\n\n{after}"
+    return text
+
+
+def main() -> None:
+    """Write the files, or say which are out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if stale")
+    check = parser.parse_args().check
+    for path, text in ((INDEX, index()), (PYPROJECT, pyproject())):
+        if path.read_text(encoding="utf-8") == text:
+            continue
+        if check:
+            parser.exit(1, f"{path.relative_to(ROOT)} is stale: run python tools/index.py\n")
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
