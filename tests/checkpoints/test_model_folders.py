@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from mobilevlm import (
     GridError,
+    Stack,
     build_projector,
 )
 from mobilevlm.checkpoints.errors import CheckpointError
