@@ -164,7 +164,11 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     expected = {
         "/".join(["mobilevlm", *room.split("."), path.name]) if room else f"mobilevlm/{path.name}"
         for room, path in modules()
-    } | {"mobilevlm/py.typed", "mobilevlm/zeta/table.json"}
+    } | {
+        "mobilevlm/py.typed",
+        "mobilevlm/projectors/zoo/index.json",
+        "mobilevlm/zeta/table.json",
+    }
     template = ROOT / "cli" / "template"
     expected |= {
         f"mobilevlm/cli/template/{path.relative_to(template).as_posix()}"
