@@ -14,10 +14,7 @@ from reference.models import Model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mobilevlm import (
-    Projector,
-    build_projector,
-)
+from mobilevlm import Projector, build_projector, convert_checkpoint
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
@@ -29,6 +26,15 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return ours.keys() == theirs.keys() and all(
         ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours
     )
+
+
+def pickle_refusal(path: Path, **arguments: Any) -> str:
+    """Return the message without the folder; nothing is written."""
+    out = path.parent / "refused"
+    with pytest.raises(CheckpointError) as caught:
+        convert_checkpoint(path, out, from_pickle=True, **arguments)
+    assert not out.exists()
+    return str(caught.value).replace(f"{path}/", "").replace(str(path), "X")
 
 
 def without_defaults(config: Any) -> dict[str, Any]:
