@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from peers import PEERS, Peer, zoo
+from peers import PEERS, Peer, family
 from versus import agree, forward, ours
 
 from mobilevlm import build_vision_projector
@@ -45,7 +45,7 @@ def drop_in(name: str, original: Callable[[], Peer], before: str = "") -> Callab
 
 
 CASES: dict[str, Callable[[], Peer]] = {
-    "mlp2x_gelu": zoo("llava", 1024, 2048),
+    "mlp2x_gelu": family("llava", 1024, 2048),
     "ldpnet": PEERS["ldpnet 1024->2048"].make,
     "ldpnetv2": PEERS["ldpnetv2 1024->2048"].make,
     "ldpnet drop-in": drop_in("ldpnet", PEERS["ldpnet 1024->2048"].make, "model."),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,14 +16,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from helpers import torchvision_operators
+from reference import zoo
+from reference.attention import run_blip2, run_masked
+from reference.case import Run, Sizes, plain, randomize, with_grid
+from reference.honeybee import CAbstractor
+from reference.ldpnet import LDPNetProjector, LDPNetV2Projector
+from reference.resamplers import MiniCPMV, QwenVL
 
 from mobilevlm import Projector, build_projector, to_upstream
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = ROOT / ".venv/published/mobilevlm/main.py"
-sys.path.insert(0, str(ROOT / "tests"))
-importlib.import_module("helpers.torchvision_operators").declare()
+torchvision_operators.declare()
 
 
 @dataclass(frozen=True)
@@ -57,170 +64,7 @@ class Source:
     targets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-# ---------------------------------------------------------------------- MobileVLM
-
-
-class LayerNormAct2d(nn.LayerNorm):
-    """A LayerNorm over the channels of a map, as timm writes it."""
-
-    def __init__(self, channels: int, act: nn.Module) -> None:
-        super().__init__(channels)
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias)
-        y: Tensor = self.act(x.permute(0, 3, 1, 2))
-        return y
-
-
-class SqueezeExcitation(nn.Module):
-    def __init__(self, channels: int, mid: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, mid, 1)
-        self.fc2 = nn.Conv2d(mid, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = F.relu(self.fc1(F.adaptive_avg_pool2d(x, 1)))
-        return F.hardsigmoid(self.fc2(scale)) * x
-
-
-class InvertedResidual(nn.Module):
-    def __init__(self, channels: int, stride: int, mid: int) -> None:
-        super().__init__()
-        depthwise = nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False)
-        pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-        self.skip = stride == 1
-        self.block = nn.Sequential(
-            nn.Sequential(depthwise, LayerNormAct2d(channels, nn.Hardswish())),
-            SqueezeExcitation(channels, mid),
-            nn.Sequential(pointwise, LayerNormAct2d(channels, nn.Identity())),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.block(x)
-        return x + y if self.skip else y
-
-
-class LDPNetProjector(nn.Module):
-    """MobileVLM v1's projector."""
-
-    def __init__(self, in_: int, out: int, mid: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Identity(), nn.Linear(in_, out), nn.GELU(), nn.Linear(out, out))
-        self.mb_block = nn.Sequential(
-            nn.Identity(), InvertedResidual(out, 1, mid), InvertedResidual(out, 2, mid)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, n, _ = x.shape
-        side = int(math.sqrt(n))
-        x = self.mlp(x)
-        x = x.permute(0, 2, 1).reshape(b, -1, side, side)
-        return self.mb_block(x).flatten(2).permute(0, 2, 1)
-
-
-class _Mlp(nn.Module):
-    def __init__(self, in_: int, out: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(in_, out), nn.GELU(), nn.Linear(out, out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.mlp(x)
-        return y
-
-
-class _Peg(nn.Module):
-    def __init__(self, out: int) -> None:
-        super().__init__()
-        self.peg = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1, groups=out))
-
-
-class LDPNetV2Projector(nn.Module):
-    """MobileVLM v2's projector."""
-
-    def __init__(self, in_: int, out: int) -> None:
-        super().__init__()
-        self.mlp = _Mlp(in_, out)
-        self.peg = _Peg(out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, n, _ = x.shape
-        side = int(math.sqrt(n))
-        x = self.mlp(x)
-        x = x.permute(0, 2, 1).reshape(b, -1, side, side)
-        x = F.adaptive_avg_pool2d(x, (12, 12))
-        x = self.peg.peg(x) + x
-        return x.flatten(2).transpose(1, 2)
-
-
-# ---------------------------------------------------------------------- Honeybee
-
-
-class _ConvNorm(nn.Module):
-    def __init__(self, in_: int, out: int, kernel: int, groups: int, act: nn.Module) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_, out, kernel, 1, kernel // 2, groups=groups, bias=False)
-        self.bn = LayerNormAct2d(out, act)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.bn(self.conv(x))
-        return y
-
-
-class _SE(nn.Module):
-    def __init__(self, channels: int, mid: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(channels, mid, 1)
-        self.fc2 = nn.Conv2d(mid, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        scale = F.silu(self.fc1(x.mean((2, 3), keepdim=True)))
-        return x * self.fc2(scale).sigmoid()
-
-
-class Bottleneck(nn.Module):
-    """RegNet's block as timm builds it, with LayerNorm and SiLU."""
-
-    def __init__(self, in_: int, out: int) -> None:
-        super().__init__()
-        self.conv1 = _ConvNorm(in_, out, 1, 1, nn.SiLU())
-        self.conv2 = _ConvNorm(out, out, 3, out, nn.SiLU())
-        self.se = _SE(out, in_ // 4)
-        self.conv3 = _ConvNorm(out, out, 1, 1, nn.Identity())
-        if in_ != out:
-            self.downsample = _ConvNorm(in_, out, 1, 1, nn.Identity())
-
-    def forward(self, x: Tensor) -> Tensor:
-        skip = self.downsample(x) if hasattr(self, "downsample") else x
-        return F.silu(self.conv3(self.se(self.conv2(self.conv1(x)))) + skip)
-
-
-class CAbstractor(nn.Module):
-    """Honeybee's projector."""
-
-    def __init__(self, in_: int, hidden: int, out: int, depth: int, queries: int) -> None:
-        super().__init__()
-
-        def stage(first: int) -> nn.Module:
-            block = nn.Module()
-            for index in range(depth):
-                block.add_module(f"b{index + 1}", Bottleneck(hidden if index else first, hidden))
-            return block
-
-        side = math.isqrt(queries)
-        self.net = nn.ModuleList([stage(in_), nn.AdaptiveAvgPool2d((side, side)), stage(hidden)])
-        self.readout = nn.Sequential(nn.Linear(hidden, out), nn.SiLU(), nn.Linear(out, out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        side = int(math.sqrt(x.shape[1]))
-        x = x.transpose(1, 2).reshape(x.shape[0], -1, side, side)
-        for block in self.net[0].children():
-            x = block(x)
-        x = self.net[1](x)
-        for block in self.net[2].children():
-            x = block(x)
-        y: Tensor = self.readout(x.flatten(2).transpose(1, 2))
-        return y
+# ---------------------------------------------------------------------- published modules
 
 
 def _move(ours: Projector, layout: str, module: nn.Module) -> nn.Module:
@@ -269,7 +113,7 @@ def published_ldp() -> Peer:
 # ---------------------------------------------------------------------- transformers
 
 
-def zoo(
+def family(
     name: str,
     v: int,
     d: int,
@@ -277,21 +121,14 @@ def zoo(
     side: int = 24,
     grid: tuple[int, int] | None = None,
 ) -> Callable[[], Peer]:
-    """A case of the tests' table, at the size of a real model."""
+    """A case of the tests' table of families, at the size of a real model."""
 
     def peer() -> Peer:
-        import sizes
-
-        sizes.V, sizes.D, sizes.H, sizes.SIDE = v, d, h, side
-        for test in ("test_zoo",):
-            sys.modules.pop(test, None)
-        import test_zoo
-
         from mobilevlm.checkpoints.mapping import from_upstream
 
-        case = test_zoo.CASES[name]
+        case = zoo.cases(Sizes(v, d, h, side))[name]
         module = case.build().eval()
-        test_zoo.randomize(module)
+        randomize(module)
         ours = build_projector(case.preset, case.in_, d, **case.options).eval()
         state = {k: w for k, w in module.state_dict().items() if k not in case.unused}
         ours.load_state_dict(from_upstream(ours, case.layout, state), strict=True)
@@ -357,29 +194,21 @@ def _blip2() -> nn.Module:
     return module
 
 
-def _published(name: str, *sizes: int) -> Callable[[], nn.Module]:
-    """The published computation in the tests."""
-    return lambda: getattr(importlib.import_module("test_attention"), name)(*sizes)
-
-
 def attention(
-    preset: str, in_: int, out: int, build: Callable[[], nn.Module], run: str, **options: int | str
+    preset: str, in_: int, out: int, build: Callable[[], nn.Module], run: Run, **options: int | str
 ) -> Callable[[], Peer]:
     """A resampler or Q-Former at the size of its model, on 24x24 tokens."""
 
     def peer() -> Peer:
-        import test_attention
-
         from mobilevlm.checkpoints.mapping import from_upstream
 
         module = build().eval()
-        test_attention.randomize(module)
+        randomize(module)
         ours = build_projector(preset, in_, out, **options).eval()
         layout = "idefics" if preset == "flamingo" else preset
         ours.load_state_dict(from_upstream(ours, layout, module.state_dict()))
-        call = getattr(test_attention, run)
         x = torch.randn(1, 576, in_)
-        return Peer(ours, lambda x: call(module, x, (24, 24)), module, x, (24, 24))
+        return Peer(ours, lambda x: run(module, x, (24, 24)), module, x, (24, 24))
 
     return peer
 
@@ -407,25 +236,25 @@ PEERS: dict[str, Source] = {
         {"float32": (2.0, 1.3), "bfloat16": (1.2, 1.2)},
     ),
     "llava 1024->4096": Source(
-        zoo("llava", 1024, 4096), "transformers", {"float32": (2.0, 2.0), "bfloat16": (1.0, 1.0)}
+        family("llava", 1024, 4096), "transformers", {"float32": (2.0, 2.0), "bfloat16": (1.0, 1.0)}
     ),
     "internvl 1024->2048": Source(
-        zoo("internvl", 1024, 2048, side=32),
+        family("internvl", 1024, 2048, side=32),
         "transformers",
         {"float32": (2.2, 2.2), "bfloat16": (1.0, 1.0)},
     ),
     "idefics3 1152->4096": Source(
-        zoo("idefics3", 1152, 4096, side=26),
+        family("idefics3", 1152, 4096, side=26),
         "transformers",
         {"float32": (2.2, 2.2), "bfloat16": (1.0, 1.0)},
     ),
     "mistral3 1024->5120": Source(
-        zoo("mistral3", 1024, 5120, side=28),
+        family("mistral3", 1024, 5120, side=28),
         "transformers",
         {"float32": (2.2, 2.2), "bfloat16": (1.0, 1.0)},
     ),
     "qwen2-5-vl 1280->3584": Source(
-        zoo("qwen2-5-vl", 1280, 3584, side=32),
+        family("qwen2-5-vl", 1280, 3584, side=32),
         "transformers",
         {"float32": (2.3, 2.3), "bfloat16": (1.0, 1.0)},
     ),
@@ -445,31 +274,33 @@ OTHERS = (
 )
 ATTENTION = {
     "idefics": attention(
-        *("flamingo", 1280, 1280, _idefics, "plain"),
+        *("flamingo", 1280, 1280, _idefics, plain),
         act="relu",
         queries=64,
         depth=6,
         heads=16,
         head_dim=96,
     ),
-    "idefics2": attention("idefics2", 1152, 2048, _idefics2, "run_masked", hidden=7168),
-    "blip2": attention("blip2", 1408, 2560, _blip2, "run_blip2"),
+    "idefics2": attention("idefics2", 1152, 2048, _idefics2, run_masked, hidden=7168),
+    "blip2": attention("blip2", 1408, 2560, _blip2, run_blip2),
     "minicpmv": attention(
-        *("minicpmv", 1152, 4096, _published("MiniCPMV", 1152, 4096, 32, 64), "with_grid"),
+        *("minicpmv", 1152, 4096, lambda: MiniCPMV(1152, 4096, 32, 64), with_grid),
         queries=64,
         heads=32,
     ),
     "qwen-vl": attention(
-        *("qwen-vl", 1664, 4096, _published("QwenVL", 1664, 4096, 32, 256), "with_grid"),
+        *("qwen-vl", 1664, 4096, lambda: QwenVL(1664, 4096, 32, 256), with_grid),
         queries=256,
         heads=32,
     ),
 }
 PEERS |= {name: Source(make, "original", NEVER_BELOW) for name, make in ATTENTION.items()}
-PEERS |= {name: Source(zoo(name, 1024, 2048, 2048), "transformers", NEVER_BELOW) for name in OTHERS}
+PEERS |= {
+    name: Source(family(name, 1024, 2048, 2048), "transformers", NEVER_BELOW) for name in OTHERS
+}
 PEERS |= {
     "voxtral": Source(
-        zoo("voxtral", 1024, 2048, 2048, grid=(1, 1500)), "transformers", NEVER_BELOW
+        family("voxtral", 1024, 2048, 2048, grid=(1, 1500)), "transformers", NEVER_BELOW
     ),
-    "nvila-lite": Source(zoo("nvila-lite", 1024, 2048, grid=(27, 27)), "original", NEVER_BELOW),
+    "nvila-lite": Source(family("nvila-lite", 1024, 2048, grid=(27, 27)), "original", NEVER_BELOW),
 }

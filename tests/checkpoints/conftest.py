@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mobilevlm import (
-    build_projector,
-)
+from mobilevlm import build_projector
 from mobilevlm.checkpoints.save import save_projector
 
 

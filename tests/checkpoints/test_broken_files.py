@@ -13,30 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import (
-    INDEX,
-    WEIGHTS,
-    header,
-    hf_mlp,
-    mlp,
-    refusal,
-)
+from helpers.checkpoints import INDEX, WEIGHTS, header, hf_mlp, mlp, refusal
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from mobilevlm import (
-    RegistryError,
-    build_projector,
-)
+from mobilevlm import RegistryError, build_projector
 from mobilevlm.checkpoints import weights
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
 
 PICKLE = "X: a pickle (PyTorch's own format); expected a safetensors file. A pickle can run code, "
-
 PICKLE += "so it is not loaded. Convert it: convert_checkpoint('X', 'projector', from_pickle=True)"
-
 CUT = "It is cut off, or something else: download or save it again."
 
 
@@ -215,7 +203,6 @@ def turned_depthwise() -> dict[str, Tensor]:
 
 
 ONE = torch.zeros(1)
-
 STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "zero-3": (
         lambda: edited(_0_weight=torch.empty(0)),

@@ -9,16 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import (
-    PREFIXES,
-    WEIGHTS,
-    check_model,
-    equal,
-    header,
-    mlp,
-    refusal,
-    same,
-)
+from helpers.checkpoints import PREFIXES, WEIGHTS, check_model, equal, header, mlp, refusal, same
 from helpers.golden import GOLDEN
 from reference.attention import run_blip2
 from reference.case import SMALL, hf, plain, randomize, run_blocked, with_grid
@@ -29,11 +20,7 @@ from reference.zoo import CASES, run_internvl
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mobilevlm import (
-    GridError,
-    Stack,
-    build_projector,
-)
+from mobilevlm import GridError, Stack, build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
@@ -236,7 +223,6 @@ def run_pooling(module: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 ANY = ((8, 8), (4, 10))
-
 REMOTE = {
     "internvl-chat-v1": Remote(
         *("internvl", "mlp1.", partial(ColumnMajor, SMALL), with_grid, ANY),

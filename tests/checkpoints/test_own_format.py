@@ -7,12 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import (
-    WEIGHTS,
-    mlp,
-    refusal,
-    same,
-)
+from helpers.checkpoints import WEIGHTS, mlp, refusal, same
 from reference.case import randomize
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -71,7 +66,6 @@ def sparse_weight(projector: Projector) -> None:
 
 
 UNDO = "Undo what wraps its layers first: merge adapters, remove parametrizations."
-
 WIDE = (
     "expected floating-point weights of 16 bits or more. Convert it first: "
     "projector.to(torch.float32)."

@@ -36,9 +36,7 @@ from mobilevlm.checkpoints.pickle_file import PickleFile
 from mobilevlm.checkpoints.tensor_file import TensorFile
 
 STATE_DICT = "Save the state dict alone, with torch.save, where the file was made."
-
 CUT = "It is cut off or damaged: download or save it again."
-
 AGAIN = "Save it again with torch.save."
 
 
@@ -297,21 +295,15 @@ def shadowed() -> Any:
 
 
 REFUSES = "X: torch's restricted loader refuses it; expected nothing but tensors by name. "
-
 REFUSES += STATE_DICT
-
 OLD = (
     "X: a pickle without an archive, as torch before 1.6 and other tools write it; expected an "
     "archive of torch.save. Load it with torch.load(PATH, weights_only=True) and save it again "
     "with torch.save."
 )
-
 ELSE = f"X: a zip archive of something else; expected an archive of torch.save. {AGAIN}"
-
 DIRECTORY = f"X: its zip directory is missing or damaged. {CUT}"
-
 MARK = Path(tempfile.gettempdir(), f"mobilevlm-was-run-{os.getpid()}")
-
 RUN = f"touch {MARK}"
 
 

@@ -9,16 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import (
-    header,
-    mlp,
-)
+from helpers.checkpoints import header, mlp
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from mobilevlm import (
-    build_projector,
-)
+from mobilevlm import build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.mapping import to_upstream

@@ -109,9 +109,7 @@ PREFIXES = (
     *("", "mm_projector.", "model.mm_projector.", "base_model.model.model.mm_projector."),
     *("vision_projector.", "module.model.mm_projector."),
 )
-
 WEIGHTS = "model.safetensors"
-
 INDEX = "model.safetensors.index.json"
 
 

@@ -29,15 +29,11 @@ KNOWN = (
     "Known: attention-pool, conv, cross-attention, depthwise, depthwise-residual, extra-tokens, "
     "glu, identity, newline, norm-act, parallel, patch-merge, and others."
 )
-
 ACTS = (
     "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'hardswish', 'softmax' or 'none'"
 )
-
 WIDTH = "an integer, 'in', 'out' or 'same'"
-
 HUGE = 1 << 20
-
 REFUSED: list[tuple[Any, str]] = [
     # keys
     (

@@ -18,7 +18,6 @@ CLIP = {
     "image_size": 32,
     "patch_size": 4,
 }
-
 TEXT = {
     "hidden_size": 24,
     "intermediate_size": 20,
@@ -30,13 +29,9 @@ TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-
 CLIP_TOWER = {**CLIP, "model_type": "clip_vision_model", "projection_dim": 16}
-
 SIGLIP = {**CLIP, "model_type": "siglip_vision_model"}
-
 QWEN = {"depth": 2, "num_heads": 2, "patch_size": 4}
-
 QWEN3 = {
     **QWEN,
     "hidden_size": 16,
@@ -44,14 +39,12 @@ QWEN3 = {
     "intermediate_size": 20,
     "num_position_embeddings": 64,
 }
-
 # The tower is timm's.
 PERCEPTION = {
     "model_type": "timm_wrapper",
     "architecture": "vit_pe_core_tiny_patch16_384",
     "model_args": {"embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 32, "patch_size": 4},
 }
-
 ROPE = {"rope_type": "default", "mrope_section": [2, 2, 2], "rope_theta": 1e4}
 
 
@@ -114,7 +107,6 @@ def run_internvl_model(model: nn.Module, x: Tensor, grid: tuple[int, int]) -> Te
 
 
 PROJECTOR = "model.multi_modal_projector"
-
 _LLAMA4_VISION = {
     **CLIP,
     "intermediate_size": 64,
@@ -122,7 +114,6 @@ _LLAMA4_VISION = {
     "projector_output_dim": 20,
     "vision_output_dim": 20,
 }
-
 _RUN_MISTRAL3 = CASES["mistral3"].run
 
 
@@ -137,7 +128,6 @@ PERCEIVER = {
     "resampler_n_heads": 4,
     "resampler_head_dim": 6,
 }
-
 BLIP2 = {
     "vision_config": CLIP,
     "qformer_config": {
@@ -160,7 +150,6 @@ BLIP2 = {
         "max_position_embeddings": 32,
     },
 }
-
 MODELS = {
     "llava": Model(
         *("Llava", PROJECTOR, plain, "mlp"), vision_config=CLIP_TOWER, text_config=llama()
