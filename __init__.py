@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .blocks import BLOCKS as BLOCKS
     from .blocks.core.adapt import adapt as adapt
     from .blocks.core.block import Block as Block
     from .blocks.core.block import Blocks as Blocks
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .checkpoints.values import inspect_values as inspect_values
     from .export.errors import ExportError as ExportError
     from .export.export import export_projector as export_projector
-    from .projectors import BLOCKS as BLOCKS
     from .projectors import PROJECTORS as PROJECTORS
     from .projectors.build import build_projector as build_projector
     from .projectors.build import plan_projector as plan_projector
@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from .registry.errors import MobileVLMError as MobileVLMError
     from .registry.errors import RegistryError as RegistryError
 
-# Where each public name lives: loaded on first use, so that importing costs next to nothing.
+# Where each public name lives: loaded on first use, so that importing costs next to nothing. Type
+# checkers need the imports above too; a test keeps the two equal.
 _HOMES = {
-    "BLOCKS": "projectors",
+    "BLOCKS": "blocks",
     "LDP": "projectors.zoo.ldp",
     "NonFiniteError": "projectors.nonfinite",
     "PROJECTORS": "projectors",
@@ -80,6 +81,13 @@ _HOMES = {
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+# What spans rooms. A room never names a higher one, so the registry of blocks finds here, as data,
+# where its built-ins live that stand above its room, and where the registry of projectors does.
+# Nothing is imported for it.
+_BLOCKS_ELSEWHERE = {"preset": "mobilevlm.projectors.nested:NestedPreset"}
+_BLOCK_TABLES = ("mobilevlm.zeta.names:ZETA",)
+_PROJECTORS = "mobilevlm.projectors:PROJECTORS"
 
 
 def __getattr__(name: str) -> Any:

@@ -5,11 +5,10 @@ To add a built-in block: write its file, add its line to the table and to pyproj
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..registry import Probe, Registry
-from .zeta_names import ZETA
+from .. import _BLOCK_TABLES, _BLOCKS_ELSEWHERE, _PROJECTORS
+from ..registry import INSTALLED, Registry
 
 if TYPE_CHECKING:
     from .core.block import Block
@@ -25,12 +24,6 @@ def _accepts(thing: object) -> bool:
         and issubclass(thing, Block)
         and not getattr(thing, "__abstractmethods__", None)
     )
-
-
-def _probes() -> Sequence[Probe]:
-    from .probes import PROBES
-
-    return PROBES
 
 
 BLOCKS: Registry[type[Block]] = Registry(
@@ -52,7 +45,6 @@ BLOCKS: Registry[type[Block]] = Registry(
         "pointwise": "mobilevlm.blocks.pointwise:Pointwise",
         "pool": "mobilevlm.blocks.pool:Pool",
         "position": "mobilevlm.blocks.position:Position",
-        "preset": "mobilevlm.projectors.nested:NestedPreset",
         "qformer": "mobilevlm.blocks.qformer:QFormer",
         "query-resampler": "mobilevlm.blocks.query_resampler:QueryResampler",
         "repeat": "mobilevlm.blocks.repeat:Repeat",
@@ -60,9 +52,11 @@ BLOCKS: Registry[type[Block]] = Registry(
         "residual": "mobilevlm.blocks.residual:Residual",
         "scale": "mobilevlm.blocks.scale:Scale",
         "squeeze-excite": "mobilevlm.blocks.squeeze_excite:SqueezeExcite",
-        **ZETA,
+        **_BLOCKS_ELSEWHERE,
     },
+    more_builtins=_BLOCK_TABLES,
     accepts=_accepts,
     expected="a subclass of mobilevlm.Block with a build method",
-    probes=_probes,
+    installed=INSTALLED,
+    other=_PROJECTORS,
 )

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distributions, metadata, version
 from typing import Any, Literal
 
-from ..projectors import BLOCKS, PROJECTORS
+from ..blocks import BLOCKS
+from ..projectors import PROJECTORS
 from ..registry import (
     ALL,
     DISABLE_VARIABLE,
@@ -162,7 +163,8 @@ def _requirement(need: Requirement, whole: Collection[str]) -> Iterator[Finding]
 def _base() -> Iterator[Finding]:
     """Load what every plugin builds on, torch above all."""
     try:
-        from ..blocks import probes as _probes  # noqa: F401
+        import torch as _torch  # noqa: F401
+
         from ..blocks.core import block as _block  # noqa: F401
     except Exception as error:
         text = f"what plugins build on cannot be imported: {told(error)}"

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..projectors import BLOCKS, PROJECTORS
+from ..blocks import BLOCKS
+from ..projectors import PROJECTORS
 from ..registry import Plugin
 from .options import Debug, Json
 from .output import FAILED, echo_json, echo_table, explain, reporting

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..projectors import BLOCKS, PROJECTORS
+from ..blocks import BLOCKS
+from ..projectors import PROJECTORS
 from ..registry import Entry, MobileVLMError, Registry, did_you_mean, printable
 from .arguments import UsageError, call, document
 from .options import Debug, Json, Target, Words, names

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..blocks import BLOCKS
-from ..registry import Registry
+from ..registry import INSTALLED, Registry
 from .index import aliases
 
 if TYPE_CHECKING:
     from .preset import Preset
 
-__all__ = ["BLOCKS", "FAMILIES", "PROJECTORS"]
+__all__ = ["FAMILIES", "PROJECTORS"]
 
 
 def _specialise(
@@ -79,5 +78,6 @@ PROJECTORS: Registry[Preset | type[Preset]] = Registry(
     specialise=_specialise,
     accepts=_accepts,
     expected="a subclass of mobilevlm.Preset with an expand method, or an instance of one",
-    sibling=BLOCKS,
+    installed=INSTALLED,
+    other="mobilevlm.blocks:BLOCKS",
 )

@@ -1,13 +1,12 @@
 """Names to things: registrations, built-in tables and entry points. Standard library only."""
 
-from .discovery import Problem
+from .discovery import INSTALLED, Problem
 from .entry import Entry
 from .errors import (
     AmbiguousName,
     BrokenPlugin,
     MobileVLMError,
     NameTaken,
-    PluginWarning,
     RegistryError,
     UnknownName,
 )
@@ -15,21 +14,18 @@ from .names import did_you_mean, first_line, printable, quote, told
 from .plugins import Plugin
 from .registry import Registry
 from .switches import ALL, DISABLE_VARIABLE, STRICT_VARIABLE, disabled
-from .watch import Load, Probe
 
 __all__ = [
     "ALL",
     "DISABLE_VARIABLE",
+    "INSTALLED",
     "STRICT_VARIABLE",
     "AmbiguousName",
     "BrokenPlugin",
     "Entry",
-    "Load",
     "MobileVLMError",
     "NameTaken",
     "Plugin",
-    "PluginWarning",
-    "Probe",
     "Problem",
     "Registry",
     "RegistryError",

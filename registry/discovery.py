@@ -1,45 +1,44 @@
 """Find the entry points of installed distributions; one broken distribution breaks only itself.
 
 `importlib.metadata.entry_points()` raises for everyone when any installed package has a malformed
-`entry_points.txt`, so distributions are walked one by one here, each under guard.
+`entry_points.txt`, so distributions are read one by one here, each under guard.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import re
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, MetadataPathFinder, distributions
 
 from .entry import Entry
 from .names import DISTRIBUTION, RULE, normalize, normalize_distribution, quote
 
-__all__ = ["LOCK", "Discovery", "Installed", "Offer", "Problem", "discover", "tell", "update"]
+__all__ = [
+    "INSTALLED",
+    "Discovery",
+    "Installed",
+    "PluginEntryPoint",
+    "Problem",
+    "discover",
+    "report_hint",
+    "update_hint",
+]
 
-UNNAMED = "?"  # stands for a name that cannot be read, or not be written in a document
-OWN = "mobilevlm"  # our own entry points mirror the built-in table for other tools to read
+UNNAMED = "?"  # stands for a name that cannot be read, or cannot be written in a document
+OWN = "mobilevlm"  # our own entry points mirror the built-in tables for other tools to read
 GROUP = re.compile(r"^\s*\[\s*mobilevlm\.", re.MULTILINE)
-
-# One for all registries, so that a fork can wait for it: a child must not find it taken for good.
-LOCK = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
-    )
 
 
 @dataclass(frozen=True)
-class Offer:
+class PluginEntryPoint:
     """One usable entry point: `distribution` `version` offers `name`."""
 
     name: str
     distribution: str
     version: str
-    group: str
     point: EntryPoint
 
     @property
@@ -62,23 +61,23 @@ class Offer:
         return _location(self.point.dist)
 
     @property
-    def is_gone(self) -> bool:
+    def is_uninstalled(self) -> bool:
         """Whether it was uninstalled since it was found."""
         try:
             return not (self.point.dist and self.point.dist.read_text("entry_points.txt"))
-        except Exception:  # metadata of strangers
+        except Exception:  # third-party metadata may raise anything
             return False
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with an installed distribution, and how to mend it.
+    """Something wrong with an installed distribution, and how to fix it.
 
     Attributes:
-        distribution: Whose it is.
+        distribution: The distribution's name.
         text: What is wrong.
         hint: One thing to try, as a sentence.
-        name: The short name that it keeps from working, if it is a name's.
+        name: The short name that does not work because of it, if there is one.
     """
 
     distribution: str
@@ -92,89 +91,95 @@ class Problem:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What one walk over the installed distributions found."""
+    """What one walk over the installed distributions found.
 
-    offers: tuple[Offer, ...]
+    Attributes:
+        entry_points: The usable ones.
+        problems: What is wrong with the others.
+        loaded: What usable ones lead to, of those that were loaded so far.
+    """
+
+    entry_points: tuple[PluginEntryPoint, ...]
     problems: tuple[Problem, ...]
+    loaded: dict[PluginEntryPoint, object] = field(default_factory=dict)
 
 
 class Installed:
-    """What is installed here: looked at once, until asked to forget it."""
+    """The installed distributions: read once, and again after `refresh`."""
 
     def __init__(self) -> None:
         self._found: Discovery | None = None
 
     def scan(self) -> Discovery:
-        """Return what there is, walking the distributions the first time."""
+        """Return what is installed, reading the metadata the first time."""
         found = self._found
         if found is None:
-            with LOCK:
-                found = self._found = self._found or discover()
+            found = self._found = discover()
         return found
 
-    def forget(self) -> None:
-        """Look again next time."""
+    def refresh(self) -> None:
+        """Read the metadata again next time, and load again what it leads to."""
         importlib.invalidate_caches()
         MetadataPathFinder().invalidate_caches()  # the line above does it from Python 3.12 on
-        with LOCK:
-            self._found = None
+        self._found = None
+
+
+INSTALLED = Installed()
+"""What the registries of this process share."""
 
 
 def discover() -> Discovery:
     """Walk the installed distributions once. Imports nothing; the first on the path wins."""
-    offers: list[Offer] = []
+    entry_points: list[PluginEntryPoint] = []
     problems: list[Problem] = []
     seen: dict[str, tuple[str, Distribution]] = {}
-    found = iter(distributions())
-    while True:
-        try:
-            dist = next(found)
-        except StopIteration:
-            break
-        except Exception as error:  # a finder that some package put on sys.meta_path
-            text = f"a finder of distributions failed: {error!r}"
-            problems.append(Problem("unknown", text, "Some package put it on sys.meta_path."))
-            break
-        name, version = _identity(dist)
-        if name == OWN:
-            continue
-        try:
+    try:
+        for dist in distributions():
+            name, version = _identity(dist)
+            if name == OWN:
+                continue
             if name in seen:
-                problems += _copies(name, seen[name], (version, dist))
+                problems += _hidden_copies(name, seen[name], (version, dist))
                 continue
             if name != UNNAMED:
                 seen[name] = version, dist
-            offers += _offers(dist, name, version, problems)
-        except Exception as error:  # metadata of strangers: anything may come out of it
-            text = f"its entry points cannot be read: {error!r}"
-            problems.append(Problem(name, text, update(name)))
-    # In order: a folder lists its distributions in any.
+            try:
+                entry_points += _entry_points(dist, name, version, problems)
+            except Exception as error:  # third-party metadata may raise anything
+                text = f"its entry points cannot be read: {error!r}"
+                problems.append(Problem(name, text, update_hint(name)))
+    except Exception as error:
+        text = f"a finder of distributions failed: {error!r}"
+        problems.append(Problem("unknown", text, "Some package put it on sys.meta_path."))
+    # Sorted: the order of distributions within a folder is arbitrary.
     problems.sort(key=lambda problem: (problem.distribution, problem.text))
-    return Discovery(tuple(dict.fromkeys(offers)), tuple(dict.fromkeys(problems)))
+    return Discovery(tuple(dict.fromkeys(entry_points)), tuple(dict.fromkeys(problems)))
 
 
-def update(distribution: str) -> str:
+def update_hint(distribution: str) -> str:
     """Return what a user can do about a plugin that does not work."""
     return f"The fault is in {distribution}: update or uninstall it."
 
 
-def tell(distribution: str) -> str:
-    """Return what a user can do about a plugin that was never right."""
+def report_hint(distribution: str) -> str:
+    """Return what a user can do about a plugin that cannot have worked anywhere."""
     return f"The fault is in {distribution}: tell its authors."
 
 
-def _copies(
+def _hidden_copies(
     name: str, first: tuple[str, Distribution], second: tuple[str, Distribution]
 ) -> Iterator[Problem]:
-    """Say so if a distribution hides another copy of itself that offers something else."""
+    """Yield a problem if a distribution hides a copy of itself with other entry points."""
     texts = []
     for _, dist in (first, second):
-        with contextlib.suppress(Exception):  # what cannot be read was told of, or is not used
+        with contextlib.suppress(Exception):  # reported already, or not used
             texts.append(dist.read_text("entry_points.txt") or "")
-    # The same twice is most likely a source tree on the path.
+    # Two equal copies are most likely a source tree on the path.
     differ = first[0] != second[0] or len(set(texts)) > 1
     if differ and any(map(GROUP.search, texts)):
-        used, hidden = (f"{version} in {_place(dist)}" for version, dist in (first, second))
+        used, hidden = (
+            f"{version} in {_quoted_location(dist)}" for version, dist in (first, second)
+        )
         hint = f"Uninstall the one you do not want: pip uninstall {name}"
         yield Problem(name, f"{used} hides {hidden}", hint)
 
@@ -183,17 +188,17 @@ def _location(dist: Distribution | None) -> str:
     return str(dist.locate_file("")) if dist else UNNAMED
 
 
-def _place(dist: Distribution) -> str:
+def _quoted_location(dist: Distribution) -> str:
     return quote(_location(dist), 200)
 
 
-def _offers(
+def _entry_points(
     dist: Distribution, name: str, version: str, problems: list[Problem]
-) -> Iterator[Offer]:
+) -> Iterator[PluginEntryPoint]:
     if not GROUP.search(dist.read_text("entry_points.txt") or ""):
         return
     if name == UNNAMED:
-        text = f"its metadata has no usable name; it is in {_place(dist)}"
+        text = f"its metadata has no usable name; it is in {_quoted_location(dist)}"
         problems.append(Problem(name, text, "Install what is there again, or remove it."))
         return
     for point in dict.fromkeys(dist.entry_points):
@@ -204,7 +209,7 @@ def _offers(
         if short is None or not target or not target["attr"]:
             problems.append(_unusable(point, short, name))
             continue
-        yield Offer(short, name, version, point.group, point)
+        yield PluginEntryPoint(short, name, version, point)
 
 
 def _unusable(point: EntryPoint, short: str | None, distribution: str) -> Problem:
@@ -215,7 +220,7 @@ def _unusable(point: EntryPoint, short: str | None, distribution: str) -> Proble
         what, expected = "name", f"{lower!r}, in lower case" if lower else RULE
     written = quote(f"{point.name} = {point.value}")
     text = f"entry point {written} in [{point.group}] has no usable {what}; expected {expected}"
-    return Problem(distribution, text, tell(distribution), short or lower or "")
+    return Problem(distribution, text, report_hint(distribution), short or lower or "")
 
 
 def _identity(dist: Distribution) -> tuple[str, str]:

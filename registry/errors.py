@@ -12,7 +12,6 @@ __all__ = [
     "BrokenPlugin",
     "MobileVLMError",
     "NameTaken",
-    "PluginWarning",
     "RegistryError",
     "UnknownName",
 ]
@@ -85,7 +84,3 @@ class NameTaken(RegistryError):
 
 class BrokenPlugin(RegistryError):
     """An entry point was found but what it points to cannot be used."""
-
-
-class PluginWarning(UserWarning):
-    """A plugin works, but its import printed something or changed global state."""

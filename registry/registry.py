@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-import warnings
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Generic, TypeVar, overload
 
-from .discovery import LOCK, Installed, Offer, Problem
+from .discovery import Installed, PluginEntryPoint, Problem
 from .entry import Entry
 from .errors import NameTaken, RegistryError, UnknownName
 from .names import RULE, did_you_mean, normalize, parse, quote
 from .plugins import Plugin, Plugins
 from .switches import DISABLE_VARIABLE
-from .watch import Probe
 
 __all__ = ["Registry"]
 
@@ -34,22 +34,21 @@ class Registry(Generic[T]):
 
     A short name is looked up in this process's own registrations, then among the built-ins, then
     among plugins. A plugin's entry always answers to ``distribution/name`` too. Listing imports
-    nothing; getting imports exactly what was asked for.
+    nothing of what it lists; getting imports exactly what was asked for.
 
     Args:
         kind: The singular noun for messages, such as ``block``.
         group: The entry-point group that plugins use.
         builtins: Short name to ``module:attribute``. These names cannot be taken over.
+        more_builtins: ``module:attribute`` of further such tables, imported at the first look-up.
         aliases: Other built-in names: alias to the short name it stands for and its options.
         specialise: Returns what an alias means: called with what its short name means, and its
             options.
-        renamed: Old short name to new: keeps working, with a warning.
         accepts: Whether a loaded object is of this kind.
         expected: What `accepts` wants, in words.
-        sibling: The registry people confuse this one with; a miss here looks there for a hint.
-            The two share one look at the installed distributions.
-        probes: Returns the global state to watch while a plugin is imported; default: the
-            sibling's.
+        installed: The installed distributions, which registries may share.
+        other: ``module:attribute`` of the registry that this one is confused with: an unknown
+            name is looked up there, for a hint.
     """
 
     def __init__(
@@ -58,35 +57,37 @@ class Registry(Generic[T]):
         *,
         group: str,
         builtins: Mapping[str, str],
+        more_builtins: tuple[str, ...] = (),
         aliases: Mapping[str, tuple[str, Mapping[str, object]]] | None = None,
         specialise: Callable[[T, Mapping[str, object]], T] | None = None,
         accepts: Callable[[object], bool],
         expected: str,
-        renamed: Mapping[str, str] | None = None,
-        sibling: Registry[Any] | None = None,
-        probes: Callable[[], Sequence[Probe]] | None = None,
+        installed: Installed | None = None,
+        other: str = "",
     ) -> None:
         self.kind = kind
         self.group = group
+        self._rows = builtins
+        self._tables = more_builtins
         self._aliases = dict(aliases or {})
         self._specialise = specialise
         self._specialised: dict[str, T] = {}  # what aliases mean, once made; never forgotten
-        targets = {alias: builtins[name] for alias, (name, _) in self._aliases.items()}
-        self._builtins = {**builtins, **targets}
-        self._renamed = dict(renamed or {})
         self._accepts = accepts
         self._expected = expected
-        self._sibling = sibling
-        if sibling is not None:
-            sibling._sibling = self
-            probes = probes or sibling._plugins.probes
-        installed = Installed() if sibling is None else sibling._plugins.installed
-        self._plugins: Plugins = Plugins(kind, group, accepts, expected, installed, probes or tuple)
-        # Changed under the lock; who walks through them copies them under it.
+        self._other = other
+        self._plugins = Plugins(kind, group, accepts, expected, installed or Installed())
+        self._lock = threading.RLock()  # held to change what follows, and to walk through it
         self._local: dict[str, T] = {}
         self._names: dict[int, str] = {}  # of what is registered here, by identity
-        # Replaced, never changed, so that readers need no lock.
-        self._loaded: dict[str, T] = {}
+
+    @cached_property
+    def _builtins(self) -> dict[str, str]:
+        """Every built-in name, aliases too, with its ``module:attribute``; sorted."""
+        found = dict(self._rows)
+        for table in self._tables:
+            found |= _load(table)
+        found |= {alias: found[name] for alias, (name, _) in self._aliases.items()}
+        return dict(sorted(found.items()))
 
     def __repr__(self) -> str:
         return f"<Registry of {self.kind}s, entry-point group {self.group!r}>"
@@ -110,10 +111,9 @@ class Registry(Generic[T]):
         Raises:
             BrokenPlugin: In strict mode, something is wrong with an installed plugin.
         """
-        self._plugins.insist(self._is_built_in)
+        self._plugins.check_strict(self._is_built_in)
         found = {name: Entry(name, BUILT_IN, "", to) for name, to in self._builtins.items()}
-        with LOCK:
-            local = self._local.copy()
+        local = self._locals()
         found |= {name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in local.items()}
         found |= {entry.name: entry for _, entry in self._listed()}
         return [found[name] for name in sorted(found)]
@@ -125,10 +125,10 @@ class Registry(Generic[T]):
             check: Import them. Else nothing is imported, and what is broken is not known.
         """
         ours = self._plugins
-        found = [ours.report(offer, entry, check=check) for offer, entry in self._listed()]
+        found = [ours.status(point, entry, check=check) for point, entry in self._listed()]
         found += [
-            Plugin(self.kind, offer.entry(offer.qualified), offer.location, "off")
-            for offer in ours.offers(switched_off=True)
+            Plugin(self.kind, point.entry(point.qualified), point.location, "off")
+            for point in ours.entry_points(switched_off=True)
         ]
         return sorted(found, key=lambda plugin: plugin.entry.name)
 
@@ -143,13 +143,9 @@ class Registry(Generic[T]):
     def refresh(self) -> None:
         """Look at the installed distributions again, as after an install in a running notebook.
 
-        Its sibling does so, too.
+        This holds for every registry that shares them.
         """
-        self._plugins.installed.forget()
-        with LOCK:
-            for registry in (self, self._sibling):
-                if registry is not None:
-                    registry._loaded = {}
+        self._plugins.installed.refresh()
 
     # ------------------------------------------------------------------ look up
 
@@ -161,9 +157,9 @@ class Registry(Generic[T]):
             AmbiguousName: Two distributions offer it.
             BrokenPlugin: In strict mode, something is wrong with an installed plugin.
         """
-        key, offer = self._resolve(name)
-        if offer is not None:
-            return offer.entry(key)
+        key, point = self._resolve(name)
+        if point is not None:
+            return point.entry(key)
         if key in self._builtins:
             return Entry(key, BUILT_IN, "", self._builtins[key])
         return Entry(key, LOCAL, "", target_of(self._own(key)))
@@ -171,25 +167,17 @@ class Registry(Generic[T]):
     def get(self, name: str) -> T:
         """Return the registered thing, importing it if this is the first time.
 
-        What a plugin prints while it is imported is held back, and the random states and defaults
-        that it changes are put back; a `PluginWarning` tells both.
-
         Raises:
             UnknownName: Nothing answers to the name.
             AmbiguousName: Two distributions offer it; the message names both.
             BrokenPlugin: It cannot be imported or is not of this kind; the cause is chained. In
-                strict mode also what else would be a warning, or is wrong with any plugin.
+                strict mode, something is wrong with an installed plugin.
         """
-        key, offer = self._resolve(name)
-        if offer is None and key not in self._builtins:
-            return self._own(key)
-        loaded = self._loaded
-        if key in loaded:
-            return loaded[key]
-        thing = self._load_builtin(key) if offer is None else self._plugins.load(offer)
-        with LOCK:
-            self._loaded = {**self._loaded, key: thing}
-        return thing
+        key, point = self._resolve(name)
+        if point is not None:
+            thing: T = self._plugins.load(point)
+            return thing
+        return self._load_builtin(key) if key in self._builtins else self._own(key)
 
     def name_of(self, thing: object) -> str:
         """Return the name to write in a document: qualified for a plugin's, short for others.
@@ -203,29 +191,25 @@ class Registry(Generic[T]):
         for name, builtin in self._builtins.items():
             if name not in self._aliases and _peek(*_split(builtin)) is thing:
                 return name
-        with LOCK:
-            named = [*self._specialised.items(), *self._loaded.items()]
-        for name, candidate in named:
+        for name, candidate in (self._specialised.copy() | self._plugins.loaded()).items():
             if candidate is thing:
                 return name
-        offers = self._plugins.offers()
-        for offer in offers:
-            if _peek(offer.point.module, offer.point.attr) is thing:
-                return offer.qualified
+        points = self._plugins.entry_points()
+        for point in points:
+            if _peek(point.point.module, point.point.attr) is thing:
+                return point.qualified
         own = self._names.get(id(thing))
         if own is not None:
             return own
         target = target_of(thing)
-        for offer in offers:
+        for point in points:
             # A module that re-exports it may not be loaded yet, though its package is.
-            if offer.package == target.partition(":")[0].partition(".")[0]:
+            if point.package == target.partition(":")[0].partition(".")[0]:
                 with contextlib.suppress(RegistryError):
-                    if self.get(offer.qualified) is thing:
-                        return offer.qualified
+                    if self.get(point.qualified) is thing:
+                        return point.qualified
         hint = f"Register it with @{self.kind.upper()}S.register(...)."
-        with LOCK:
-            local = self._local.copy()
-        stale = [name for name, other in local.items() if target_of(other) == target]
+        stale = [name for name, other in self._locals().items() if target_of(other) == target]
         if stale:
             hint = f"{stale[0]!r} now means a newer {target}: build it again from that one."
         raise UnknownName(f"{target} is not a registered {self.kind}", hint=hint)
@@ -270,7 +254,7 @@ class Registry(Generic[T]):
                 f"{self.kind} {key!r} is built in and cannot be replaced",
                 hint="Choose another name.",
             )
-        with LOCK:
+        with self._lock:
             other = self._names.get(id(thing), key)
             if other != key:
                 raise NameTaken(
@@ -300,16 +284,16 @@ class Registry(Generic[T]):
             UnknownName: The name is not registered in this process.
         """
         key = normalize(name)
-        with LOCK:
+        with self._lock:
             if key not in self._local:
                 raise UnknownName(f"{self.kind} {quote(name)} is not registered in this process")
             del self._names[id(self._local.pop(key))]
 
     # ------------------------------------------------------------------ inside
 
-    def _match(self, name: object) -> tuple[str, list[Offer]] | None:
+    def _match(self, name: object) -> tuple[str, list[PluginEntryPoint]] | None:
         """Return the canonical key and the plugins that answer (none: ours), or None."""
-        self._plugins.insist(self._is_built_in)
+        self._plugins.check_strict(self._is_built_in)
         if isinstance(name, str) and name in self._aliases:  # as written: it may be no short name
             return name, []
         parsed = parse(name)
@@ -317,32 +301,33 @@ class Registry(Generic[T]):
             return None
         distribution, short = parsed
         if distribution is None and self._is_ours(short):
-            return self._renamed.get(short, short), []
-        offers = [
-            offer
-            for offer in self._plugins.offers()
-            if offer.name == short and distribution in (None, offer.distribution)
+            return short, []
+        points = [
+            point
+            for point in self._plugins.entry_points()
+            if point.name == short and distribution in (None, point.distribution)
         ]
-        return (offers[0].qualified, offers) if offers else None
+        return (points[0].qualified, points) if points else None
 
     def _is_ours(self, short: str) -> bool:
         return short in self._local or self._is_built_in(short)
 
     def _is_built_in(self, short: str) -> bool:
-        return short in self._builtins or short in self._renamed
+        return short in self._builtins
 
-    def _resolve(self, name: object) -> tuple[str, Offer | None]:
-        """Return the canonical key, and the plugin's offer if it is a plugin's."""
+    def _resolve(self, name: object) -> tuple[str, PluginEntryPoint | None]:
+        """Return the canonical key, and the entry point if it is a plugin's."""
         match = self._match(name)
         if match is None:
             raise self._unknown(name)
-        key, offers = match
-        if len(offers) > 1:
-            raise self._plugins.ambiguous(offers)
-        if normalize(name) in self._renamed:
-            text = f"{self.kind} {quote(name)} is now called {key!r}"
-            warnings.warn(text, FutureWarning, stacklevel=3)
-        return key, offers[0] if offers else None
+        key, points = match
+        if len(points) > 1:
+            raise self._plugins.ambiguous(points)
+        return key, points[0] if points else None
+
+    def _locals(self) -> dict[str, T]:
+        with self._lock:
+            return self._local.copy()
 
     def _own(self, key: str) -> T:
         """Return a local registration, which another thread may have forgotten by now."""
@@ -354,8 +339,7 @@ class Registry(Generic[T]):
     def _load_builtin(self, key: str) -> T:
         if key in self._aliases:
             return self._load_alias(key)
-        module, attribute = _split(self._builtins[key])
-        thing: T = getattr(importlib.import_module(module), attribute)
+        thing: T = _load(self._builtins[key])
         return thing
 
     def _load_alias(self, alias: str) -> T:
@@ -365,31 +349,29 @@ class Registry(Generic[T]):
         thing = self.get(name)
         if self._specialise is not None:
             thing = self._specialise(thing, options)
-        with LOCK:  # two threads that make it at once both get the first one
-            self._specialised.setdefault(alias, thing)
-        return self._specialised[alias]
+        return self._specialised.setdefault(alias, thing)  # of two threads, the first one's
 
-    def _listed(self) -> Iterator[tuple[Offer, Entry]]:
-        """Yield the offers in use, with their entries under the shortest name that will do."""
-        offers = self._plugins.offers()
-        rivals = Counter(offer.name for offer in offers)
-        for offer in offers:
-            alone = rivals[offer.name] == 1 and not self._is_ours(offer.name)
-            yield offer, offer.entry(offer.name if alone else offer.qualified)
+    def _listed(self) -> Iterator[tuple[PluginEntryPoint, Entry]]:
+        """Yield the plugins in use, each with its entry under the shortest name that finds it."""
+        points = self._plugins.entry_points()
+        count = Counter(point.name for point in points)
+        for point in points:
+            is_unique = count[point.name] == 1 and not self._is_ours(point.name)
+            yield point, point.entry(point.name if is_unique else point.qualified)
 
     def _unknown(self, name: object) -> RegistryError:
         return UnknownName(f"unknown {self.kind} {quote(name)}", hint=lambda: self._advice(name))
 
     def _advice(self, name: object) -> str:
-        """Say what may have been meant by a name that nothing answers to."""
+        """Return what may have been meant by a name that nothing answers to."""
         distribution, short = parse(name) or (None, "")
-        for offer in self._plugins.offers(switched_off=True):
-            if short == offer.name and distribution in (None, offer.distribution):
-                by = f"It is offered by {offer.distribution}"
+        for point in self._plugins.entry_points(switched_off=True):
+            if short == point.name and distribution in (None, point.distribution):
+                by = f"It is offered by {point.distribution}"
                 return f"{by}, which {DISABLE_VARIABLE} switches off."
-        sibling = self._sibling
-        if sibling is not None and sibling._match(name):
-            return f"{quote(name)} is a {sibling.kind}, not a {self.kind}."
+        other: Registry[Any] | None = _load(self._other) if self._other else None
+        if other is not None and other._match(name):
+            return f"{quote(name)} is a {other.kind}, not a {self.kind}."
         lower = normalize(name.rpartition("/")[2].lower()) if isinstance(name, str) else None
         for problem in self.problems():
             its = problem.distribution == distribution and problem.name in ("", short)
@@ -397,12 +379,15 @@ class Registry(Generic[T]):
                 return f"{problem.distribution} is installed, but {problem.text}."
         names = self.names()
         if distribution:
-            offers = self._plugins.offers()
-            names = sorted(each.qualified for each in offers if each.distribution == distribution)
-        if distribution and not names:
-            absent = "which is not installed or offers no such thing"
-            return f"It comes from {distribution!r}, {absent}."
-        few = ", ".join(names[:12]) + (", and others" if len(names) > 12 else "")
+            names = [
+                point.qualified
+                for point in self._plugins.entry_points()
+                if point.distribution == distribution
+            ]
+            if not names:
+                absent = "which is not installed or offers no such thing"
+                return f"It comes from {distribution!r}, {absent}."
+        few = ", ".join(sorted(names)[:12]) + (", and others" if len(names) > 12 else "")
         return did_you_mean(name, names) or _worker_hint() or f"Known: {few}."
 
 
@@ -421,6 +406,11 @@ def _split(target: str) -> tuple[str, str]:
     return module, attribute
 
 
+def _load(target: str) -> Any:
+    module, attribute = _split(target)
+    return getattr(importlib.import_module(module), attribute)
+
+
 def _peek(module: str, attribute: str) -> object:
     """Return what a target leads to if its module is loaded already, else `_MISSING`."""
     thing: object = sys.modules.get(module)
@@ -433,7 +423,7 @@ def _peek(module: str, attribute: str) -> object:
 
 
 def _worker_hint() -> str:
-    """Say, in a worker process, where a registration may have been left behind."""
+    """In a worker process, return why a registration may be missing."""
     process = sys.modules.get("multiprocessing.process")
     if process is None or process.parent_process() is None:
         return ""

@@ -6,7 +6,14 @@ import os
 
 from .names import normalize_distribution
 
-__all__ = ["ALL", "DISABLE_VARIABLE", "STRICT_VARIABLE", "disabled", "is_off", "is_strict"]
+__all__ = [
+    "ALL",
+    "DISABLE_VARIABLE",
+    "STRICT_VARIABLE",
+    "disabled",
+    "is_disabled",
+    "is_strict",
+]
 
 DISABLE_VARIABLE = "MOBILEVLM_DISABLE_PLUGINS"
 STRICT_VARIABLE = "MOBILEVLM_STRICT_PLUGINS"
@@ -28,11 +35,11 @@ def disabled() -> frozenset[str]:
     return frozenset(map(_plain, os.environ.get(DISABLE_VARIABLE, "").split(","))) - {""}
 
 
-def is_off(off: frozenset[str], distribution: str, name: str = "") -> bool:
-    """Return whether a distribution, or one name of it, is among what is switched off."""
-    return not off.isdisjoint({*ALL, distribution, f"{distribution}/{name}"})
+def is_disabled(names: frozenset[str], distribution: str, name: str = "") -> bool:
+    """Return whether a distribution, or one name of it, is among the names switched off."""
+    return not names.isdisjoint({*ALL, distribution, f"{distribution}/{name}"})
 
 
 def is_strict() -> bool:
-    """Return whether every fault of a plugin is to be an error."""
+    """Return whether anything wrong with a plugin's metadata is an error."""
     return os.environ.get(STRICT_VARIABLE, "").strip().lower() not in _NO

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from ..blocks.core.process_state import STATES
-from ..registry import Probe
+from ..blocks.core.process_state import STATES, GlobalState
 
 __all__ = ["changes", "kept", "on", "snapshot"]
 
@@ -24,7 +23,7 @@ def changes(before: dict[str, Any]) -> list[str]:
     return [state.name for state in _changed(before)]
 
 
-def _changed(before: dict[str, Any]) -> list[Probe]:
+def _changed(before: dict[str, Any]) -> list[GlobalState]:
     changed = []
     for state in STATES:
         old, new = before[state.name], state.read()

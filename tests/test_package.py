@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -28,6 +29,8 @@ ARROWS = {
     "cli": {"registry", "blocks", "projectors", "checkpoints", "export", "testing"},
     "zeta": {"registry", "blocks"},
 }
+# What the root holds for the rooms, and imports nothing for.
+DATA = {"_BLOCKS_ELSEWHERE", "_BLOCK_TABLES", "_PROJECTORS"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -49,10 +52,45 @@ def ours(package: str, path: Path) -> Iterator[str]:
             target = here[: len(here) - node.level + 1]
             if node.module:
                 yield [*target, *node.module.split(".")][0]
+            elif target:
+                yield target[0]
             else:
-                yield from (target[:1] or [alias.name for alias in node.names])
+                yield from filter(None, map(room_of, (alias.name for alias in node.names)))
         elif isinstance(node, ast.Import):
             assert not any(alias.name.startswith("mobilevlm") for alias in node.names), path
+
+
+def room_of(name: str) -> str | None:
+    """The room of what is imported from the root itself; None for its data, which names no room."""
+    if name in mobilevlm._HOMES:
+        return mobilevlm._HOMES[name].partition(".")[0]
+    return None if name in DATA else name
+
+
+def written(package: str, path: Path) -> Iterator[str]:
+    """The rooms that strings name, docstrings apart: ``mobilevlm.room`` or relative to import."""
+    here = package.split(".") if package else []
+    tree = ast.parse(path.read_text("utf-8"))
+    texts = {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)
+    }  # docstrings, also those of attributes
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in texts:
+            for name in re.findall(r"(?<![\w.])mobilevlm\.(\w+)", node.value):
+                if name in ARROWS:
+                    yield name
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            target = node.args[0]
+            parts = target.values if isinstance(target, ast.JoinedStr) else [target]
+            start = parts[0].value if isinstance(parts[0], ast.Constant) else None
+            if isinstance(start, str) and start.startswith("."):
+                level = len(start) - len(start.lstrip("."))
+                names = [
+                    *here[: len(here) - level + 1],
+                    *filter(None, start.lstrip(".").split(".")),
+                ]
+                assert names, f"{path}: {ast.unparse(node)} may import any room"
+                yield names[0]
 
 
 def test_arrows_point_one_way() -> None:
@@ -62,6 +100,8 @@ def test_arrows_point_one_way() -> None:
             room = package.partition(".")[0]
             wrong = set(ours(package, path)) - ARROWS[room] - {room}
             assert not wrong, f"{path} imports from {wrong}"
+            wrong = set(written(package, path)) - ARROWS[room] - {room}
+            assert not wrong, f"{path} has strings that name modules of {wrong}"
             seen.add(room)
     assert seen == set(ARROWS)
 

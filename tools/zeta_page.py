@@ -1,6 +1,6 @@
-"""What follows from `zeta/table.json`: the page about it, and the names in the registry's table.
+"""What follows from `zeta/table.json`: the page about it, and the names in the registry.
 
-``python tools/zeta_page.py`` writes `docs/zeta.md` and `blocks/zeta_names.py`; it needs no
+``python tools/zeta_page.py`` writes `docs/zeta.md` and `zeta/names.py`; it needs no
 zetascale.
 """
 
@@ -11,7 +11,7 @@ from mobilevlm.zeta.table import Option, Row, Table, table
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "zeta.md"
-NAMES = ROOT / "blocks" / "zeta_names.py"
+NAMES = ROOT / "zeta" / "names.py"
 
 HEAD = """# Zeta's modules as blocks
 

@@ -1,7 +1,7 @@
-"""The state of the process that a plugin's import and a block's use should leave alone.
+"""The global state that importing, building and running a block should leave alone.
 
-One list for both: the registries watch it while a plugin is imported, and the conformance kit
-around everything it does. torch is loaded before either, so none of this is blamed on one.
+The conformance kit compares it before and after. torch is imported before that, so no block is
+blamed for what torch does.
 """
 
 from __future__ import annotations
@@ -9,14 +9,31 @@ from __future__ import annotations
 import os
 import pickle
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...registry import Probe
+__all__ = ["DRAWS", "STATES", "GlobalState"]
 
-__all__ = ["DRAWS", "ENVIRONMENT", "STATES"]
+
+@dataclass(frozen=True)
+class GlobalState:
+    """A piece of the process's global state.
+
+    Attributes:
+        name: What a message calls it.
+        read: Return it; None where there is none yet, which is never compared.
+        restore: Put it back; None where that cannot be done.
+        key: What to compare it by, where it cannot be compared itself.
+    """
+
+    name: str
+    read: Callable[[], Any]
+    restore: Callable[[Any], object] | None = None
+    key: Callable[[Any], object] | None = None
 
 
 def _uses_cuda() -> bool:
@@ -91,7 +108,7 @@ def _read_numpy() -> Any:
     return np.random.get_state(legacy=False)
 
 
-DRAWS = Probe(
+DRAWS = GlobalState(
     "torch's random state",
     _read_torch,
     _restore_torch,
@@ -99,46 +116,39 @@ DRAWS = Probe(
 )
 """Drawn on purpose while a module is built; never reseeded."""
 
-ENVIRONMENT = Probe(
-    "the environment's variables",
-    lambda: dict(os.environ),
-    _restore_environment,
-    key=lambda variables: variables,
-)
-
 STATES = (
-    Probe("Python's random state", random.getstate, random.setstate, key=tuple),
-    Probe("NumPy's random state", _read_numpy, np.random.set_state, key=pickle.dumps),
+    GlobalState("Python's random state", random.getstate, random.setstate, key=tuple),
+    GlobalState("NumPy's random state", _read_numpy, np.random.set_state, key=pickle.dumps),
     DRAWS,
-    Probe(
+    GlobalState(
         "CUDA's random state",
         _read_cuda,
         lambda states: torch.cuda.set_rng_state_all(states),
         key=lambda states: [_bytes(state) for state in states],
     ),
-    Probe("whether CUDA is in use", _uses_cuda),
-    Probe("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
-    Probe("torch's default device", _read_device, _restore_device),
-    Probe("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
-    Probe("torch's number of inter-op threads", torch.get_num_interop_threads),
-    Probe("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
-    Probe("torch's autocast", _read_autocast, _restore_autocast),
-    Probe(
+    GlobalState("whether CUDA is in use", _uses_cuda),
+    GlobalState("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    GlobalState("torch's default device", _read_device, _restore_device),
+    GlobalState("torch's number of threads", torch.get_num_threads, torch.set_num_threads),
+    GlobalState("torch's number of inter-op threads", torch.get_num_interop_threads),
+    GlobalState("torch's grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
+    GlobalState("torch's autocast", _read_autocast, _restore_autocast),
+    GlobalState(
         "torch's deterministic mode",
         torch.get_deterministic_debug_mode,
         torch.set_deterministic_debug_mode,
     ),
-    Probe(
+    GlobalState(
         "torch's matmul precision",
         torch.get_float32_matmul_precision,
         torch.set_float32_matmul_precision,
     ),
-    Probe("cuDNN's switches", _read_cudnn, _restore_cudnn),
+    GlobalState("cuDNN's switches", _read_cudnn, _restore_cudnn),
     # Not torch.backends.mkldnn.flags, which sets more and warns of it.
-    Probe(
+    GlobalState(
         "oneDNN's switch",
         torch._C._get_mkldnn_enabled,
         torch._C._set_mkldnn_enabled,
     ),
-    ENVIRONMENT,
+    GlobalState("the environment's variables", lambda: dict(os.environ), _restore_environment),
 )

@@ -137,10 +137,8 @@ def test_plugins_imports_and_times_them_to_check(site: Site) -> None:
     }
 
 
-def test_plugins_says_what_is_broken_untidy_or_off(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(site, "print('hello')\n" + SWAY)
+def test_plugins_says_what_is_broken_or_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(site, SWAY)
     points = "[mobilevlm.blocks]\nidentity = south_blocks:Sway\n"
     site.install("south-blocks", "2.1", points, {"south_blocks.py": SWAY})
     points = "[mobilevlm.blocks]\nlean = west_blocks:Lean\n"
@@ -164,8 +162,7 @@ def test_plugins_says_what_is_broken_untidy_or_off(
     )
     assert err == (
         "error: swaying: AttributeError on import: module 'north_blocks' has no attribute "
-        "'Swaying'; it printed 'hello\\n'. "
-        "The fault is in north-blocks: update or uninstall it.\n" + hidden
+        "'Swaying'. The fault is in north-blocks: update or uninstall it.\n" + hidden
     )
     assert "west_blocks" not in sys.modules
 
@@ -229,7 +226,7 @@ def core_requirements() -> list[str]:
 def test_doctor_finds_every_fault_of_plugins(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(site, "import torch\ntorch.manual_seed(0)\n" + SWAY)
+    install(site, SWAY)
     points = "[mobilevlm.blocks]\nsway = south_blocks:Sway\npool = south_blocks:Sway\n"
     site.install("south-blocks", "2.1", points, {"south_blocks.py": SWAY})
     points = "[mobilevlm.blocks]\nSway = a:B\nlean = a:B\nlean = a:C\n"
@@ -254,8 +251,8 @@ def test_doctor_finds_every_fault_of_plugins(
         "and south-blocks 2.1 (south_blocks:Sway). Write 'north-blocks/sway' or "
         "'south-blocks/sway', or switch one off by MOBILEVLM_DISABLE_PLUGINS.",
         "problem: projector 'swaying' of north-blocks 1.0: AttributeError on import: module "
-        "'north_blocks' has no attribute 'Swaying'; it changed torch's random state (put back). "
-        "The fault is in north-blocks: update or uninstall it.",
+        "'north_blocks' has no attribute 'Swaying'. The fault is in north-blocks: update or "
+        "uninstall it.",
     ]
     assert out.endswith("\n6 problems.\n")
     found = json.loads(run("doctor", "--json")[1])
@@ -267,17 +264,6 @@ def test_doctor_finds_every_fault_of_plugins(
         "text": "its block 'pool' has the name of a built-in, which keeps it",
         "hint": "Write 'south-blocks/pool', or set MOBILEVLM_DISABLE_PLUGINS=south-blocks/pool",
     }
-
-
-def test_doctor_finds_an_untidy_plugin(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(site, "print('hello')\n" + SWAY + SWAYING)
-    monkeypatch.setattr(diagnosis, "SLOW", 1e9)
-    status, out, _ = run("doctor")
-    assert status == 1
-    assert findings(out) == [
-        f"problem: projector 'swaying' of north-blocks 1.0: its import printed 'hello\\n'. {TELL}"
-    ]
-    assert out.endswith("\n1 problem.\n")
 
 
 def test_what_may_be_meant_so_is_a_note(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,9 +363,6 @@ def test_doctor_says_when_plugins_have_nothing_to_build_on(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(site)
-    for name in ("probes", "process_state"):
-        monkeypatch.delitem(sys.modules, f"mobilevlm.blocks.{name}", raising=False)
-        monkeypatch.delattr(mobilevlm.blocks, name, raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     status, out, _ = run("doctor")
     assert status == 1

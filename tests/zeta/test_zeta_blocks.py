@@ -28,9 +28,9 @@ from mobilevlm import (
     load_spec,
     plan_projector,
 )
-from mobilevlm.blocks.zeta_names import ZETA
 from mobilevlm.registry.requirements import install_command
 from mobilevlm.zeta.load import VERSION, ZetaError
+from mobilevlm.zeta.names import ZETA
 from mobilevlm.zeta.table import table
 
 ROOT = Path(__file__).parents[2]
