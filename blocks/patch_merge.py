@@ -14,7 +14,7 @@ from .core.errors import GridError
 from .core.feature import Feature, Grid
 from .core.window import take, window_index
 
-__all__ = ["GATHERED", "PatchMerge", "PatchMergeModule"]
+__all__ = ["PatchMerge", "PatchMergeModule"]
 
 
 def _pair(size: Any) -> Any:
@@ -121,17 +121,3 @@ class PatchMergeModule(nn.Module):
     def extra_repr(self) -> str:
         """Show the options in ``repr``."""
         return f"{self.size}, {self.order}, odd={self.odd}, transpose={self.transpose}"
-
-
-class GatheredMerge(nn.Module):
-    """The 2x2 merge of tokens that come window by window already: a view, and no copy."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        return x.reshape(b, h // 2, w // 2, 4 * c)
-
-    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
-        return x.reshape(-1, 4 * x.shape[1])
-
-
-GATHERED = GatheredMerge()

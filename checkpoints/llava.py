@@ -21,7 +21,7 @@ from ..blocks.pointwise import Pointwise
 from ..blocks.residual import Residual
 from ..blocks.squeeze_excite import make_divisible
 from ..projectors.lookup import to_stack
-from ..projectors.packed import by_size
+from ..projectors.packed import run_by_size
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import quote
@@ -76,10 +76,10 @@ class UpstreamProjector(Projector):
 
     def _chain_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
         for grid in grids:
-            self._track(grid)
+            self._grids_after(grid)
         if not self._needs_grid:
             return self._chain(x[None, None]).flatten(0, 2)
-        return by_size(self._chain, x, grids)
+        return run_by_size(self._chain, x, grids)
 
 
 def _as_tokens(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -251,7 +251,7 @@ class LDPNetV2Projector(UpstreamProjector):
             and type(mlp.mlp) is Chain
             and not any(map(hooked, (mlp, mlp.mlp, *pool.modules())))
         ):
-            x = run_in_order([*mlp.mlp.links(), pool], x)  # the pool before the last layer
+            x = run_in_order([*mlp.mlp.layers(), pool], x)  # the pool before the last layer
         else:
             x = pool(mlp(x))
         y: Tensor = self.peg(x)

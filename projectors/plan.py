@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..blocks.core.block import Step, chains, label, one_pass
-from ..blocks.core.chain import Chain, order
+from ..blocks.core.chain import Chain
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Feature, Grid
 from ..registry import told
@@ -162,7 +162,7 @@ class Plan:
             if not isinstance(chain, Chain):
                 continue
             places = [f"blocks.{path}.{place}".replace("..", ".") for place in range(len(chain))]
-            run = order(tuple(chain))
+            run = chain.order()
             for step, place in enumerate(run):
                 later = [places[other] for other in run[step + 1 :] if other < place]
                 if later:

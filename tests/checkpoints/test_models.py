@@ -673,7 +673,7 @@ def test_models_in_bf16(name: str, tmp_path: Path) -> None:
     upstream = model.get_submodule(case.module)
     for grid, batch, scale in itertools.product(case.grids, (1, 3), (1.0, 1e-3)):
         x = (scale * torch.randn(batch, grid[0] * grid[1], case.in_)).bfloat16()
-        given = torch.stack([blocked(y, grid) for y in x]) if ours._blocked else x
+        given = torch.stack([blocked(y, grid) for y in x]) if ours._block_major else x
         with torch.inference_mode():
             expected = case.run(upstream, x, grid)
             y = ours(given, grid=grid)

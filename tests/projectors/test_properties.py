@@ -248,7 +248,7 @@ def test_tokens_need_no_tensor_and_prefix_tokens_no_room(
     y = projector(torch.empty(1, spec.prefix_tokens + n, spec.in_, device="meta"), grid=grid)
     assert y.shape[1] == tokens
     if spec.prefix_tokens:
-        with pytest.raises(GridError, match="Prefix tokens have no place among packed images"):
+        with pytest.raises(GridError, match="Packed images have no prefix tokens"):
             projector(torch.empty(spec.prefix_tokens + n, spec.in_, device="meta"), grid=[grid])
 
 

@@ -28,7 +28,7 @@ def test_equals_upstream(name: str) -> None:
                 with torch.inference_mode():
                     expected = case.run(upstream, x, grid)
                     given = x
-                    if ours._blocked:
+                    if ours._block_major:
                         given = torch.stack([blocked(image, grid) for image in x])
                     y = ours(given, grid=grid)
                 assert y.shape == expected.shape
@@ -63,6 +63,6 @@ def test_the_order_of_casts_in_bf16(name: str) -> None:
         grid = case.grids[0]
         x = torch.randn(2, grid[0] * grid[1], case.in_).bfloat16()
         expected = case.run(upstream, x, grid)
-        given = torch.stack([blocked(image, grid) for image in x]) if ours._blocked else x
+        given = torch.stack([blocked(image, grid) for image in x]) if ours._block_major else x
         y = ours(given, grid=grid)
     assert (y.float() - expected.float()).norm() / expected.float().norm() < 1e-2
