@@ -23,7 +23,8 @@ from ..registry import (
     quote,
     told,
 )
-from ..registry.requirements import OWN, Requirement, fits, requirements
+from ..registry.requirements import OWN
+from .requirements import Requirement, matches, requirements
 
 __all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
 
@@ -142,7 +143,7 @@ def _own() -> Iterator[Finding]:
         yield Finding("problem", OWN, f"it is installed more than once: {found}", hint)
     wanted = ",".join(metadata(OWN).get_all("Requires-Python") or ())
     running = platform.python_version()
-    if not fits(running, wanted):
+    if not matches(running, wanted):
         hint = "Install it under a newer Python."
         yield Finding("problem", "Python", f"{running} is running; expected {wanted}", hint)
 
