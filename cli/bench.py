@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .arguments import UsageError, call
 from .options import Debug, Json, Target, Words, complete_dtype, dtype_of
-from .output import echo_json, echo_table, progress, reporting
+from .output import echo_json, echo_table, progress_bar, reporting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +55,8 @@ def bench(
         where = check_device(device)
         projector = build_projector(**keywords, device=where, dtype=getattr(torch, kind)).eval()
         rows = []
-        with progress("timing", 2 * (rounds + 1)) as tick:
+        total, done = 2 * (rounds + 1), count(1)
+        with progress_bar("timing") as update:
             for run in (_infer, _train):
                 x = _input(projector, batch)
                 step = run(projector, x)
@@ -63,7 +65,7 @@ def bench(
                     with fast_paths(False):
                         step()
 
-                found = compare(plain, step, rounds, tick=tick)
+                found = compare(plain, step, rounds, tick=lambda: update(next(done), total))
                 rows.append((run.__name__[1:], found))
         if as_json:
             echo_json(

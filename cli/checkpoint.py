@@ -56,7 +56,7 @@ def _inspect_values(
 ) -> None:
     from ..checkpoints.values import inspect_values
 
-    with progress_bar(f"reading {path.name}") as progress:
+    with progress_bar(f"reading {path.name}", in_bytes=True) as progress:
         found = inspect_values(path, root=root, grid=grid, progress=progress)
     if as_json:
         echo_json({**inspection.to_dict(), "values": [each.to_dict() for each in found]})
@@ -128,7 +128,7 @@ def convert(
             raise UsageError("--prefix without --to", hint="Our own format has keys of its own.")
         sides = grid_of(grid)
         kind = None if dtype is None else dtype_of(dtype)
-        with progress_bar(f"reading {path.name}") as progress:
+        with progress_bar(f"reading {path.name}", in_bytes=True) as progress:
             inspection = convert_checkpoint(
                 path,
                 out,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +10,7 @@ import typer
 
 from .arguments import UsageError, call, settings
 from .options import Debug, Force, Json, Words, names
-from .output import FAILED, console, echo_json, explain, reporting
+from .output import FAILED, echo_json, explain, progress_bar, reporting
 from .wording import reworded
 
 if TYPE_CHECKING:
@@ -69,7 +66,7 @@ def export(
         find_target(out)  # before anything is built
         projector = _projector(target, words or [])
         try:
-            with _progress() as tell:
+            with progress_bar() as update:
                 report = export_projector(
                     projector,
                     out,
@@ -79,7 +76,7 @@ def export(
                     tower=tower,
                     max_batch=max_batch,
                     replace=force,
-                    progress=tell,
+                    progress=lambda stage: update(0, title=f"{stage} ..."),
                 )
         except Mismatch as error:
             if debug:
@@ -112,17 +109,3 @@ def _projector(target: str, words: list[str]) -> Projector:
     projector = build_projector(**call(target, words, "export"))
     explain(f"{target} is no checkpoint: its weights are random", "note")
     return projector
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None] | None]:
-    """Show what is being done, if standard error is a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    # Exporters are silenced by turning the process's outputs away; a copy stays where it was.
-    with (
-        open(os.dup(2), "w", encoding="utf-8") as terminal,
-        console(file=terminal).status("") as status,
-    ):
-        yield lambda stage: status.update(f"{stage} ...")

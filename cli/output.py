@@ -1,4 +1,4 @@
-"""What is printed: tables, JSON, and errors on standard error."""
+"""What is printed: tables, JSON, progress bars, and errors on standard error."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
+from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,21 +20,23 @@ from .wording import reworded
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "echo_json", "echo_table", "explain", "progress", "progress_bar", "reporting"]
+__all__ = ["echo_json", "echo_table", "explain", "progress_bar", "reporting"]
 
 FAILED = 1
 USAGE = 2
-PIPE = 141  # what a shell says of a program that a closed pipe has ended
-LARGE = 100_000_000
+PIPE = 141  # what a shell reports for a program that SIGPIPE has ended
+LARGE = 100_000_000  # bytes that take long enough to read for a progress bar
 
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
 
 
 @contextmanager
 def reporting(debug: bool, as_json: bool = False) -> Iterator[None]:
-    """Turn an error into one message and an exit status; `debug` lets it through.
+    """Turn an error into one message and an exit status.
 
-    Where `as_json`, what `explain` prints is JSON too, one object on a line.
+    Args:
+        debug: Let the error through, with its traceback.
+        as_json: Whether `explain` prints JSON, one object on a line.
     """
     token = _as_json.set(as_json)
     try:
@@ -47,44 +50,29 @@ def reporting(debug: bool, as_json: bool = False) -> Iterator[None]:
         raise typer.Exit(USAGE) from None
     except typer.Exit:
         raise
-    except BrokenPipeError:  # as of `head`: what is left to print is dropped
+    except BrokenPipeError:  # as with `head`: the rest of the output is dropped
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(PIPE) from None
-    except OSError as error:  # a full disk behind standard output
+    except OSError as error:  # such as a full disk behind standard output
         explain(f"cannot write: {error.strerror}")
         raise typer.Exit(USAGE) from None
     except Exception as error:
         if debug:
             raise
-        explain(f"{told(error)}. This is a fault of ours; --debug shows where.")
+        explain(f"{told(error)}. This is a bug in mobilevlm; --debug shows where.")
         raise typer.Exit(FAILED) from None
     finally:
         _as_json.reset(token)
 
 
-@contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a progress bar on standard error, where that is a terminal.
-
-    Yields:
-        What to call after each of `total` steps.
-    """
-    from rich.progress import Progress
-
-    shown = console(stderr=True)
-    with Progress(console=shown, transient=True, disable=not shown.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
-
-
 def console(**options: Any) -> Console:
-    """Return a console of rich: without any style where ``NO_COLOR`` is set, bold included."""
+    """Return rich's console; ``NO_COLOR`` switches every style off, bold included."""
     from rich.console import Console
 
     class Piped(Console):
         def on_broken_pipe(self) -> None:
-            raise  # noqa: PLE0704 - rich would end the process with a status of its own
+            raise  # noqa: PLE0704 - rich would exit with its own status
 
     if os.environ.get("NO_COLOR"):
         options["color_system"] = None
@@ -94,13 +82,13 @@ def console(**options: Any) -> Console:
 def explain(
     message: str, kind: str = "error", *, as_json: bool | None = None, **parts: str
 ) -> None:
-    """Print an error or a note on standard error, coloured only where colours are wanted.
+    """Print an error or a note on standard error.
 
     Args:
         message: The message.
-        kind: Of what kind it is: ``error`` or ``note``.
-        as_json: Whether to print it as JSON; default: as the verb was asked to.
-        parts: What JSON has beside the message.
+        kind: ``error`` or ``note``.
+        as_json: Whether to print it as JSON; default: as `reporting` was told.
+        parts: Further keys of the JSON object.
     """
     if _as_json.get() if as_json is None else as_json:
         typer.echo(json.dumps({kind: message, **parts}), err=True)
@@ -123,10 +111,10 @@ def echo_table(
     right: Collection[int] = (),
     total: bool = False,
 ) -> None:
-    """Print a table as aligned text, in colour on a terminal. Nothing is ever cut off.
+    """Print a table as aligned text, with styles on a terminal. No cell is ever cut off.
 
-    What is wider than the terminal is printed in parts, one below the other, each of which begins
-    with the first column.
+    A table that is wider than the terminal is printed in parts, one below the other. Each part
+    starts with the first column.
     """
     from ..projectors.table import align
 
@@ -136,65 +124,69 @@ def echo_table(
     from rich.text import Text
 
     page = console(soft_wrap=True, highlight=False)
-    for index, columns in enumerate(_parts(header, rows, shutil.get_terminal_size().columns)):
+    for part, columns in enumerate(_parts(header, rows, shutil.get_terminal_size().columns)):
         title, rule, *lines = align(
             [header[column] for column in columns],
             [[row[column] for column in columns] for row in rows],
-            right={place for place, column in enumerate(columns) if column in right},
+            right={index for index, column in enumerate(columns) if column in right},
             total=total,
         ).splitlines()
-        if index:
+        if part:
             page.print()
         page.print(Text(title, "bold"), Text(rule, "dim"), *map(Text, lines), sep="\n")
 
 
-def _parts(header: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> list[list[int]]:
-    """Divide columns into parts that fit, each with the first column before its own."""
+def _parts(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Divide the columns into parts that fit, each of which starts with the first column."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     parts = [[0]]
     for column in range(1, len(widths)):
         taken = sum(widths[each] + 2 for each in parts[-1])
-        if len(parts[-1]) > 1 and taken + widths[column] > room:
+        if len(parts[-1]) > 1 and taken + widths[column] > width:
             parts.append([0])
         parts[-1].append(column)
     return parts
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Give what to call with the bytes done and the bytes in all, again and again.
+def progress_bar(title: str = "", *, in_bytes: bool = False) -> Iterator[Callable[..., None]]:
+    """Draw a progress bar on standard error if that is a terminal, and remove it at the end.
 
-    It draws a bar on standard error, if that is a terminal and there are many bytes, and takes it
-    away in the end.
+    Args:
+        title: What is being done.
+        in_bytes: Whether progress is counted in bytes. Then a bar appears only for many of them.
+
+    Yields:
+        ``update(done, total=None, title=title)``, to be called as often as there is news. Without
+        a total the bar only shows that work goes on.
     """
-    with ExitStack() as stack:
-        updates: list[Callable[[int], None]] = []
-
-        def update(done: int, total: int) -> None:
-            if not updates and total >= LARGE and sys.stderr is not None and sys.stderr.isatty():
-                updates.append(stack.enter_context(_bar(title, total)))
-            for each in updates:
-                each(done)
-
-        yield update
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda *_, **__: None
+        return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns,
-        console=console(stderr=True),
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
+    columns = [TextColumn("{task.description}"), BarColumn()]
+    if in_bytes:
+        columns += [DownloadColumn(), TimeRemainingColumn()]
+    with ExitStack() as stack:
+        terminal = sys.stderr
+        # A copy, because an export redirects the process's output while it draws here.
+        with suppress(UnsupportedOperation):
+            terminal = stack.enter_context(
+                open(os.dup(terminal.fileno()), "w", encoding=terminal.encoding)
+            )
+        bar = Progress(
+            *columns,
+            console=console(file=terminal),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        stack.enter_context(bar)
+        task = bar.add_task(title, total=None, visible=False)
+
+        def update(done: int, total: int | None = None, title: str = title) -> None:
+            visible = not in_bytes or (total or 0) >= LARGE
+            bar.update(task, completed=done, total=total, description=title, visible=visible)
+
+        yield update

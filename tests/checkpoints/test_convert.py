@@ -391,7 +391,7 @@ def test_a_bar_is_drawn_for_many_bytes_on_a_terminal_only(
     assert "reading" not in out
     for total, shown in ((99_999_999, False), (100_000_000, True)):
         monkeypatch.setattr(sys, "stderr", Terminal())
-        with progress_bar("reading") as update:
+        with progress_bar("reading", in_bytes=True) as update:
             update(0, total)
             update(total, total)
         assert ("reading" in sys.stderr.getvalue()) == shown

@@ -570,7 +570,7 @@ def test_a_fault_of_ours_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> Non
     assert run("show", "ldp", "in=8", "out=8") == (
         1,
         "",
-        "error: RuntimeError: boom. This is a fault of ours; --debug shows where.\n",
+        "error: RuntimeError: boom. This is a bug in mobilevlm; --debug shows where.\n",
     )
 
 
