@@ -1,13 +1,12 @@
-"""The verb that starts a package: new."""
+"""The verb that creates a package: new."""
 
 from __future__ import annotations
 
 import keyword
-import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -28,22 +27,24 @@ __all__ = ["new"]
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
 _RULE = "lower-case ASCII letters, digits and single '-', starting with a letter, at most 64"
-_SUFFIX = ".in"  # of the template's files, so that no tool takes them for Python
+_SUFFIX = ".in"  # of the template's files, so that no tool takes them for Python modules
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="The package to start, such as my-blocks.")],
-    folder: Annotated[Path | None, typer.Argument(help="Where to; default: NAME.")] = None,
+    name: Annotated[str, typer.Argument(help="The package to create, such as my-blocks.")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="The folder to create; default: NAME.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a package with a block and a projector of its own, ready to install.
+    """Create a package with a block and a projector of its own, ready to install.
 
     Example: mobilevlm new my-blocks
     """
     with reporting(debug, as_json):
         target = Path(name) if folder is None else folder
-        written = _write(_check(name), target)
+        written = _write(_check_name(name), target)
         if as_json:
             echo_json({"name": name, "folder": str(target), "files": written})
         else:
@@ -51,11 +52,11 @@ def new(
             typer.echo(f"Next: cd {quoted(str(target))} && pip install -e . pytest && pytest")
 
 
-def _check(name: str) -> str:
-    """Return a distribution's name whose import name is free.
+def _check_name(name: str) -> str:
+    """Return the name if a distribution can have it and nothing is imported under it yet.
 
     Raises:
-        UsageError: It is no such name.
+        UsageError: Otherwise.
     """
     if not _NAME.fullmatch(name) or len(name) > 64:
         plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -78,39 +79,46 @@ def _module(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _write(name: str, target: Path) -> list[str]:
-    """Write every file of the template, all of them or none, and return their paths.
+def _write(name: str, folder: Path) -> list[str]:
+    """Write every file of the template, or none of them; return their paths.
 
     Raises:
-        UsageError: The folder is there already, or cannot be written.
+        UsageError: The folder already exists, or cannot be written.
     """
-    if os.path.lexists(target):
-        raise UsageError("it is there already", str(target), "a folder to make")
-    words = {"name": name, "module": _module(name), "version": _series()}
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    words = {"name": name, "module": _module(name), "version": _minor_version()}
+    try:
+        folder.mkdir(parents=True)
+        return sorted(_fill(folder, words))
+    except FileExistsError:
+        raise UsageError("it already exists", str(folder), "a folder to create") from None
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", str(folder)) from error
+
+
+def _fill(folder: Path, words: Mapping[str, str]) -> list[str]:
+    """Write the template into a new folder; if that fails, remove the folder."""
     written = []
     try:
-        for path, text in _walk(files(__package__) / "template"):
+        for path, text in _template_files(files(__package__) / "template"):
             written.append(Template(path).substitute(words).removesuffix(_SUFFIX))
-            file = beside / written[-1]
+            file = folder / written[-1]
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(Template(text).substitute(words), "utf-8", newline="\n")
-        beside.rename(target)
-    except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise UsageError(f"cannot be written: {error.strerror}", str(target)) from error
-    return sorted(written)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return written
 
 
-def _walk(folder: Traversable, path: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of every file below a folder of this package."""
+def _template_files(folder: Traversable, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of every file of the template."""
     for item in folder.iterdir():
         if item.is_dir():
-            yield from _walk(item, f"{path}{item.name}/")
+            yield from _template_files(item, f"{path}{item.name}/")
         elif item.name.endswith(_SUFFIX):
             yield path + item.name, item.read_text("utf-8")
 
 
-def _series() -> str:
-    """Return the version of this library to two places, ``0.1``."""
+def _minor_version() -> str:
+    """Return this library's version without its last part: ``0.1``."""
     return ".".join(version("mobilevlm").split(".")[:2])

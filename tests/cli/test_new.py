@@ -100,7 +100,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     for name in ("empty", "file", "link"):
         status, out, err = run("my-blocks", str(tmp_path / name))
         assert (status, out) == (2, "")
-        assert err == f"error: {tmp_path / name}: it is there already; expected a folder to make\n"
+        assert err == f"error: {tmp_path / name}: it already exists; expected a folder to create\n"
     status, _, err = run("my-blocks", str(tmp_path / "file" / "below"))
     assert (status, err) == (
         2,
