@@ -1,8 +1,7 @@
-"""Zeta's modules as blocks, ``{"type": "zeta-..."}``; building one imports zetascale, not before.
+"""Zeta's modules as blocks, ``{"type": "zeta-..."}``; zetascale is imported when one is built.
 
-A fixed table, `table.json`, says what each module takes and gives and which arguments it has, so
-that documents are read, checked and walked without zetascale. It is made by running the modules:
-`tools/zeta_probe.py`.
+`table.json` says what each module takes and gives and which arguments it has, so documents are
+read, checked and planned without zetascale. `tools/zeta_probe.py` makes it by running the modules.
 """
 
 __all__: list[str] = []

@@ -1,4 +1,4 @@
-"""Importing zetascale, when a module of it is built for the first time."""
+"""Imports zetascale, when one of its modules is built for the first time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..registry.requirements import install_command
 
 __all__ = ["VERSION", "ZetaError", "zeta_nn"]
 
-VERSION = "2.8.8"  # the one that the table was made with
+VERSION = "2.8.8"  # which the table was made with
 EXTRA = "zeta"
 
 _VARIABLES = ("TF_CPP_MIN_LOG_LEVEL", "NUMEXPR_MAX_THREADS", "NUMEXPR_NUM_THREADS")
@@ -29,17 +29,18 @@ _LOGGERS = ("transformers", "torch", "tensorflow", "numexpr")
 
 
 class ZetaError(MobileVLMError, ImportError):
-    """Zetascale is not there, or is there and cannot be used."""
+    """Zetascale is not installed, or cannot be used."""
 
 
 def zeta_nn(where: str = "zeta.nn") -> ModuleType:
-    """Import ``zeta.nn``; the first time costs seconds.
+    """Import ``zeta.nn``, which takes seconds the first time.
 
     Args:
-        where: What it is for, for messages.
+        where: What needs it, for error messages.
 
     Raises:
-        ZetaError: It is not installed, of another version, or fails; the cause is chained.
+        ZetaError: Zetascale is not installed, has another version, or its import fails; the cause
+            is chained.
     """
     expected = f"zetascale {VERSION}"
     try:
@@ -52,7 +53,7 @@ def zeta_nn(where: str = "zeta.nn") -> ModuleType:
         raise ZetaError(f"zetascale {found.version} is installed", where, expected, hint)
     try:
         if "zeta.nn" not in sys.modules:
-            with _left_alone():
+            with _global_settings_restored():
                 _import_from(str(found.locate_file("")))
         return importlib.import_module("zeta.nn")
     except (Exception, SystemExit) as error:
@@ -64,10 +65,10 @@ def zeta_nn(where: str = "zeta.nn") -> ModuleType:
 
 
 def _import_from(folder: str) -> None:
-    """Import ``zeta`` from there: in a clone of ours, the first on the path is our own folder."""
+    """Import ``zeta`` from that folder, as this repository has a folder of the same name."""
     spec = PathFinder.find_spec("zeta", [folder])
     if spec is None or spec.loader is None:
-        raise ModuleNotFoundError(f"there is no 'zeta' in {folder}")
+        raise ModuleNotFoundError(f"no module 'zeta' in {folder}")
     module = sys.modules["zeta"] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -78,31 +79,31 @@ def _import_from(folder: str) -> None:
 
 def _advice(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"It misses {error.name.partition('.')[0]!r}. Run: {install_command(EXTRA)}"
+        return f"It requires {error.name.partition('.')[0]!r}. Run: {install_command(EXTRA)}"
     if "torchvision" in str(error):
-        return "The torchvision that is installed does not fit torch: install a pair of them."
-    return f"What it needs comes with: {install_command(EXTRA)}"
+        return "The installed torchvision does not match torch: install a matching pair."
+    return f"Install what it requires: {install_command(EXTRA)}"
 
 
 @contextmanager
-def _left_alone() -> Iterator[None]:
-    """Put back what importing zeta changes for everyone: it silences all warnings and logging.
+def _global_settings_restored() -> Iterator[None]:
+    """Undo what importing zeta does to the process: it silences all warnings and logging.
 
-    And keep what it makes off the meta device, where a plan is building.
+    Tensors that it creates stay off the meta device, on which a plan may be building.
     """
     root = logging.getLogger()
     levels = {logger: logger.level for logger in (root, *map(logging.getLogger, _LOGGERS))}
     handlers = root.handlers[:]
-    environment = {name: os.environ.get(name) for name in _VARIABLES}
+    variables = {name: os.environ.get(name) for name in _VARIABLES}
     try:
         with warnings.catch_warnings(), torch.device("cpu"):
-            warnings.simplefilter("ignore")  # what it says about itself
+            warnings.simplefilter("ignore")  # its own, while it is imported
             yield
     finally:
         root.handlers[:] = handlers
         for logger, level in levels.items():
             logger.setLevel(level)
-        for name, value in environment.items():
+        for name, value in variables.items():
             if value is None:
                 os.environ.pop(name, None)
             else:

@@ -1,10 +1,10 @@
-"""From a row of the table to a module that takes and gives features."""
+"""From a row of the table to an `nn.Module` that takes and gives features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,11 @@ from ..registry import printable
 from .load import zeta_nn
 from .table import Layout, Row, Scalar, Sides
 
-__all__ = ["TAKES", "Call", "enter", "leave", "make"]
-
-TAKES: dict[Layout, Literal["tokens", "map"]] = {
-    "tokens": "tokens",
-    "lines": "tokens",
-    "map": "map",
-    "video": "map",
-}
+__all__ = ["enter", "leave", "make"]
 
 
 def enter(layout: Layout, x: Tensor) -> Tensor:
-    """Give a module what it takes: of tokens ``(b, n, c)``, or of a map ``(b, c, h, w)``."""
+    """Bring tokens ``(b, n, c)`` or a map ``(b, c, h, w)`` into a module's layout."""
     if layout == "lines":
         return x.transpose(1, 2).contiguous()
     if layout == "video":
@@ -35,7 +28,7 @@ def enter(layout: Layout, x: Tensor) -> Tensor:
 
 
 def leave(layout: Layout, y: Tensor) -> Tensor:
-    """Undo `enter` on what the module gives."""
+    """Undo `enter` on a module's output."""
     if layout == "lines":
         return y.transpose(1, 2)
     if layout == "video":
@@ -44,20 +37,16 @@ def leave(layout: Layout, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Call:
-    """How a module is called, once tokens or a map are there for it.
+class _Call:
+    """Calls a module, and checks the shape of its output.
 
     Attributes:
-        layout: What it takes.
-        inputs: How many times.
-        first: Whether it gives a tuple, whose first is the feature.
-        out: The width that it has to give.
-        sides: What it has to make of a side of the grid.
+        row: The module's row.
+        out: The output width.
+        sides: The size of the output grid.
     """
 
-    layout: Layout
-    inputs: int
-    first: bool
+    row: Row
     out: int
     sides: Sides
 
@@ -65,20 +54,21 @@ class Call:
         """``(b, n, c) -> (b, n, d)`` or ``(b, c, h, w) -> (b, d, h', w')``.
 
         Raises:
-            SpecError: The module gives something else.
+            SpecError: The output has another shape.
         """
-        y = forward(*[enter(self.layout, x)] * self.inputs)
-        y = leave(self.layout, y[0] if self.first else y)
-        if TAKES[self.layout] == "map":
-            said = (x.shape[0], self.out, *map(self.sides, x.shape[2:]))
+        row = self.row
+        y = forward(*[enter(row.layout, x)] * row.inputs)
+        y = leave(row.layout, y[0] if row.first else y)
+        if row.takes == "map":
+            expected = (x.shape[0], self.out, *map(self.sides, x.shape[2:]))
         else:
-            said = (*x.shape[:2], self.out)
-        if y.shape != said:
+            expected = (*x.shape[:2], self.out)
+        if y.shape != expected:
             raise SpecError(
-                f"it makes {tuple(y.shape)} of {tuple(x.shape)}",
+                f"an input of {tuple(x.shape)} gives {tuple(y.shape)}",
                 "zeta",
-                str(said),
-                "With its defaults it does: change the options back.",
+                str(expected),
+                "The defaults give that shape: undo the options that were changed.",
             )
         return y
 
@@ -86,8 +76,8 @@ class Call:
 def make(row: Row, options: Mapping[str, Scalar], in_: int, out: int) -> nn.Module:
     """Build a module of Zeta's for a width, and adapt it to features.
 
-    On the meta device, where a plan builds it before anything is allocated, it is run once as well:
-    many a value is only refused by what is computed with it.
+    On the meta device, where a plan builds it before anything is allocated, it also runs once: many
+    modules refuse a value only when they compute with it.
 
     Raises:
         ZetaError: Zetascale cannot be imported.
@@ -99,19 +89,17 @@ def make(row: Row, options: Mapping[str, Scalar], in_: int, out: int) -> nn.Modu
     if row.out is not None:
         arguments[row.out] = out
     sides = row.resize(options)
-    call = Call(row.layout, row.inputs, row.first, out, sides)
     try:
-        module: nn.Module = adapt(cls(**arguments), TAKES[row.layout], call=call)
+        module: nn.Module = adapt(cls(**arguments), row.takes, call=_Call(row, out, sides))
         if torch.get_default_device().type == "meta":
             side = max(8, sides.dilation * (sides.kernel - 1) + 1)
             with torch.no_grad():
                 module(torch.empty(1, side, side, in_))
     except Exception as error:
+        found, expected = f"{type(error).__name__}: {' '.join(str(error).split())}", ""
+        if isinstance(error, SpecError):
+            found, expected = error.found, error.expected
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        fault = error
-        if not isinstance(fault, SpecError):
-            said = printable(" ".join(str(error).split()))  # einops gives the cause on line two
-            fault = SpecError(f"{type(error).__name__}: {said}")
         hint = f"Its signature is {row.signature}."
-        raise SpecError(fault.found, f"{name}({given})", fault.expected, hint) from error
+        raise SpecError(printable(found), f"{name}({given})", expected, hint) from error
     return module

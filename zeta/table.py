@@ -1,9 +1,10 @@
-"""The table of Zeta's modules: what was found out by running them, read from `table.json`."""
+"""The table of Zeta's modules, read from `table.json`: what running them has shown."""
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,12 +13,12 @@ from typing import Any, Literal, TypeAlias
 
 __all__ = ["MAX_COUNT", "MAX_SIZE", "Layout", "Option", "Row", "Scalar", "Sides", "Table", "table"]
 
-MAX_COUNT = 256  # of layers, experts, heads: what makes modules
+MAX_COUNT = 256  # of layers, experts or heads: of whatever makes submodules
 MAX_SIZE = 1 << 16
 
 Scalar: TypeAlias = bool | int | float | str | None
 Layout: TypeAlias = Literal["tokens", "lines", "map", "video"]
-"""What a module takes: ``tokens`` ``(b, n, c)``, ``lines`` ``(b, c, n)``, a ``map``
+"""The layout of a module's input: ``tokens`` ``(b, n, c)``, ``lines`` ``(b, c, n)``, a ``map``
 ``(b, c, h, w)``, or a ``video`` ``(b, c, 1, h, w)`` of one frame."""
 
 
@@ -27,11 +28,11 @@ class Option:
 
     Attributes:
         type: The JSON type.
-        default: The module's own default; None also stands for null.
-        required: Whether the module has no default for it that works.
-        least: The smallest value, of an integer.
-        most: The greatest value, of an integer.
-        choices: The values, of a string.
+        default: The module's own default; if it is None, null is allowed too.
+        required: Whether a document has to set it.
+        least: The smallest integer.
+        most: The largest integer.
+        choices: The possible strings.
     """
 
     type: Literal["bool", "int", "float", "str"]
@@ -41,10 +42,45 @@ class Option:
     most: int = MAX_SIZE
     choices: tuple[str, ...] = ()
 
+    def accepts(self, value: Any) -> bool:
+        """Return whether the value is of the option's type and within its bounds."""
+        if value is None and self.default is None and not self.required:
+            return True
+        if self.type == "int":
+            return type(value) is int and self.least <= value <= self.most
+        if self.type == "float":
+            return type(value) in (int, float) and abs(value) <= sys.float_info.max
+        return type(value) is bool if self.type == "bool" else value in self.choices
+
+    @property
+    def expected(self) -> str:
+        """What `accepts` accepts, in words."""
+        if self.type == "int":
+            return f"an integer from {self.least} to {self.most}"
+        if self.type == "float":
+            return "a finite number"
+        if self.type == "bool":
+            return "true or false"
+        return " or ".join(", ".join(map(repr, self.choices)).rsplit(", ", 1))
+
+    def json_schema(self) -> dict[str, Any]:
+        """Return the JSON schema of its values."""
+        kind = {"bool": "boolean", "int": "integer", "float": "number", "str": "string"}[self.type]
+        schema: dict[str, Any] = {"type": kind}
+        if self.type == "int":
+            schema |= {"minimum": self.least, "maximum": self.most}
+        elif self.type == "str":
+            schema["enum"] = [*self.choices]
+        if not self.required:
+            schema["default"] = self.default
+            if self.default is None:
+                schema["type"] = [kind, "null"]
+        return schema
+
 
 @dataclass(frozen=True)
 class Sides:
-    """What becomes of a side of the grid: `times` / `over` as long, then what a convolution leaves.
+    """The size of an output side of the grid: scaled by `times` / `over`, then convolved.
 
     >>> Sides(times=2)(7), Sides(over=2)(6), Sides(kernel=3, stride=2, padding=1)(7)
     (14, 3, 4)
@@ -58,7 +94,7 @@ class Sides:
     dilation: int = 1
 
     def __call__(self, side: int) -> int:
-        """Return the new side; 0 or less if nothing is left of it."""
+        """Return the output side; 0 or less if nothing is left."""
         side = side * self.times // self.over
         return (side + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
 
@@ -69,19 +105,19 @@ class Row:
 
     Attributes:
         module: Its class in ``zeta.nn``.
-        signature: Its class's own signature.
-        layout: What it takes and gives.
-        inputs: How many times the feature is given: three times to an attention of
-            ``(query, key, value)``, which so becomes self-attention.
-        first: Whether it gives a tuple, whose first is the feature.
-        widths: The arguments that are the width of what comes in.
-        out: The argument that is the width of what goes out, if there is one.
-        ratio: Else the width of what goes out, over that of what comes in.
-        sides: A side of the grid that goes out, over one that comes in, which it must divide.
-        convolves: Whether a side becomes what a convolution of these arguments leaves.
-        mixes_tokens: Whether tokens meet.
+        signature: The signature of the class.
+        layout: The layout of its input and output.
+        inputs: How many times it is given the feature: three times for an attention with the
+            arguments ``(query, key, value)``, which makes it self-attention.
+        first: Whether it returns a tuple, of which the first item is the feature.
+        widths: The arguments that are the input width.
+        out: The argument that is the output width, if there is one.
+        ratio: If there is none: output width / input width.
+        sides: Output side / input side of the grid, as two numbers.
+        convolves: Whether the output side is that of a convolution with its options.
+        mixes_tokens: Whether an output token depends on other tokens.
         options: The arguments that a document may set.
-        example: Values for the required options, which were tried.
+        example: Tested values of the required options.
         bf16: Whether it runs in bf16.
         idle: How many of its parameters never get a gradient.
     """
@@ -103,12 +139,17 @@ class Row:
     idle: int = 0
 
     @property
+    def takes(self) -> Literal["tokens", "map"]:
+        """What `adapt` has to give it."""
+        return "map" if self.layout in ("map", "video") else "tokens"
+
+    @property
     def needs_grid(self) -> bool:
-        """Whether it reads the grid."""
-        return self.mixes_tokens and self.layout in ("map", "video")
+        """Whether its output depends on the shape of the grid."""
+        return self.mixes_tokens and self.takes == "map"
 
     def resize(self, options: Mapping[str, Any]) -> Sides:
-        """Return what becomes of a side of the grid."""
+        """Return how the sides of the grid change."""
         if not self.convolves:
             return Sides(*self.sides)
         return Sides(
@@ -120,16 +161,16 @@ class Row:
 
     @property
     def arguments(self) -> list[str]:
-        """The names in its signature."""
+        """The names of the arguments in its signature."""
         return re.findall(r"[(,] ?(\w+)", self.signature)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Every module of ``zeta.nn``: as a block, or with the reason why it is none.
+    """Every module of ``zeta.nn``: as a block, or with the reason why it is not one.
 
     Attributes:
-        version: The version of zetascale that it is the table of.
+        version: The version of zetascale.
         blocks: Block name to row.
         others: Class name to its signature and the reason.
     """
@@ -142,16 +183,16 @@ class Table:
 @cache
 def table() -> Table:
     """Read the table."""
-    found = json.loads(files(__package__).joinpath("table.json").read_text("utf-8"))
+    data = json.loads(files(__package__).joinpath("table.json").read_text("utf-8"))
     return Table(
-        found["zetascale"],
-        {name: _row(**row) for name, row in found["blocks"].items()},
-        {name: (other["signature"], other["why"]) for name, other in found["others"].items()},
+        data["zetascale"],
+        {name: _row(**row) for name, row in data["blocks"].items()},
+        {name: (other["signature"], other["why"]) for name, other in data["others"].items()},
     )
 
 
 def _row(options: Mapping[str, Any] | None = None, **row: Any) -> Row:
-    """Make a row of its JSON, in which lists stand for tuples."""
+    """Make a row from its JSON, in which lists stand for tuples."""
     read = {name: Option(**_tuples(option)) for name, option in (options or {}).items()}
     return Row(options=read, **_tuples(row))
 

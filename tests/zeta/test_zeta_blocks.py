@@ -155,7 +155,7 @@ def test_shapes_on_paper() -> None:
         ),
         (
             {"heads": 4, "dim": 64},
-            "blocks[0]: 'dim' is inferred: it is the width that comes in; expected one of "
+            "blocks[0]: 'dim' is inferred: it is the input width; expected one of "
             f"{KEYS}. {ATTENTION}",
         ),
         (
@@ -238,24 +238,24 @@ def test_zetascale_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         (
             "import matplotlib_that_is_missing.pyplot",
-            "ModuleNotFoundError: No module named 'matplotlib_that_is_missing'. It misses "
+            "ModuleNotFoundError: No module named 'matplotlib_that_is_missing'. It requires "
             "'matplotlib_that_is_missing'. Run: {install}",
         ),
         (
             "raise RuntimeError('operator torchvision::nms does not exist')",
-            "RuntimeError: operator torchvision::nms does not exist. The torchvision that is "
-            "installed does not fit torch: install a pair of them.",
+            "RuntimeError: operator torchvision::nms does not exist. The installed torchvision "
+            "does not match torch: install a matching pair.",
         ),
         (
             "from decimal import NoSuchThing",
-            "ImportError: cannot import name 'NoSuchThing' from 'decimal' ({decimal}). What it "
-            "needs comes with: {install}",
+            "ImportError: cannot import name 'NoSuchThing' from 'decimal' ({decimal}). Install "
+            "what it requires: {install}",
         ),
-        ("raise SystemExit(3)", "SystemExit: 3. What it needs comes with: {install}"),
-        ("", "ModuleNotFoundError: No module named 'zeta.nn'. It misses 'zeta'. Run: {install}"),
+        ("raise SystemExit(3)", "SystemExit: 3. Install what it requires: {install}"),
+        ("", "ModuleNotFoundError: No module named 'zeta.nn'. It requires 'zeta'. Run: {install}"),
         (
             None,
-            "ModuleNotFoundError: there is no 'zeta' in {folder}. What it needs comes with: "
+            "ModuleNotFoundError: no module 'zeta' in {folder}. Install what it requires: "
             "{install}",
         ),
     ],
@@ -270,7 +270,7 @@ def test_zetascale_that_cannot_be_imported(source: str | None, reason: str, site
     )
     said = message(ZetaError, "zeta-swiglu", out=32)
     assert said == (f"zeta.nn.SwiGLU: zetascale 2.8.8 is installed, but its import fails: {reason}")
-    # It can be mended in the same process.
+    # It can be repaired in the same process.
     site.write("zeta/__init__.py", "")
     site.write("zeta/nn.py", STAND_IN)
     build_projector(stack("zeta-swiglu", out=32))
@@ -379,8 +379,8 @@ def test_arguments_that_zeta_refuses() -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_a_module_that_gives_another_shape_than_the_table_says() -> None:
     assert message(SpecError, "zeta-downsample") == (
-        "zeta.nn.Downsample(downsample_time=False, nonlin=False, dim=64): it makes (1, 64, 8, 8) "
-        "of (1, 64, 8, 8); expected (1, 64, 4, 4). Its signature is Downsample(dim, "
+        "zeta.nn.Downsample(downsample_time=False, nonlin=False, dim=64): an input of (1, 64, 8, "
+        "8) gives (1, 64, 8, 8); expected (1, 64, 4, 4). Its signature is Downsample(dim, "
         "downsample_space=True, downsample_time=False, nonlin=False)."
     )
     projector = build_projector(stack("zeta-upsample"))
@@ -388,8 +388,8 @@ def test_a_module_that_gives_another_shape_than_the_table_says() -> None:
     with pytest.raises(SpecError) as caught:
         projector(torch.randn(1, 64, 5, 7))
     assert str(caught.value) == (
-        "zeta: it makes (1, 64, 15, 14) of (1, 64, 5, 7); expected (1, 64, 10, 14). With its "
-        "defaults it does: change the options back."
+        "zeta: an input of (1, 64, 5, 7) gives (1, 64, 15, 14); expected (1, 64, 10, 14). The "
+        "defaults give that shape: undo the options that were changed."
     )
 
 

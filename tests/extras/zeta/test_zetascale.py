@@ -193,8 +193,8 @@ def test_a_torchvision_that_does_not_fit_is_named(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
         f"mobilevlm.zeta.load.ZetaError: zeta.nn.SwiGLU: zetascale {VERSION} is installed, but its "
-        "import fails: RuntimeError: operator torchvision::nms does not exist. The torchvision "
-        "that is installed does not fit torch: install a pair of them."
+        "import fails: RuntimeError: operator torchvision::nms does not exist. The installed "
+        "torchvision does not match torch: install a matching pair."
     )
     assert issubclass(ZetaError, ImportError)
 
