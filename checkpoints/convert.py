@@ -1,4 +1,4 @@
-"""Turning other projects' checkpoints into our own format, and ours into theirs."""
+"""Converting other projects' checkpoints to our own format, and ours to theirs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import CheckpointError
 from .load import Inspection, inspect_known, read_projector, recognise_projector
 from .mapping import find_layout, to_upstream
 from .save import CONFIG, WEIGHTS, check_folder, save_projector
-from .weights import Progress, Weights
+from .weights import ProgressCallback, Weights
 
 __all__ = ["convert_checkpoint"]
 
@@ -30,7 +30,7 @@ def convert_checkpoint(
     grid: Sequence[int] | None = None,
     dtype: torch.dtype | str | None = None,
     replace: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Inspection:
     """Read a checkpoint's projector and write it in our own format, or under upstream's keys.
 
@@ -41,25 +41,25 @@ def convert_checkpoint(
         path: What `load_projector` takes; with `from_pickle` a file of ``torch.save``, such as
             ``mm_projector.bin``, or a folder with one or with shards of ``pytorch_model.bin``.
         out: A folder as `save_projector` writes it; with `to` a safetensors file.
-        from_pickle: Read a pickle, by torch's restricted loader; nothing of it is run. Needs torch
+        from_pickle: Read a pickle, by torch's restricted loader; nothing in it is run. Needs torch
             2.11 or later.
         to: The layout whose keys to write, such as ``mlp`` for LLaVA; see `to_upstream`.
         prefix: What to put before these keys, such as ``model.mm_projector.``.
-        root: What stands before the projector's keys, where there are several.
+        root: The prefix of the projector's keys, if there are several projectors.
         grid: The token grid (h, w), for a projector that cannot be built without one.
         dtype: The dtype to write or its name, ``"bf16"``; default: that of the checkpoint.
         replace: Whether what is at `out` may be replaced, whoever wrote it. Without it, only an
             earlier result in our own format is, as by `save_projector`; what is read never is.
-        progress: Is told how many bytes are read, of how many.
+        progress: Called with the number of bytes that are read, and of all that will be.
 
     Returns:
         What the checkpoint holds.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read, holds no projector that is known or values
-            that are not finite, or `out` is taken.
+        CheckpointError: The checkpoint cannot be read, no projector is recognised in it, its
+            values are not finite, or `out` is taken.
         GridError: The grid does not fit.
-        SpecError: The dtype is not a floating one.
+        SpecError: The dtype is not a floating-point one.
         OSError: `out` cannot be written.
     """
     target = Path(out)
@@ -75,10 +75,10 @@ def convert_checkpoint(
             "it is what is read", str(target), "another place", "Name another, and keep this one."
         )
     weights = Weights(path, pickled=from_pickle)
-    known = recognise_projector(weights, root, grid)
-    inspection = inspect_known(weights, known)
+    recognised = recognise_projector(weights, root, grid)
+    inspection = inspect_known(weights, recognised)
     projector = read_projector(
-        weights, known, grid=grid, dtype=dtype, check_values=True, progress=progress
+        weights, recognised, grid=grid, dtype=dtype, check_values=True, progress=progress
     )
     if to is None:
         save_projector(projector, target, replace=replace)
@@ -90,14 +90,14 @@ def convert_checkpoint(
 
 
 def _check_file(target: Path, *, replace: bool) -> None:
-    """Refuse a file that is there: upstream's keys do not say that this library wrote them."""
+    """Refuse a file that is there: upstream's keys do not show that this library wrote it."""
     check_target(
         *(target, ".safetensors", lambda _: False, CheckpointError), replace=replace, devices=True
     )
 
 
 def _holds(target: Path, source: Path, *, folder: bool) -> bool:
-    """Whether what is read would be written over, or in a folder's case beside."""
+    """Return whether writing would replace what is read, or write into the folder it is in."""
     written = [target / WEIGHTS, target / CONFIG] if folder else [target]
     if not any(map(os.path.lexists, written)):
         return False

@@ -1,4 +1,4 @@
-"""What can be wrong with a checkpoint."""
+"""The error of this room."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["CheckpointError", "convert_pickle"]
 
 
 def convert_pickle(path: Path) -> str:
-    """Return the advice for a pickle that is not loaded."""
+    """Return the hint for a pickle that is not loaded."""
     return f"Convert it: convert_checkpoint({str(path)!r}, 'projector', from_pickle=True)"

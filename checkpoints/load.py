@@ -22,12 +22,12 @@ from ..projectors.stack import Stack
 from ..projectors.upstream import Config
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError, convert_pickle
+from .formats.tensor_file import TensorInfo
 from .mapping import Part, parts
 from .recognise import Candidate, inner_config, recognise
 from .save import DOCUMENT
-from .state import refuse_dtype
-from .tensor_file import Stored
-from .weights import Progress, Weights
+from .state import check_keys, check_tensor
+from .weights import ProgressCallback, Weights
 
 __all__ = [
     "Inspection",
@@ -186,7 +186,7 @@ def read_projector(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     check_values: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Projector:
     """Read a projector that is recognised, as `load_projector` does.
 
@@ -443,51 +443,30 @@ def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) ->
 
 def _fit(
     pairs: list[tuple[str, Part]],
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, TensorInfo],
     family: str,
     weights: Weights,
     root: str,
 ) -> None:
-    """Refuse missing and left-over tensors, other shapes and other kinds of numbers."""
-    wanted = dict(pairs)
-    missing = [key for key in wanted if key not in stored]
-    extra = [key for key in stored if key not in wanted]
-    if missing or extra:
-        lines = [f"\n  missing  {_bare(root + key)} {tuple(wanted[key].stored)}" for key in missing]
-        lines += [f"\n  extra    {_bare(root + key)} {stored[key].shape}" for key in extra]
-        shown = "".join(lines[:12]) + ("\n  ..." if len(lines) > 12 else "")
-        raise CheckpointError(
-            f"{len(missing)} tensors missing and {len(extra)} left over for {family}{shown}",
-            str(weights.path),
-            hint="The file is of another family or incomplete.",
-        )
+    """Refuse missing and left-over tensors, other shapes and other dtypes."""
+    found = {root + key: info.shape for key, info in stored.items()}
+    expected = {root + key: part.stored for key, part in pairs}
+    hint = "The file is of another family or incomplete."
+    check_keys(found, expected, family, str(weights.path), hint)
     for key, part in pairs:
-        tensor, where = stored[key], f"{weights.path}[{quote(root + key)}]"
-        if tensor.shape != tuple(part.stored):
-            hint = "Its family or its widths are others than the rest says."
-            if tensor.shape == tuple(reversed(part.stored)):
-                hint = "It looks transposed. Save it as upstream does."
-            elif sorted(side for side in tensor.shape if side != 1) == sorted(
-                side for side in part.stored if side != 1
-            ):
-                hint = "It holds as many numbers in another shape. Save it as upstream does."
-            raise CheckpointError(
-                f"a tensor of {tensor.shape}",
-                where,
-                str(tuple(part.stored)),
-                hint,
-            )
-        hint = "Load the model without quantisation and save it again."
-        refuse_dtype(tensor.dtype, part.dtype, where, hint)
+        shape, wanted = stored[key].shape, tuple(part.stored)
+        hint = "Its family or its widths do not match those of the other tensors."
+        if shape == tuple(reversed(wanted)):
+            hint = "It looks transposed. Save it as upstream does."
+        elif sorted(side for side in shape if side != 1) == sorted(s for s in wanted if s != 1):
+            hint = "It holds as many numbers in another shape. Save it as upstream does."
+        where = f"{weights.path}[{quote(root + key)}]"
+        dtype_hint = "Load the model without quantisation and save it again."
+        check_tensor(stored[key], wanted, part.dtype, where, hint, dtype_hint)
 
 
-def _bare(key: str) -> str:
-    """Show a key in ASCII, cut off where it is very long, and without quotes."""
-    return ascii(key if len(key) <= 200 else key[:197] + "...")[1:-1]
-
-
-def _refuse_packed(where: str, tensor: Stored) -> None:
-    """Name the causes that make good weights look broken."""
+def _refuse_packed(where: str, tensor: TensorInfo) -> None:
+    """Refuse tensors that are not plain weights, and name the cause."""
     if tensor.fault:
         raise CheckpointError(
             f"a tensor of {tensor.shape}, {tensor.fault}",
@@ -512,7 +491,7 @@ def _refuse_packed(where: str, tensor: Stored) -> None:
 
 
 def _refuse_turned(where: str, weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
-    """Refuse a linear layer's weight that is transposed or flattened, as its bias tells."""
+    """Refuse a linear layer's weight that its bias shows to be transposed or flattened."""
     if len(bias) != 1:
         return
     [n] = bias

@@ -19,7 +19,7 @@ from ..projectors.unwrap import unwrap
 from ..projectors.upstream import Fused, Name, Names
 from ..registry import MobileVLMError, did_you_mean, quote
 from .errors import CheckpointError
-from .state import own_state
+from .state import checked_state_dict
 
 __all__ = ["Part", "find_layout", "from_upstream", "layouts", "parts", "to_upstream"]
 
@@ -174,7 +174,7 @@ def to_upstream(projector: nn.Module, family: str | Names) -> dict[str, Tensor]:
     """
     layout = _names_of(family)
     inner = unwrap(projector, CheckpointError)
-    state = own_state(inner)
+    state = checked_state_dict(inner)
     found: dict[str, Tensor] = {}
     for part in parts(inner.unloaded().native(), layout):
         tensor = part.write(state[part.key])

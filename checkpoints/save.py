@@ -1,4 +1,4 @@
-"""Saving a projector: its weights, and the document that says what they are."""
+"""Saving a projector: its weights, and the document that describes it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..projectors.files import check_suffix, check_target, replace_file
 from ..projectors.unwrap import unwrap
 from ..registry import printable, quote
 from .errors import CheckpointError
-from .safetensors_file import SafetensorsFile
-from .state import own_state
+from .formats.safetensors import SafetensorsFile
+from .state import checked_state_dict
 
 __all__ = ["CONFIG", "DOCUMENT", "WEIGHTS", "check_folder", "save_projector"]
 
@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 # One key only: with more, their order in the file, and so its bytes, would differ run by run.
 DOCUMENT = "mobilevlm"
-# What says that a folder's weights are a model's.
+# Files that show that a folder's weights are a whole model's.
 _OTHERS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -38,13 +38,13 @@ def save_projector(
     """Save a projector as a folder that `load_projector` reads.
 
     ``model.safetensors`` holds the weights and, in its metadata, the document, which alone decides
-    what is loaded; ``config.json`` is a copy of it to read. The same projector gives the same
+    what is loaded; ``config.json`` is a copy of it for people. The same projector gives the same
     bytes. Each file is replaced at once or not at all. Tied parameters are written one by one,
-    so that they come back untied.
+    so they are untied when loaded.
 
     An earlier result of this library is replaced. What it did not write, such as a model's folder,
-    and links are replaced only with `replace`; a link is then replaced itself, and what it leads
-    to stays as it is. `convert_checkpoint` and `export_projector` keep the same rule.
+    and links are replaced only with `replace`; a link is then replaced itself, and its target
+    stays as it is. `convert_checkpoint` and `export_projector` keep the same rule.
 
     Weights that training has sharded are gathered first, on every process, and saved on one::
 
@@ -55,15 +55,15 @@ def save_projector(
 
     Args:
         projector: The projector; or what DataParallel, DDP, FSDP or torch.compile made of it.
-        folder: Where to; made if it is not there.
-        state_dict: Its tensors, where it does not hold them itself: by the names of the
-            projector's own `state_dict`; wrappers' names, such as ``module.``, may stand in them.
-        replace: Whether what is there may be replaced, whoever wrote it. Only the two files are.
+        folder: The folder; created if needed.
+        state_dict: Its tensors, if it does not hold them itself, by the names of the projector's
+            own `state_dict`; these may contain the names of wrappers, such as ``module.``.
+        replace: Whether the two files may be replaced, whoever wrote them.
 
     Raises:
-        CheckpointError: It is no projector; its tensors are not those of its specification, as
-            with adapters that are not merged, are sharded, or have no values; the folder is not
-            one, or holds what this library did not write. Nothing is written then.
+        CheckpointError: It is not a projector; its tensors are not those of its specification, as
+            with unmerged adapters, or are sharded, or have no values; the path is not a folder, or
+            the folder holds what this library did not write. Nothing is written then.
         RegistryError: A block is not registered, so no document can name it.
         OSError: The folder cannot be written.
     """
@@ -72,7 +72,7 @@ def save_projector(
     document = dump_spec(unwrap(projector, CheckpointError).spec)
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
-    for key, tensor in own_state(projector, state_dict).items():
+    for key, tensor in checked_state_dict(projector, state_dict).items():
         if tensor.is_meta:
             raise CheckpointError(
                 "no values: it is on the meta device",
@@ -81,7 +81,7 @@ def save_projector(
             )
         tensors[key] = tensor.contiguous()
         storage = tensors[key].untyped_storage().data_ptr()
-        if storage in storages:  # the format has no two tensors in the same memory
+        if storage in storages:  # the format does not allow tensors to share memory
             tensors[key] = tensors[key].clone()
         storages.add(storage)
     data = save(tensors, {DOCUMENT: document})
@@ -104,7 +104,7 @@ def check_folder(path: Path, *, replace: bool, instead: str = "") -> None:
     """Refuse a folder in which saving would replace, or hide, what this library did not write.
 
     Raises:
-        CheckpointError: It says what is there.
+        CheckpointError: It names what is there.
     """
     if not os.path.isdir(path):
         check_suffix(path, "", CheckpointError, instead)
@@ -122,7 +122,7 @@ def check_folder(path: Path, *, replace: bool, instead: str = "") -> None:
 
 
 def _check_others(path: Path) -> None:
-    """Refuse a folder with weights that nobody would read any more, with ours beside them."""
+    """Refuse a folder with weights that readers would no longer find once ours are there."""
     weights, config = path / WEIGHTS, path / CONFIG
     ours = _holds_document(weights)
     theirs = [name for name in _OTHERS if os.path.lexists(path / name)]
@@ -146,7 +146,7 @@ def _check_others(path: Path) -> None:
 
 
 def _holds_document(path: Path) -> bool:
-    """Whether a file is a projector of `save_projector`, and nothing more."""
+    """Return whether a file is a result of `save_projector`, and holds nothing else."""
     try:
         file = SafetensorsFile(path)
     except CheckpointError:

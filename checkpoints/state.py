@@ -1,18 +1,18 @@
-"""A projector's own tensors, held against its specification before anything is made of them."""
+"""A projector's tensors, checked against its specification before they are used."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..projectors.unwrap import WRAPPERS, inside, unwrap
-from ..registry import quote
 from .errors import CheckpointError
+from .formats.tensor_file import TensorInfo
 
-__all__ = ["own_state", "refuse_dtype"]
+__all__ = ["check_keys", "check_tensor", "checked_state_dict"]
 
 # What weights may be.
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -26,44 +26,38 @@ _GATHER = (
 _GATHER_ZERO = "Save inside deepspeed.zero.GatheredParameters(projector.parameters())."
 
 
-def own_state(projector: Any, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def checked_state_dict(
+    projector: Any, state_dict: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """Return a projector's tensors by its document's keys: those its specification builds.
 
     Args:
         projector: The projector, or what wraps it.
-        state_dict: Its tensors by the names of its own `state_dict`, where it does not hold them
+        state_dict: Its tensors by the names of its own `state_dict`, if it does not hold them
             itself.
 
     Raises:
-        CheckpointError: It is no projector, its tensors are sharded, something else stands in a
-            layer's place, or a tensor is of another shape or another kind of numbers.
+        CheckpointError: It is not a projector, its tensors are sharded, a layer was replaced, or
+            a tensor has another shape or another dtype.
     """
     projector = unwrap(projector, CheckpointError)
     blank = projector.unloaded()
     wanted: dict[str, Tensor] = blank.state_dict()
     if state_dict is None:
-        state = _own(projector, wanted)
+        state = _unwrapped_state(projector, wanted)
     else:
-        state = _peeled(_checked(state_dict, wanted), wanted)
+        state = _without_wrappers(_given(state_dict, wanted), wanted)
     gather = _GATHER
     if any(hasattr(parameter, "ds_id") for parameter in projector.parameters()):
         gather = _GATHER_ZERO
-    missing = [key for key in wanted if key not in state]
-    extra = [key for key in state if key not in wanted]
-    if missing or extra:
-        some = ", ".join(map(quote, [*missing[:2], *extra[:2]]))
-        flat = any("_flat_param" in key for key in extra)
-        raise CheckpointError(
-            f"{len(missing)} tensors missing and {len(extra)} left over for its specification, "
-            f"such as {some}",
-            "projector" if state_dict is None else "state_dict",
-            hint=gather
-            if flat
-            else "Undo what wraps its layers first: merge adapters, remove parametrizations."
-            if state_dict is None
-            else "Give what the projector's own state_dict has, and nothing else.",
-        )
-    state = {key: _plain(key, state[key], expected, gather) for key, expected in wanted.items()}
+    hint = "Give what the projector's own state_dict has, and nothing else."
+    if any("_flat_param" in key for key in state if key not in wanted):
+        hint = gather
+    elif state_dict is None:
+        hint = "Undo what wraps its layers first: merge adapters, remove parametrizations."
+    where = "projector" if state_dict is None else "state_dict"
+    check_keys(_shapes(state), _shapes(wanted), "its specification", where, hint)
+    state = {key: _plain(key, state[key], tensor, gather) for key, tensor in wanted.items()}
     if blank.native() is blank:
         return state
     blank.load_state_dict(state, assign=True)
@@ -71,8 +65,13 @@ def own_state(projector: Any, state_dict: Mapping[str, Tensor] | None = None) ->
     return found
 
 
-def _checked(state_dict: Any, wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Refuse what is no state dict of tensors, and the empty one that other processes get."""
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shapes by key; a module's extra state, which is not a tensor, has none."""
+    return {key: getattr(tensor, "shape", ()) for key, tensor in state.items()}
+
+
+def _given(state_dict: Any, wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Refuse what is not a state dict of tensors, and the empty one that other processes get."""
     if not isinstance(state_dict, Mapping) or not all(
         isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state_dict.items()
     ):
@@ -90,10 +89,10 @@ def _checked(state_dict: Any, wanted: Mapping[str, Tensor]) -> Mapping[str, Tens
     return state_dict
 
 
-def _own(projector: nn.Module, wanted: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return a module's state dict, without the names of wrappers that stand inside it."""
+def _unwrapped_state(projector: nn.Module, wanted: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return a module's state dict, without the names of wrappers inside it."""
     state: dict[str, Any] = projector.state_dict()
-    # The innermost first: what is around it stands before its own name.
+    # The innermost first: its name comes after those of what is around it.
     for path, module in reversed(list(projector.named_modules())):
         name = inside(module)
         if name is not None:
@@ -108,25 +107,27 @@ def _own(projector: nn.Module, wanted: Mapping[str, Tensor]) -> dict[str, Any]:
     return state
 
 
-def _peeled(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take wrappers' names out of keys, where that leads to one key that is wanted."""
+def _without_wrappers(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Take wrappers' names out of keys where that gives exactly one key that is wanted."""
     names: dict[str, str] = {}
     for key in wanted:
-        names[_bare(key)] = key if _bare(key) not in names else ""
+        names[_without_wrapper_names(key)] = key if _without_wrapper_names(key) not in names else ""
     found: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = key if key in wanted else names.get(_bare(key)) or key
-        # What two keys lead to stays wanted by the first; the other is left over.
+        name = key if key in wanted else names.get(_without_wrapper_names(key)) or key
+        # Of two keys that give the same one, the first is taken; the other is left over.
         found[key if name in found or (name != key and name in state) else name] = tensor
     return found
 
 
-def _bare(key: str) -> str:
+def _without_wrapper_names(key: str) -> str:
     return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def _plain(key: str, tensor: Any, expected: Tensor, gather: str) -> Tensor:
-    """Return a plain tensor of the shape and the kind of numbers that are expected."""
+    """Return a plain tensor of the shape and the dtype that are expected."""
     if not isinstance(tensor, Tensor):  # what a module keeps as extra state
         raise CheckpointError(f"a {type(tensor).__name__}", key, "a tensor")
     tensor = tensor.detach()  # a parameter too
@@ -147,22 +148,58 @@ def _plain(key: str, tensor: Any, expected: Tensor, gather: str) -> Tensor:
         )
     if tensor.shape != expected.shape:
         empty, flat = not tensor.numel(), len(shape) == 1 < expected.dim()
-        cause = ""
         if empty or (flat and tensor.numel() <= expected.numel()):
-            cause = f"{', empty' if empty else ''}, as sharded training leaves it on a process"
-        raise CheckpointError(
-            f"a tensor of {shape}{cause}", key, str(tuple(expected.shape)), gather if cause else ""
-        )
+            found = (
+                f"a tensor of {shape}{', empty' if empty else ''}, as sharded training leaves it"
+            )
+            raise CheckpointError(f"{found} on a process", key, str(tuple(expected.shape)), gather)
     exact = None if expected.is_floating_point() else expected.dtype
-    refuse_dtype(tensor.dtype, exact, key, "Convert it first: projector.to(torch.float32).")
+    hint = "Convert it first: projector.to(torch.float32)."
+    check_tensor(tensor, expected.shape, exact, key, dtype_hint=hint)
     return tensor
 
 
-def refuse_dtype(found: torch.dtype, exact: torch.dtype | None, where: str, hint: str) -> None:
-    """Refuse a stored tensor's dtype: another than `exact`, or no weights' where that is None."""
-    if exact is not None:
-        if found != exact:
-            raise CheckpointError(f"a tensor of {found}", where, str(exact))
-    elif found not in _FLOATS:
+def check_keys(
+    found: Mapping[str, Any], expected: Mapping[str, Any], what: str, where: str, hint: str
+) -> None:
+    """Refuse missing and left-over tensors.
+
+    Args:
+        found: The shapes of the tensors that are there, by key.
+        expected: The shapes of the tensors that are needed, by key.
+        what: What needs them.
+        where: Where they are.
+        hint: One thing to try.
+    """
+    missing = [key for key in expected if key not in found]
+    extra = [key for key in found if key not in expected]
+    if missing or extra:
+        lines = [f"\n  missing  {_ascii_key(key)} {tuple(expected[key])}" for key in missing]
+        lines += [f"\n  extra    {_ascii_key(key)} {tuple(found[key])}" for key in extra]
+        shown = "".join(lines[:12]) + ("\n  ..." if len(lines) > 12 else "")
+        count = f"{len(missing)} tensors missing and {len(extra)} left over"
+        raise CheckpointError(f"{count} for {what}{shown}", where, hint=hint)
+
+
+def _ascii_key(key: str) -> str:
+    """Show a key in ASCII, cut off if it is very long, and without quotes."""
+    return ascii(key if len(key) <= 200 else key[:197] + "...")[1:-1]
+
+
+def check_tensor(
+    found: Tensor | TensorInfo,
+    shape: Sequence[int],
+    dtype: torch.dtype | None,
+    where: str,
+    shape_hint: str = "",
+    dtype_hint: str = "",
+) -> None:
+    """Refuse a tensor of another shape, or another dtype; None allows those that weights have."""
+    if tuple(found.shape) != tuple(shape):
+        message = f"a tensor of {tuple(found.shape)}"
+        raise CheckpointError(message, where, str(tuple(shape)), shape_hint)
+    if dtype is not None and found.dtype != dtype:
+        raise CheckpointError(f"a tensor of {found.dtype}", where, str(dtype))
+    if dtype is None and found.dtype not in _FLOATS:
         expected = "floating-point weights of 16 bits or more"
-        raise CheckpointError(f"a tensor of {found}", where, expected, hint)
+        raise CheckpointError(f"a tensor of {found.dtype}", where, expected, dtype_hint)

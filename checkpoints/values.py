@@ -1,4 +1,4 @@
-"""What a projector's weights are like as numbers: NaN, infinities, range, mean and spread."""
+"""Statistics of a projector's weights: NaN, infinities, range, mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .load import inspect_known, recognise_projector
-from .weights import Progress, Weights
+from .weights import ProgressCallback, Weights
 
 __all__ = ["Values", "inspect_values"]
 
@@ -21,7 +21,7 @@ CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Values:
-    """A tensor's numbers. What cannot be said of them is None.
+    """Statistics of a tensor. Those that do not exist, or are not finite, are None.
 
     Attributes:
         key: The tensor's key in the checkpoint.
@@ -29,8 +29,8 @@ class Values:
         shape: Its shape.
         nan: How many are NaN.
         infinite: How many are infinite.
-        minimum: The smallest of the finite ones.
-        maximum: The largest.
+        minimum: The smallest of the finite values.
+        maximum: The largest of them.
         mean: Their mean.
         std: Their standard deviation.
     """
@@ -61,20 +61,20 @@ def inspect_values(
     *,
     root: str | None = None,
     grid: Sequence[int] | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[Values, ...]:
-    """Read the tensors of a checkpoint's projector, one by one, and say what they are like.
+    """Read the tensors of a checkpoint's projector one by one, and return their statistics.
 
     Args:
         path: A safetensors file, or a model's folder with one or with shards.
-        root: What stands before the projector's keys, where there are several.
+        root: The prefix of the projector's keys, if there are several projectors.
         grid: The token grid (h, w), for a projector that cannot be built without one.
-        progress: Is told how many bytes are read, of how many.
+        progress: Called with the number of bytes that are read, and of all that will be.
 
     Raises:
-        CheckpointError: It cannot be read, or holds no projector that is known.
+        CheckpointError: It cannot be read, or no projector is recognised in it.
     """
-    weights = Weights(path)  # once: another file may get its name meanwhile
+    weights = Weights(path)  # opened once: another file may get the path meanwhile
     keys = inspect_known(weights, recognise_projector(weights, root, grid)).used
     return tuple(_values(key, tensor) for key, tensor in weights.read(keys, progress))
 
@@ -82,7 +82,7 @@ def inspect_values(
 def _values(key: str, tensor: Tensor) -> Values:
     nan = infinite = count = 0
     least, most, mean, squares = math.inf, -math.inf, 0.0, 0.0
-    # In double precision, but a piece at a time; the pieces' moments add up as Chan et al. say.
+    # In double precision, one piece at a time; the moments are combined as in Chan et al.
     for piece in torch.split(tensor.flatten(), CHUNK):
         finite = piece.double()
         good = finite.isfinite()
@@ -100,6 +100,6 @@ def _values(key: str, tensor: Tensor) -> Values:
         mean += away * n / count
         squares += var * n + away * away * n * (count - n) / count
     found = (least, most, mean, math.sqrt(squares / count)) if count else ()
-    # Sums of float64's largest numbers may not be finite themselves.
+    # Sums of the largest float64 numbers may overflow.
     known = [value if math.isfinite(value) else None for value in found] or [None] * 4
     return Values(key, tensor.dtype, tuple(tensor.shape), nan, infinite, *known)

@@ -1,40 +1,33 @@
-"""The weights of a model, in one file or in a folder's shards; nothing is read before its time."""
+"""The weights of a model, in one file or in a folder's shards, read tensor by tensor on demand."""
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from ..projectors.document import MAX_BYTES
-from ..projectors.json_file import JsonReader
 from ..registry import printable, quote
 from .errors import CheckpointError, convert_pickle
-from .pickle_file import PickleFile
-from .safetensors_file import SafetensorsFile
-from .tensor_file import Stored, TensorFile
+from .formats.index import JSON, read_index
+from .formats.safetensors import SafetensorsFile
+from .formats.tensor_file import TensorFile, TensorInfo
+from .formats.torch_pickle import PickleFile
 
-__all__ = ["INDEX", "JSON", "Progress", "Weights"]
+__all__ = ["JSON", "ProgressCallback", "Weights"]
 
-JSON = JsonReader(CheckpointError, MAX_BYTES, hint="Download it again.")
-"""Reads what stands beside the weights: config.json and the like."""
-
-INDEX = replace(JSON, limit=100_000_000)
-"""Reads an index, which names every tensor of a model."""
-
-Progress: TypeAlias = Callable[[int, int], None]
-"""Is told how many bytes are read, of how many."""
+ProgressCallback: TypeAlias = Callable[[int, int], None]
+"""Called with the number of bytes that are read, and of all that will be."""
 
 
 @dataclass(frozen=True)
 class _Format:
-    """How a folder's weights are called: in one file, in shards, or any other way."""
+    """What a folder's files of weights are called: a single one, an index of shards, any other."""
 
     open: type[TensorFile]
     names: tuple[str, ...]
@@ -54,7 +47,7 @@ _PICKLES = _Format(
 
 
 class Weights:
-    """Keys to tensors, across files.
+    """The tensors of a checkpoint by key, in whichever of its files they are.
 
     Args:
         path: A file, or a model's folder.
@@ -62,11 +55,11 @@ class Weights:
 
     Attributes:
         path: The same.
-        keys: Every key, in order.
-        metadata: The metadata of the only file; of shards, nothing.
+        keys: All keys, in order.
+        metadata: The metadata of a single file; empty for shards.
 
     Raises:
-        CheckpointError: There are no weights, or what says where they are makes no sense.
+        CheckpointError: There are no weights, or their index is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, pickled: bool = False) -> None:
@@ -74,19 +67,21 @@ class Weights:
         self.pickled = pickled
         self._format = _PICKLES if pickled else _SAFETENSORS
         self._files: dict[str, TensorFile] = {}
-        # os.path's answer False where Path's raise, as of a name that is too long.
+        # os.path returns False where Path raises, for example for a name that is too long.
         folder = os.path.isdir(self.path)
         self._folder = self.path if folder else self.path.parent
         only = self._only_file() if folder else self.path.name
-        self._homes = (
-            self._index() if only is None else dict.fromkeys(self._open(only).tensors, only)
+        self._shards = (
+            read_index(self.path / self._format.index)
+            if only is None
+            else dict.fromkeys(self._open(only).tensors, only)
         )
         self.metadata: dict[str, str] = {} if only is None else self._open(only).metadata
-        self.keys: tuple[str, ...] = tuple(self._homes)
+        self.keys: tuple[str, ...] = tuple(self._shards)
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The folder's ``config.json``, or an empty dict; read when it is asked for."""
+        """The folder's ``config.json``, or an empty dict; read on first use."""
         path = self.path / "config.json"
         return JSON.read(path) if os.path.exists(path) else {}
 
@@ -95,7 +90,7 @@ class Weights:
         return sorted(self.keys)
 
     def under(self, root: str) -> list[str]:
-        """Return the keys that begin with a root, sorted; looks at no others."""
+        """Return the keys that begin with a root, sorted, without going through all others."""
 
         def start(key: str) -> str:
             return key[: len(root)]
@@ -103,23 +98,23 @@ class Weights:
         first = bisect_left(self._sorted, root, key=start)
         return self._sorted[first : bisect_right(self._sorted, root, first, key=start)]
 
-    def stored(self, key: str) -> Stored:
-        """Return what a file's header says of a tensor.
+    def stored(self, key: str) -> TensorInfo:
+        """Return what a file says of a tensor.
 
         Raises:
-            CheckpointError: The index promises it, its file does not hold it.
+            CheckpointError: The index names a file that does not hold it.
         """
-        file = self._open(self._homes[key])
+        file = self._open(self._shards[key])
         if key not in file.tensors:
             raise CheckpointError(
-                f"{quote(self._homes[key])} does not hold {quote(key)}",
+                f"{quote(self._shards[key])} does not hold {quote(key)}",
                 str(self.path / self._format.index),
                 hint="Index and shards are of different models: download them again.",
             )
         return file.tensors[key]
 
     def read(
-        self, keys: Iterable[str], progress: Progress | None = None
+        self, keys: Iterable[str], progress: ProgressCallback | None = None
     ) -> Iterator[tuple[str, Tensor]]:
         """Read some tensors one by one, and nothing else of the files.
 
@@ -131,7 +126,7 @@ class Weights:
         for key, size in sizes.items():
             if progress is not None:
                 progress(done, total)
-            yield key, self._open(self._homes[key]).read([key])[key]
+            yield key, self._open(self._shards[key]).read([key])[key]
             done += size
         if progress is not None:
             progress(done, total)
@@ -143,7 +138,7 @@ class Weights:
         return [name for name in names if name != "training_args.bin"]  # transformers' Trainer's
 
     def _named(self, suffix: str) -> list[str]:
-        """Return the folder's files of that suffix, but for hidden ones, as writers leave them."""
+        """Return the folder's files of that suffix, without hidden (temporary) ones."""
         return sorted(path.name for path in self.path.glob(f"[!.]*{suffix}"))
 
     def _open(self, name: str) -> TensorFile:
@@ -152,7 +147,7 @@ class Weights:
         return self._files[name]
 
     def _only_file(self) -> str | None:
-        """Return the name of the folder's only file of weights; None if there is an index."""
+        """Return the name of the folder's single file of weights; None if there is an index."""
         for name in self._format.names:
             if (self.path / name).exists():
                 return name
@@ -174,23 +169,7 @@ class Weights:
             hint = f"{first} is a pickle, which can run code, so it is not loaded. "
             hint += convert_pickle(self.path)
         elif safetensors:
-            hint = f"Leave out from_pickle=True: {printable(safetensors[0])} is no pickle."
+            hint = f"Leave out from_pickle=True: {printable(safetensors[0])} is not a pickle."
         raise CheckpointError(
             "no weights in this folder", str(self.path), " or ".join(self._format.names), hint
         )
-
-    def _index(self) -> dict[str, str]:
-        path = self.path / self._format.index
-        homes = INDEX.read(path).get("weight_map")
-        if not isinstance(homes, dict) or not all(isinstance(name, str) for name in homes.values()):
-            raise CheckpointError(
-                "no weight_map", str(path), "a mapping of keys to file names", "Download it again."
-            )
-        for name in sorted(set(homes.values())):
-            if name != os.path.basename(name) or name in ("", ".", "..") or "\\" in name:
-                raise CheckpointError(
-                    f"shard {quote(name)} is no plain file name",
-                    str(path),
-                    hint="Shards stand beside their index.",
-                )
-        return dict(homes)

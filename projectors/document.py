@@ -11,7 +11,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError
 
 from ..blocks.core.errors import SpecError
-from ..blocks.core.spec import MAX_DEPTH, WithDuplicate, first_duplicate
+from ..blocks.core.spec import MAX_DEPTH
 from ..registry import MobileVLMError, RegistryError, first_line, printable, quote
 from .files import check_target, replace_file
 from .json_file import JsonReader
@@ -116,17 +116,12 @@ def is_document(path: Path) -> bool:
     return {"schema", "in", "out", "blocks"} <= document.keys()
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    duplicate = WithDuplicate(found)
-    duplicate.key = first_duplicate(pairs) or ""
-    return duplicate
-
-
 _READER = JsonReader(
-    SpecError, MAX_BYTES, "a JSON document", depth=f"at most {MAX_DEPTH} levels", pairs=_object
+    SpecError,
+    MAX_BYTES,
+    "a JSON document",
+    depth=f"at most {MAX_DEPTH} levels",
+    marks_duplicates=True,
 )
 
 

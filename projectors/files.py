@@ -1,16 +1,19 @@
-"""Writing files: never over what is not ours, and so that a crash leaves the old or the new one."""
+"""Opening files that are regular, and writing them: whole or not at all, and only over our own."""
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
 import secrets
+import shutil
 import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from ..registry import MobileVLMError, first_line, quote
@@ -20,7 +23,14 @@ try:
 except ImportError:  # on Windows, which renames no file that is open either
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["check_suffix", "check_target", "replace_file", "replacing"]
+__all__ = [
+    "check_suffix",
+    "check_target",
+    "new_folder",
+    "open_regular",
+    "replace_file",
+    "replacing",
+]
 
 # Suffixes that say what a file holds, to people and to programs.
 _FORMATS = frozenset(
@@ -42,17 +52,17 @@ def check_target(
     flag: str = "replace=True (--force)",
     devices: bool = False,
 ) -> None:
-    """Refuse to write over what this library did not write; the one rule of every verb.
+    """Refuse to write over what this library did not write; every command keeps this rule.
 
-    A new file may be written, an empty one and an earlier result of ours. Anything else, a link
-    too, only where the caller is told to replace it; a link is then replaced itself, and what it
-    leads to stays as it is.
+    A new file may be written, and so may an empty one and an earlier result of ours. Anything
+    else, a link too, may be written only with `replace`; a link is then replaced itself, and its
+    target stays as it is.
 
     Args:
         path: The file to write.
         suffix: The suffix of what will be written; one that means another format is refused.
-        is_ours: Whether a file that is there says itself that this library wrote it.
-        error: What to raise; also where the system takes no such name.
+        is_ours: Whether a file that is there says that this library wrote it.
+        error: What to raise; also if the system does not accept the name.
         replace: Whether what is there may be replaced, whoever wrote it.
         flag: How a user says so.
         devices: Whether a device or a pipe may be written to, as it is.
@@ -66,7 +76,7 @@ def check_target(
         reason = fault.strerror if isinstance(fault, OSError) else first_line(fault)
         raise error(f"cannot be written: {reason}", str(path), hint="Name another.") from fault
     hint = f"Name another; {flag} replaces it, and what it holds is lost."
-    # os.path's answer False where Path's raise, as of a link to a name that is too long.
+    # os.path returns False where Path raises, for example for a link to a name that is too long.
     if os.path.isdir(path):
         raise error("a folder", str(path), "a file to write")
     if os.path.exists(path) and not os.path.isfile(path):  # behind a link too: /dev/stdout
@@ -102,6 +112,25 @@ def check_suffix(path: Path, suffix: str, error: type[MobileVLMError], instead: 
         )
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to be read. A pipe or a device is refused before it is waited for.
+
+    Raises:
+        OSError: It cannot be opened, or is something else.
+    """
+    try:
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except ValueError as error:  # a path with a NUL or half a surrogate pair in it
+        raise OSError(errno.EINVAL, first_line(error)) from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        reason = "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file"
+        raise OSError(errno.EINVAL, reason)
+    return os.fdopen(handle, "rb")
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write beside the file, sync, and rename over it; a link is replaced, never followed.
 
@@ -119,10 +148,10 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, beside the file; then sync and rename over it.
+    """Give a path to write to, beside the file; then sync it and rename it over the file.
 
-    A link is replaced, never followed, and a file keeps its mode. If the body raises, what was
-    there before is untouched and nothing else is left.
+    A link is replaced, never followed, and a file keeps its mode. If the body raises, the file
+    that was there before is untouched and nothing else is left.
 
     Raises:
         OSError: It cannot be written.
@@ -146,10 +175,27 @@ def replacing(path: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, beside `path`; then rename it. If the body raises, nothing is left.
+
+    Raises:
+        OSError: It cannot be written, or is there already and is not empty.
+    """
+    beside = path.with_name(f".mobilevlm-{secrets.token_hex(8)}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        beside.rename(path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
 # ---------------------------------------------------------------------- temporary files
 
-# A writer holds a lock on its temporary file, which ends with the process however that ends. The
-# machine is part of the name, as locks may not be seen by others that share the folder.
+# A writer holds a lock on its temporary file; the lock ends with the process, however that ends.
+# The machine is part of the name, since another one that shares the folder may not see the lock.
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 _NAME = re.compile(r"[.]mobilevlm-(?P<machine>[0-9a-f]{8})-[0-9a-f]{16}[.]tmp")
 _HOUR = 3600
@@ -168,24 +214,24 @@ def _claim(folder: Path) -> tuple[Path, int | None]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return path, handle
-        os.close(handle)  # taken for stale, and removed, before it was locked
+        os.close(handle)  # another process took it for stale before it was locked
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what writers that were killed have left where a file is to be written."""
-    if fcntl is None:  # nor does os.kill only look whether a process lives there
+    """Remove the temporary files of writers that were killed, from the folder of `path`."""
+    if fcntl is None:  # on Windows, where os.kill(pid, 0) ends the process instead of looking
         return
-    # Before, the names were .PID.THREAD.NAME, and nothing was locked.
+    # Version 0.1.0 named them .PID.THREAD.NAME, and locked nothing.
     earlier = re.compile(rf"[.](?P<process>\d+)[.]\d+[.]{re.escape(path.name)}")
     with suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
-            ours, before = _NAME.fullmatch(entry.name), earlier.fullmatch(entry.name)
-            if not (ours or before) or not entry.is_file(follow_symlinks=False):
+            ours, older = _NAME.fullmatch(entry.name), earlier.fullmatch(entry.name)
+            if not (ours or older) or not entry.is_file(follow_symlinks=False):
                 continue
             with suppress(OSError):
                 age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if before:
-                    alive = _is_alive(int(before["process"]))
+                if older:
+                    alive = _is_alive(int(older["process"]))
                     if age > (_DAY if alive else _HOUR):
                         os.unlink(entry.path)
                 elif ours and ours["machine"] == _MACHINE:
@@ -195,12 +241,12 @@ def _remove_stale(path: Path) -> None:
 
 
 def _remove_unlocked(path: str, age: float) -> None:
-    """Remove a temporary file of this machine whose writer lives no more."""
+    """Remove a temporary file of this machine if its writer is no longer running."""
     handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         stale = True
-    except OSError as error:  # its writer is at work, or the file system has no locks
+    except OSError as error:  # its writer is running, or the file system has no locks
         stale = age > _DAY and not isinstance(error, BlockingIOError)
     try:
         if stale:

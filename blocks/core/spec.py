@@ -21,7 +21,6 @@ __all__ = [
     "Spec",
     "WithDuplicate",
     "check_structure",
-    "first_duplicate",
     "relocate",
     "shown",
 ]
@@ -126,20 +125,12 @@ def _unknown_key(key: object, known: Iterable[str]) -> SpecError:
     )
 
 
-def first_duplicate(pairs: Iterable[tuple[str, Any]]) -> str | None:
-    """Return the first key that a JSON object gives twice, or None."""
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
-            return key
-        seen.add(key)
-    return None
-
-
 class WithDuplicate(dict[str, Any]):
     """A JSON object in which `key` was given twice; refused once its path is known."""
 
-    key = ""
+    def __init__(self, value: dict[str, Any], key: str) -> None:
+        super().__init__(value)
+        self.key = key
 
 
 # A container being looked into: id, step of the path, whether it is a level, what is left of it.

@@ -18,7 +18,6 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from mobilevlm import RegistryError, build_projector
-from mobilevlm.checkpoints import weights
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
@@ -76,21 +75,24 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "not JSON": (
         lambda: header("{'a': 1}"),
-        "X: its header is not JSON: 'Expecting property name enclosed in double quotes: line 1 "
-        "column 2 (char 1)'; expected a safetensors file. Download or save it again.",
+        "X: header: not JSON: Expecting property name enclosed in double quotes at line 1, "
+        "column 2. Download or save it again.",
     ),
     "deep": (
         lambda: header("[" * 100_000),
-        "X: its header is nested too deep. Download or save it again.",
+        "X: header: nested too deep. Download or save it again.",
     ),
-    "list": (lambda: header("[]"), "X: its header is no JSON object. Download or save it again."),
+    "list": (
+        lambda: header("[]"),
+        "X: header: a JSON list; expected a JSON object. Download or save it again.",
+    ),
     "duplicate": (
         lambda: header(
             '{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},'
             '"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
             1,
         ),
-        "X: its header gives 'a' twice. Download or save it again.",
+        "X: header: key 'a' is given twice. Leave one of them out.",
     ),
     "metadata": (
         lambda: header('{"__metadata__":{"a":1}}'),
@@ -115,10 +117,14 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
             lambda span=span: header(
                 f'{{"a":{{"dtype":"U8","shape":[0],"data_offsets":{span}}}}}', 1
             ),
-            f"X['a']: shape [0] at {span} makes no sense. Download or save it again.",
+            f"X['a']: shape [0] at {span} does not make sense. Download or save it again.",
         )
-        for span in ([0], [0, 0, 0], [1, 0], [0, 0.5], 3)
+        for span in ([0], [0, 0, 0], [0, 0.5], 3)
     },
+    "a span that ends before it begins": (
+        lambda: header('{"a":{"dtype":"U8","shape":[0],"data_offsets":[1,0]}}', 1),
+        "X['a']: -1 bytes; expected 0 for U8 of (0,). Download or save it again.",
+    ),
     "dtype": (
         lambda: header('{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,1]}}', 1),
         "X['a']: dtype 'F4' is not known; expected one of BF16, F16, F32, F64 and the like. "
@@ -131,11 +137,11 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "negative": (
         lambda: header('{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}}', 1),
-        "X['a']: shape [-1] at [0, 1] makes no sense. Download or save it again.",
+        "X['a']: shape [-1] at [0, 1] does not make sense. Download or save it again.",
     ),
     "true": (
         lambda: header('{"a":{"dtype":"U8","shape":[true],"data_offsets":[0,1]}}', 1),
-        "X['a']: shape [True] at [0, 1] makes no sense. Download or save it again.",
+        "X['a']: shape [True] at [0, 1] does not make sense. Download or save it again.",
     ),
     "huge": (
         lambda: header(
@@ -150,11 +156,12 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "letters": (
         lambda: header('{"a":{"dtype":"U8","shape":["\\u0430"],"data_offsets":["\\u0430"]}}', 1),
-        "X['a']: shape ['\\u0430'] at ['\\u0430'] makes no sense. Download or save it again.",
+        "X['a']: shape ['\\u0430'] at ['\\u0430'] does not make sense. Download or save it again.",
     ),
     "65 axes": (
         lambda: header(f'{{"a":{{"dtype":"U8","shape":{[1] * 65},"data_offsets":[0,1]}}}}', 1),
-        f"X['a']: shape [{'1, ' * 25}1... at [0, 1] makes no sense. Download or save it again.",
+        f"X['a']: shape [{'1, ' * 25}1... at [0, 1] does not make sense. Download or save it "
+        "again.",
     ),
     "huge in many axes": (
         lambda: header(f'{{"a":{{"dtype":"U8","shape":{[9] * 64},"data_offsets":[0,1]}}}}', 1),
@@ -273,12 +280,12 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "another height": (
         lambda: edited(_2_weight=torch.zeros(20, 20)),
         "X['mm_projector.0.weight']: a tensor of (24, 16); expected (20, 16). "
-        "Its family or its widths are others than the rest says.",
+        "Its family or its widths do not match those of the other tensors.",
     ),
     "twice the height": (
         lambda: edited(_0_weight=torch.zeros(48, 16)),
         "X['mm_projector.0.weight']: a tensor of (48, 16); expected (24, 16). "
-        "Its family or its widths are others than the rest says.",
+        "Its family or its widths do not match those of the other tensors.",
     ),
     "flattened, of another size": (
         lambda: edited(_2_weight=torch.zeros(100)),
@@ -311,7 +318,7 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "another width": (
         lambda: edited(_2_weight=torch.zeros(24, 20)),
         "X['mm_projector.2.weight']: a tensor of (24, 20); expected (24, 24). "
-        "Its family or its widths are others than the rest says.",
+        "Its family or its widths do not match those of the other tensors.",
     ),
     "int8": (
         lambda: edited(_0_weight=torch.zeros(24, 16, dtype=torch.int8)),
@@ -482,7 +489,7 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     )
     (tmp_path / "x.safetensors").mkdir()
     assert refusal(tmp_path) == (
-        "x.safetensors: a folder; expected a safetensors file. Name another path."
+        "x.safetensors: cannot be read: a folder, not a file. Name another path."
     )
     assert refusal(tmp_path / "x.safetensors") == (
         f"X: no weights in this folder; expected {WEIGHTS}. {hint}"
@@ -496,7 +503,7 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
 @pytest.mark.thread_unsafe  # it counts the process's open files
 def test_what_is_no_regular_file_is_refused_and_left_closed(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    irregular = "X: not a regular file; expected a safetensors file. Name another path."
+    irregular = "X: cannot be read: not a regular file. Name another path."
     opened = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert refusal(tmp_path / "pipe") == irregular
     assert refusal(Path("/dev/null")) == irregular
@@ -508,14 +515,16 @@ def test_what_is_no_regular_file_is_refused_and_left_closed(tmp_path: Path) -> N
 def test_shards_outside_the_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
     assert refusal(tmp_path) == (
-        f"{INDEX}: shard {name!r} is no plain file name. Shards stand beside their index."
+        f"{INDEX}: shard {name!r} is not a plain file name. Shards stand beside their index."
     )
 
 
 def test_indexes_that_do_not_fit(tmp_path: Path) -> None:
     index = tmp_path / INDEX
     os.mkfifo(index)
-    assert refusal(tmp_path) == f"{INDEX}: not a regular file; expected a JSON object. {JSON_HINT}"
+    assert (
+        refusal(tmp_path) == f"{INDEX}: cannot be read: not a regular file; expected a JSON object"
+    )
     index.unlink()
     for value in (
         "{}",
@@ -547,7 +556,7 @@ def test_the_first_of_many_bad_shards_is_named(tmp_path: Path) -> None:
     homes = {str(index): f"../{name}" for index, name in enumerate("hgfedcba")}
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": homes}))
     assert refusal(tmp_path) == (
-        f"{INDEX}: shard '../a' is no plain file name. Shards stand beside their index."
+        f"{INDEX}: shard '../a' is not a plain file name. Shards stand beside their index."
     )
 
 
@@ -562,8 +571,8 @@ def test_json_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     index.write_text(homes)
     save_file(mlp(), tmp_path / "a.safetensors")
     with monkeypatch.context() as patch:
-        exactly = replace(weights.INDEX, limit=len(homes))
-        patch.setattr(weights, "INDEX", exactly)
+        exactly = replace(index_file.INDEX, limit=len(homes))
+        patch.setattr(index_file, "INDEX", exactly)
         assert inspect_checkpoint(tmp_path).family == "mlp"
 
     def fail(*_: Any) -> None:

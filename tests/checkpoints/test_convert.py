@@ -26,7 +26,7 @@ from mobilevlm import (
     load_projector,
     save_projector,
 )
-from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
+from mobilevlm.checkpoints.formats.safetensors import SafetensorsFile
 from mobilevlm.checkpoints.values import _values
 from mobilevlm.cli.output import progress_bar
 

@@ -19,7 +19,7 @@ resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 import torch
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
-from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
+from mobilevlm.checkpoints.formats.safetensors import SafetensorsFile
 
 torch.set_num_threads(1)
 folder, cases = Path(sys.argv[1]), int(sys.argv[2])

@@ -41,7 +41,7 @@ from mobilevlm import (
     spec_of,
     to_upstream,
 )
-from mobilevlm.checkpoints.tensor_file import TensorFile
+from mobilevlm.checkpoints.formats import tensor_file
 from mobilevlm.projectors import files
 from mobilevlm.projectors.device import check_device
 
@@ -468,14 +468,14 @@ def test_values_are_read_from_the_file_that_was_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_projector(build_projector("mlp", 4, 4), tmp_path)
-    opened: list[TensorFile] = []
-    original = TensorFile._open
+    opened: list[Path] = []
+    original = tensor_file.open_regular
 
-    def count(file: TensorFile) -> Any:
-        opened.append(file)
-        return original(file)
+    def count(path: Path) -> Any:
+        opened.append(path)
+        return original(path)
 
-    monkeypatch.setattr(TensorFile, "_open", count)
+    monkeypatch.setattr(tensor_file, "open_regular", count)
     assert len(inspect_values(tmp_path)) == 4
     assert len(opened) == 1
 
@@ -560,7 +560,8 @@ def test_gathered_tensors_are_saved(name: str, drop_in: bool, tmp_path: Path) ->
         ([], "state_dict: a list; expected a mapping of keys to tensors"),
         (
             {**state, "x": state[key]},
-            "state_dict: 0 tensors missing and 1 left over for its specification, such as 'x'. "
+            "state_dict: 0 tensors missing and 1 left over for its specification\n"
+            f"  extra    x {tuple(state[key].shape)}. "
             "Give what the projector's own state_dict has, and nothing else.",
         ),
         (
@@ -737,8 +738,11 @@ def test_no_other_module_is_taken_for_what_is_inside_it(tmp_path: Path) -> None:
             )
     projector.blocks[0] = Scale(projector.blocks[0])
     assert refusal(lambda: save_projector(projector, tmp_path / "new")) == (
-        "projector: 2 tensors missing and 2 left over for its specification, such as "
-        "'blocks.0.weight', 'blocks.0.bias', 'blocks.0.module.weight', 'blocks.0.module.bias'. "
+        "projector: 2 tensors missing and 2 left over for its specification\n"
+        "  missing  blocks.0.weight (24, 16)\n"
+        "  missing  blocks.0.bias (24,)\n"
+        "  extra    blocks.0.module.weight (24, 16)\n"
+        "  extra    blocks.0.module.bias (24,). "
         "Undo what wraps its layers first: merge adapters, remove parametrizations."
     )
     assert not (tmp_path / "new").exists()
@@ -874,16 +878,20 @@ def test_unmerged_adapters_of_a_drop_in_are_named_as_such(tmp_path: Path) -> Non
     adapter.base_layer, adapter.lora_A = layer, nn.Linear(16, 2, bias=False)
     projector.set_submodule("0", adapter)
     assert refusal(lambda: save_projector(projector, tmp_path / "new")) == (
-        "projector: 2 tensors missing and 3 left over for its specification, such as '0.weight', "
-        "'0.bias', '0.base_layer.weight', '0.base_layer.bias'. Undo what wraps its layers first: "
-        "merge adapters, remove parametrizations."
+        "projector: 2 tensors missing and 3 left over for its specification\n"
+        "  missing  0.weight (24, 16)\n"
+        "  missing  0.bias (24,)\n"
+        "  extra    0.base_layer.weight (24, 16)\n"
+        "  extra    0.base_layer.bias (24,)\n"
+        "  extra    0.lora_A.weight (2, 16). Undo what wraps its layers first: merge adapters, "
+        "remove parametrizations."
     )
 
 
 def test_what_stands_beside_the_blocks_is_not_lost_in_silence(tmp_path: Path) -> None:
     projector = build_projector("linear", 4, 4)
     projector.newline = nn.Parameter(torch.zeros(4))
-    assert "1 left over for its specification, such as 'newline'" in (
+    assert "1 left over for its specification\n  extra    newline (4,)" in (
         refusal(lambda: save_projector(projector, tmp_path / "new"))
     )
 

@@ -30,8 +30,8 @@ from mobilevlm import (
     load_spec,
     plan_projector,
 )
-from mobilevlm.checkpoints import pickle_file
 from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.formats import torch_pickle
 from mobilevlm.checkpoints.load import inspect_checkpoint
 from mobilevlm.checkpoints.mapping import layouts, to_upstream
 from mobilevlm.projectors.upstream import Name
@@ -228,7 +228,7 @@ def pickled(data: bytes, members: int = 0) -> bytes:
 
 def refused(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        pickle_file.PickleFile(path)
+        torch_pickle.PickleFile(path)
     return str(caught.value).replace(str(path), "X")
 
 
@@ -249,7 +249,7 @@ def test_no_pickle_is_looked_at_for_ever(
 
     monkeypatch.setattr(pickletools, "genops", genops)
     monkeypatch.setattr(torch, "load", load)
-    monkeypatch.setattr(pickle_file, "MAX_OPCODES", 1000)
+    monkeypatch.setattr(torch_pickle, "MAX_OPCODES", 1000)
     path = tmp_path / "x.bin"
     path.write_bytes(pickled(b"\x80\x02" + opcode * 100_000 + b"."))
     assert refused(path) == (
@@ -272,13 +272,13 @@ def test_all_that_torch_saves_in_the_bytes_allowed_is_within_the_limits() -> Non
         with zipfile.ZipFile(file) as archive:
             data = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
             members = len(archive.namelist())
-        longest = pickle_file.MAX_PICKLE / len(data)  # keys grow, and so does this many tensors
-        assert sum(1 for _ in pickletools.genops(data)) * longest < pickle_file.MAX_OPCODES
-        assert members * longest < pickle_file.MAX_MEMBERS
+        longest = torch_pickle.MAX_PICKLE / len(data)  # keys grow, and so does this many tensors
+        assert sum(1 for _ in pickletools.genops(data)) * longest < torch_pickle.MAX_OPCODES
+        assert members * longest < torch_pickle.MAX_MEMBERS
 
 
 def test_an_archive_of_very_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pickle_file, "MAX_MEMBERS", 100)
+    monkeypatch.setattr(torch_pickle, "MAX_MEMBERS", 100)
     path = tmp_path / "x.bin"
     path.write_bytes(pickled(b"\x80\x02}.", 99))
     assert refused(path) == (
@@ -327,7 +327,7 @@ def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.json")
     done = command("check", str(tmp_path / "x.json"))
     assert done.returncode == 1
-    assert "not a regular file; expected a JSON document" in done.stderr
+    assert "cannot be read: not a regular file; expected a JSON document" in done.stderr
 
 
 def test_names_of_documents_that_a_terminal_would_obey(tmp_path: Path) -> None:

@@ -379,7 +379,8 @@ def test_honeybee(rows: int, config: dict[str, Any], tmp_path: Path) -> None:
         load_projector(tmp_path, grid=(4, 8))
     assert str(caught.value) == (
         f"{tmp_path}['abstractor.pos_emb']: a tensor of (1, {rows + 64}, 16); expected "
-        f"(1, {rows + 32}, 16). Its family or its widths are others than the rest says."
+        f"(1, {rows + 32}, 16). Its family or its widths do not match those of the "
+        "other tensors."
     )
     with pytest.raises(GridError):
         load_projector(tmp_path, grid=(0, 8))

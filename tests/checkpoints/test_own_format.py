@@ -28,9 +28,9 @@ from mobilevlm import (
     spec_of,
 )
 from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.formats.safetensors import SafetensorsFile
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
-from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
 from mobilevlm.checkpoints.save import save_projector
 
 
@@ -80,20 +80,36 @@ WIDE = (
     [
         (
             with_lora,
-            "projector: 2 tensors missing and 4 left over for its specification, such as "
-            "'blocks.0.weight', 'blocks.0.bias', 'blocks.0.base_layer.weight', "
-            f"'blocks.0.base_layer.bias'. {UNDO}",
+            "projector: 2 tensors missing and 4 left over for its specification\n"
+            "  missing  blocks.0.weight (24, 16)\n"
+            "  missing  blocks.0.bias (24,)\n"
+            "  extra    blocks.0.base_layer.weight (24, 16)\n"
+            "  extra    blocks.0.base_layer.bias (24,)\n"
+            "  extra    blocks.0.lora_A.weight (2, 16)\n"
+            f"  extra    blocks.0.lora_B.weight (24, 2). {UNDO}",
         ),
         (
             with_weight_norm,
-            "projector: 1 tensors missing and 2 left over for its specification, such as "
-            "'blocks.0.weight', 'blocks.0.parametrizations.weight.original0', "
-            f"'blocks.0.parametrizations.weight.original1'. {UNDO}",
+            "projector: 1 tensors missing and 2 left over for its specification\n"
+            "  missing  blocks.0.weight (24, 16)\n"
+            "  extra    blocks.0.parametrizations.weight.original0 (24, 1)\n"
+            f"  extra    blocks.0.parametrizations.weight.original1 (24, 16). {UNDO}",
         ),
         (
             quantised,
-            "projector: 4 tensors missing and 8 left over for its specification, such as "
-            f"'blocks.0.weight', 'blocks.0.bias', 'blocks.0.scale', 'blocks.0.zero_point'. {UNDO}",
+            "projector: 4 tensors missing and 8 left over for its specification\n"
+            "  missing  blocks.0.weight (24, 16)\n"
+            "  missing  blocks.0.bias (24,)\n"
+            "  missing  blocks.2.weight (24, 24)\n"
+            "  missing  blocks.2.bias (24,)\n"
+            "  extra    blocks.0.scale ()\n"
+            "  extra    blocks.0.zero_point ()\n"
+            "  extra    blocks.0._packed_params.dtype ()\n"
+            "  extra    blocks.0._packed_params._packed_params ()\n"
+            "  extra    blocks.2.scale ()\n"
+            "  extra    blocks.2.zero_point ()\n"
+            "  extra    blocks.2._packed_params.dtype ()\n"
+            f"  extra    blocks.2._packed_params._packed_params (). {UNDO}",
         ),
         (
             sparse_weight,
@@ -484,8 +500,8 @@ def test_a_document_beside_a_tensor_of_another_shape(own: Path, tmp_path: Path) 
     state[key] = torch.zeros(7, 5, 3)
     save_file(state, tmp_path / "x", {"mobilevlm": (own / "config.json").read_text()})
     assert refusal(tmp_path / "x") == (
-        f"X['{key}']: a tensor of (7, 5, 3); expected {shape}. Its family or its widths are others "
-        "than the rest says."
+        f"X['{key}']: a tensor of (7, 5, 3); expected {shape}. Its family or its widths do not "
+        "match those of the other tensors."
     )
 
 

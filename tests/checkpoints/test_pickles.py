@@ -31,9 +31,9 @@ from mobilevlm import (
     load_projector,
     to_upstream,
 )
-from mobilevlm.checkpoints import pickle_file
-from mobilevlm.checkpoints.pickle_file import PickleFile
-from mobilevlm.checkpoints.tensor_file import TensorFile
+from mobilevlm.checkpoints.formats import torch_pickle
+from mobilevlm.checkpoints.formats.tensor_file import TensorFile
+from mobilevlm.checkpoints.formats.torch_pickle import PickleFile
 
 STATE_DICT = "Save the state dict alone, with torch.save, where the file was made."
 CUT = "It is cut off or damaged: download or save it again."
@@ -95,9 +95,9 @@ def test_whole_models_in_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     read: list[int] = []
     tensor = TensorFile._tensor
 
-    def spy(self: TensorFile, pages: Any, stored: Any) -> Tensor:
+    def spy(self: TensorFile, stored: Any) -> Tensor:
         read.append(stored.nbytes)
-        return tensor(self, pages, stored)
+        return tensor(self, stored)
 
     monkeypatch.setattr(TensorFile, "_tensor", spy)
     for folder in ("whole", "shards"):
@@ -111,7 +111,7 @@ def test_whole_models_in_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert torch.equal(loaded[key.removeprefix("multi_modal_projector.")], state[key])
     index.write_text(json.dumps({"weight_map": {**homes, "a": "../evil.bin"}}))
     assert refusal(tmp_path / "shards") == (
-        "pytorch_model.bin.index.json: shard '../evil.bin' is no plain file name. Shards stand "
+        "pytorch_model.bin.index.json: shard '../evil.bin' is not a plain file name. Shards stand "
         "beside their index."
     )
 
@@ -308,7 +308,7 @@ RUN = f"touch {MARK}"
 
 
 def asks(name: str) -> str:
-    return f"X: it asks for '{name}', which is no tensor; expected tensors by name. {STATE_DICT}"
+    return told(f"it asks for '{name}', which is not part of a tensor")
 
 
 def told(name: str) -> str:
@@ -363,7 +363,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: b"GGUF\x03",
         "X: a GGUF file; expected an archive of torch.save. Use the model it was converted from.",
     ),
-    "empty": (bytes, f"X: no pickle of PyTorch's; expected an archive of torch.save. {CUT}"),
+    "empty": (bytes, f"X: not a pickle of PyTorch; expected an archive of torch.save. {CUT}"),
     # Archives.
     "truncated": (lambda: saved(mlp())[:-9], DIRECTORY),
     "only its start": (lambda: saved(mlp())[:200], DIRECTORY),
@@ -386,19 +386,19 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "outside": (
         lambda: archive(pickled({}), ("../../etc/passwd", b"")),
-        f"X['x/../../etc/passwd']: no name for a member of an archive. {AGAIN}",
+        f"X['x/../../etc/passwd']: a member's name that torch.save never writes. {AGAIN}",
     ),
     "nameless": (
         lambda: archive(pickled({}), ("data//0", b"")),
-        f"X['x/data//0']: no name for a member of an archive. {AGAIN}",
+        f"X['x/data//0']: a member's name that torch.save never writes. {AGAIN}",
     ),
     "here": (
         lambda: archive(pickled({}), ("./data/0", b"")),
-        f"X['x/./data/0']: no name for a member of an archive. {AGAIN}",
+        f"X['x/./data/0']: a member's name that torch.save never writes. {AGAIN}",
     ),
     "newline": (
         lambda: archive(pickled({}), ("data/\n", b"")),
-        f"X['x/data/\\n']: no name for a member of an archive. {AGAIN}",
+        f"X['x/data/\\n']: a member's name that torch.save never writes. {AGAIN}",
     ),
     "nowhere": (
         lambda: edited_directory(put(42, b"\xff\xff\xff\x7f")),
@@ -431,7 +431,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     # Pickles.
     "large": (
         lambda: archive(pickled({"k": "a" * 10_000_000})),
-        "X: a pickle of 10,000,022 bytes beside the tensors' own; expected at most 10,000,000. "
+        "X: a pickle of 10,000,022 bytes, without the tensors' own; expected at most 10,000,000. "
         + STATE_DICT,
     ),
     "cut off": (lambda: archive(pickled({"k": 1})[:-4]), f"X: its pickle is damaged. {CUT}"),
@@ -488,11 +488,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a number as a key": (
         lambda: saved({**mlp(), 7: torch.zeros(3)}),
-        told("a key that is no text but of type int"),
+        f"X: a key of type int; expected text. {STATE_DICT}",
     ),
     "a tuple as a key": (
         lambda: saved({**mlp(), (1, "a"): torch.zeros(3)}),
-        told("a key that is no text but of type tuple"),
+        f"X: a key of type tuple; expected text. {STATE_DICT}",
     ),
     "two dicts": (
         lambda: saved({"model": mlp(), "ema": mlp()}),
@@ -532,15 +532,15 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a storage of its own": (
         lambda: of_storage(b""),
-        f"X['k']: a tensor of no storage in the archive. {AGAIN}",
+        f"X['k']: a tensor without a storage in the archive. {AGAIN}",
     ),
     "a storage of its own that says where it is": (
         lambda: of_storage(b"}" + part("_checkpoint_offset") + b"]sb"),
-        f"X['k']: a tensor of no storage in the archive. {AGAIN}",
+        f"X['k']: a tensor without a storage in the archive. {AGAIN}",
     ),
     "a storage of its own that says it is nowhere": (
         lambda: of_storage(b"}" + part("_checkpoint_offset") + b"K\x01sb"),
-        f"X['k']: a tensor of no storage in the archive. {AGAIN}",
+        f"X['k']: a tensor without a storage in the archive. {AGAIN}",
     ),
 }
 
@@ -624,7 +624,7 @@ def test_old_torch(version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("loaded"))
     assert refusal(tmp_path / "x.bin") == (
-        f"X: a pickle, which torch {version} cannot look into safely; expected torch 2.11 or "
+        f"X: a pickle, which torch {version} cannot check safely; expected torch 2.11 or "
         "later. Upgrade torch."
     )
 
@@ -667,7 +667,7 @@ def test_irregular_files(tmp_path: Path) -> None:
     (tmp_path / "link.bin").symlink_to("x.bin")
     convert_checkpoint(tmp_path / "link.bin", tmp_path / "out", from_pickle=True)
     os.mkfifo(tmp_path / "pipe.bin")
-    irregular = "X: not a regular file; expected an archive of torch.save. Name another path."
+    irregular = "X: cannot be read: not a regular file. Name another path."
     assert refusal(tmp_path / "pipe.bin") == irregular
     assert refusal(tmp_path / "none.bin") == (
         "X: cannot be read: No such file or directory. Look at the path; nothing is downloaded."
@@ -685,7 +685,7 @@ def test_folders_of_pickles(tmp_path: Path) -> None:
     save_file(mlp(), folder / "model.safetensors")
     assert refusal(folder) == (
         f"X: no weights in this folder; expected {expected}. Leave out from_pickle=True: "
-        "model.safetensors is no pickle."
+        "model.safetensors is not a pickle."
     )
     for name in ("training_args.bin", "a.bin", "b.bin"):
         torch.save(mlp(), folder / name)
@@ -731,7 +731,7 @@ def test_a_directory_of_any_size_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(mlp(), tmp_path / "x.bin")
-    monkeypatch.setattr(pickle_file, "MAX_DIRECTORY", 400)
+    monkeypatch.setattr(torch_pickle, "MAX_DIRECTORY", 400)
     assert refusal(tmp_path / "x.bin") == DIRECTORY
 
 
@@ -741,7 +741,7 @@ def test_the_largest_pickle_allowed_is_read(
     torch.save(mlp(), tmp_path / "x.bin")
     with zipfile.ZipFile(tmp_path / "x.bin") as file:
         size = file.getinfo("x/data.pkl").file_size
-    monkeypatch.setattr(pickle_file, "MAX_PICKLE", size)
+    monkeypatch.setattr(torch_pickle, "MAX_PICKLE", size)
     assert list(PickleFile(tmp_path / "x.bin").tensors) == list(mlp())
 
 
@@ -761,7 +761,7 @@ def test_a_disk_that_fails_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(zipfile, "ZipFile", fail)
     assert refusal(tmp_path / "x.bin") == (
-        "X: cannot be read: Input/output error. Look at the path and its rights."
+        "X: cannot be read: Input/output error. Look at the path and its permissions."
     )
 
 
@@ -773,7 +773,7 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 import torch
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.pickle_file import PickleFile
+from mobilevlm.checkpoints.formats.torch_pickle import PickleFile
 
 torch.set_num_threads(1)
 path, cases = Path(sys.argv[1]), int(sys.argv[2])

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from mobilevlm import build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.formats.safetensors import SafetensorsFile
 from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
-from mobilevlm.checkpoints.safetensors_file import SafetensorsFile
-from mobilevlm.checkpoints.tensor_file import WINDOW
 
 
 @pytest.mark.parametrize("start", [b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"])
@@ -107,9 +106,9 @@ def test_little_but_the_tensors_is_mapped(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(mmap, "mmap", Recorded)
     path = tmp_path / "model.safetensors"
-    sparse(path, 10 * WINDOW)
+    sparse(path, 10 * tensor_file.WINDOW)
     load_projector(path)
-    assert mapped == [WINDOW] * 4
+    assert mapped == [tensor_file.WINDOW] * 4
     mapped.clear()
     save_file(mlp(), path)
     load_projector(path)
@@ -117,7 +116,9 @@ def test_little_but_the_tensors_is_mapped(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_tensor_across_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mobilevlm.checkpoints.tensor_file.WINDOW", mmap.ALLOCATIONGRANULARITY)
+    monkeypatch.setattr(
+        "mobilevlm.checkpoints.formats.tensor_file.WINDOW", mmap.ALLOCATIONGRANULARITY
+    )
     state = {
         f"mm_projector.{key}": tensor
         for key, tensor in to_upstream(build_projector("mlp2x-gelu", 96, 80), "mlp").items()
@@ -168,5 +169,5 @@ def test_the_longest_header_allowed_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "x").write_bytes(header("{}"))
-    monkeypatch.setattr("mobilevlm.checkpoints.safetensors_file.MAX_HEADER", 2)
+    monkeypatch.setattr("mobilevlm.checkpoints.formats.safetensors.MAX_HEADER", 2)
     assert not SafetensorsFile(tmp_path / "x").tensors

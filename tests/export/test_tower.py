@@ -99,7 +99,7 @@ def link(name: str, to: str) -> Callable[[Path], None]:
 
 
 AGAIN = "Download it again."
-IRREGULAR = f"not a regular file; expected a JSON object. {AGAIN}"
+IRREGULAR = "cannot be read: not a regular file; expected a JSON object"
 GAP = "layers, and none with the number 2; expected layers numbered from 0, without a gap"
 HEADS = "expected a divisor of 8, the tower's width"
 EPS = "expected a number between 0 and 1"

@@ -419,8 +419,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     cases = {
         tmp_path / "none.json": "cannot be read: No such file or directory; expected a JSON "
         "document",
-        tmp_path: "not a regular file; expected a JSON document",
-        Path("/dev/null"): "not a regular file; expected a JSON document",
+        tmp_path: "cannot be read: a folder, not a file; expected a JSON document",
+        Path("/dev/null"): "cannot be read: not a regular file; expected a JSON document",
         tmp_path / "binary.json": "cannot be read: 'utf-8' codec can't decode byte 0xff in "
         "position 0: invalid start byte; expected a JSON document",
         tmp_path / "list.json": "a JSON list; expected a JSON object",

@@ -1,0 +1,176 @@
+"""What the readers of all formats share: a file is described when opened, and read by tensor."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import re
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...projectors.files import open_regular
+from ...registry import quote
+from ..errors import CheckpointError
+
+__all__ = ["TensorFile", "TensorInfo", "refuse_other_formats"]
+
+WINDOW = 1 << 26  # bytes; a multiple of every machine's page size
+
+_CONTENT = ("st_size", "st_mtime_ns")  # what changes when a file is written to
+
+_HINTS = {
+    errno.EINVAL: "Name another path.",
+    errno.ENOENT: "Look at the path; nothing is downloaded.",
+    errno.EMFILE: "Close some files, or allow more: ulimit -n.",
+    errno.ENOMEM: "There is too little memory for its tensors.",
+}
+# A model's name on a hub, given in place of a path.
+_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(?:\.\d[\w-]*)*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor in a file, as the file describes it.
+
+    Attributes:
+        dtype: Its dtype.
+        shape: Its shape.
+        start: The position of its first byte in the file.
+        nbytes: Its size in bytes.
+        strides: Its strides, in elements, if it is not contiguous.
+        fault: Why it must not be read; empty if it may be.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+    strides: tuple[int, ...] | None = None
+    fault: str = ""
+
+
+class TensorFile(ABC):
+    """A file of tensors.
+
+    Args:
+        path: The file. Only what describes the tensors is read.
+
+    Attributes:
+        path: The file.
+        tensors: What it holds, by key.
+        metadata: Its metadata, text to text.
+
+    Raises:
+        CheckpointError: It cannot be read, is something else, is cut off, or contradicts itself.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.tensors: dict[str, TensorInfo] = {}
+        self.metadata: dict[str, str] = {}
+        self._pages_start = 0
+        self._pages: mmap.mmap | bytes = b""
+        # Stays open as long as this object: another file may have the path by the time of reading.
+        with self._explained():
+            self._file = open_regular(self.path)
+            self._status = os.fstat(self._file.fileno())
+            close = weakref.finalize(self, self._file.close)
+            try:
+                self._describe(self._file, self._status.st_size)
+            except BaseException:  # its traceback keeps this object, and so the file, alive
+                close()
+                raise
+
+    @abstractmethod
+    def _describe(self, file: BufferedReader, size: int) -> None:
+        """Find out what the file holds, and check it."""
+
+    def error(
+        self, found: str, expected: str = "", hint: str = "", keys: Iterable[object] = ()
+    ) -> CheckpointError:
+        """Return an error about the file, or about what has these keys in it."""
+        where = str(self.path) + "".join(f"[{quote(key)}]" for key in keys)
+        return CheckpointError(found, where, expected, hint)
+
+    def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Map some tensors. Their pages are read when they are used, all others never.
+
+        They belong to the file that was opened, even if its path leads to another by now, as
+        after `save_projector`. As with safetensors' own reader, the process dies if somebody
+        truncates the file meanwhile.
+
+        Raises:
+            CheckpointError: The file cannot be read, or was written to since it was opened.
+        """
+        with self._explained():
+            status = os.fstat(self._file.fileno())
+            if any(getattr(status, f) != getattr(self._status, f) for f in _CONTENT):
+                raise self.error("the file changed while it was read", hint="Try again.")
+            return {key: self._tensor(self.tensors[key]) for key in keys}
+
+    def _tensor(self, info: TensorInfo) -> Tensor:
+        if not info.nbytes:
+            return torch.empty(info.shape, dtype=info.dtype)
+        self._map(info.start, info.start + info.nbytes)
+        offset = info.start - self._pages_start
+        flat = torch.frombuffer(self._pages, dtype=torch.uint8, count=info.nbytes, offset=offset)
+        if info.start % info.dtype.itemsize:  # a view would not be aligned
+            flat = flat.clone()
+        flat = flat.view(info.dtype)
+        if info.strides is not None:
+            return flat.as_strided(info.shape, info.strides).contiguous()
+        return flat.view(info.shape)
+
+    def _map(self, first: int, end: int) -> None:
+        """Map these bytes, and some around them for the tensors that follow.
+
+        Not the whole file: a private mapping that is larger than memory is refused.
+        """
+        if self._pages_start <= first and end <= self._pages_start + len(self._pages):
+            return
+        start = first - first % WINDOW
+        length = min(end + -end % WINDOW, self._status.st_size) - start
+        # Private: what is written to the tensors does not reach the file.
+        self._pages = mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_COPY, offset=start)
+        self._pages_start = start
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn an error of the system into ours."""
+        try:
+            yield
+        except OSError as error:
+            hint = _HINTS.get(error.errno or 0, "Look at the path and its permissions.")
+            if _HUB.fullmatch(str(self.path)) and not self.path.parent.exists():
+                hint = "Nothing is downloaded. If it is a model of a hub, fetch it first: "
+                hint += f"hf download {self.path} --local-dir {self.path.name}"
+            raise self.error(f"cannot be read: {error.strerror}", hint=hint) from error
+
+
+def refuse_other_formats(start: bytes, where: str, expected: str) -> None:
+    """Say what a file is, from its first bytes, if it is not a checkpoint at all."""
+    text = start.lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            "a git-lfs pointer, not the file itself", where, hint="Run: git lfs pull"
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(
+            "a web page, not a checkpoint", where, hint="Download the file itself."
+        )
+    if start.startswith(b"GGUF"):
+        raise CheckpointError(
+            "a GGUF file", where, expected, "Use the model it was converted from."
+        )

@@ -1,0 +1,334 @@
+"""A file of `torch.save`, read without running anything in it.
+
+Such a file is a zip archive of a pickle, which describes the tensors, and of their bytes. Here the
+archive's directory and the pickle's opcodes are checked first. torch's restricted unpickler then
+gets the pickle alone, on the meta device, and each tensor that comes out is compared with the
+archive.
+
+`torch.load(path, weights_only=True, mmap=True)` alone runs nothing either, but it is not enough.
+It returns other bytes of the file as weights (members that overlap or are compressed, a storage
+said to be longer than it is), hangs or overflows the stack while it hashes nested tuples,
+allocates what the pickle asks for (a bytearray of any size), and maps the whole file, which fails
+for one larger than memory.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+from dataclasses import dataclass
+from io import BufferedReader
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...registry import quote
+from ..errors import CheckpointError
+from .safetensors import DTYPES
+from .tensor_file import TensorFile, TensorInfo, refuse_other_formats
+
+__all__ = ["PickleFile"]
+
+# Before 2.10 weights_only had known holes; before 2.11 the meta device still read every storage.
+MIN_TORCH = (2, 11)
+MAX_DIRECTORY = 32_000_000
+MAX_PICKLE = 10_000_000
+# For a pickle of that size: torch.save writes 2.6 bytes an opcode or more, 72 a tensor or more.
+MAX_OPCODES = 4_000_000
+MAX_MEMBERS = 150_000
+# A tensor's arguments are far fewer. A tuple may become a key, and hashing one recurses.
+MAX_TUPLE = 1_000
+LOCAL_HEADER = struct.Struct("<4s22xHH")
+
+# What a pickle of tensors needs; torch allows more, some of which allocates.
+_GLOBALS = {
+    "collections OrderedDict",
+    "torch Size",
+    "torch.storage UntypedStorage",
+    *(f"torch._utils _rebuild_{what}" for what in ("tensor_v2", "tensor_v3", "parameter")),
+    *(str(dtype).replace(".", " ") for dtype in DTYPES.values()),
+    *(
+        f"torch {name}Storage"
+        for name in (
+            *("BFloat16", "Bool", "Byte", "Char", "ComplexDouble", "ComplexFloat"),
+            *("Double", "Float", "Half", "Int", "Long", "Short"),
+        )
+    ),
+}
+
+_TENSORS = "tensors by name"
+_CUT = "It is cut off or damaged: download or save it again."
+_AGAIN = "Save it again with torch.save."
+_STATE_DICT = "Save the state dict alone, with torch.save, where the file was made."
+
+
+@dataclass(frozen=True)
+class _Member:
+    """Where the bytes of an archive's member are."""
+
+    start: int
+    size: int
+
+
+class _BoundedFile:
+    """A file for `zipfile`, which would read a directory of any size."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, n: int = -1) -> bytes:
+        return self._file.read(MAX_DIRECTORY if n < 0 else min(n, MAX_DIRECTORY))
+
+
+class PickleFile(TensorFile):
+    """A file of `torch.save` that holds tensors by name, or one dict of them; see `TensorFile`."""
+
+    kind = "an archive of torch.save"
+
+    def _describe(self, file: BufferedReader, size: int) -> None:
+        self._refuse_by_start(file.read(512))
+        if tuple(int(part) for part in torch.__version__.split(".")[:2]) < MIN_TORCH:
+            raise self.error(
+                f"a pickle, which torch {torch.__version__} cannot check safely",
+                "torch {}.{} or later".format(*MIN_TORCH),
+                "Upgrade torch.",
+            )
+        members = self._members(file, size)
+        order = members.get("byteorder")
+        if order is not None and _member_bytes(file, order, 16) != b"little":
+            raise self.error(
+                "its numbers are big-endian", hint="Save it on a little-endian machine."
+            )
+        if members["data.pkl"].size > MAX_PICKLE:
+            found = f"a pickle of {members['data.pkl'].size:,} bytes, without the tensors' own"
+            raise self.error(found, f"at most {MAX_PICKLE:,}", _STATE_DICT)
+        data = _member_bytes(file, members["data.pkl"], MAX_PICKLE)
+        self._check_opcodes(data)
+        storages = {name: each for name, each in members.items() if name.startswith("data/")}
+        stub, starts = _archive_without_data(data, storages)
+        for key, tensor in self._tensors_by_name(self._unpickle(stub)):
+            # Set by torch to the position of the storage's record; a pickle may set it too.
+            position = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+            if type(position) is not int or position not in starts:
+                raise self.error(
+                    "a tensor without a storage in the archive", hint=_AGAIN, keys=(key,)
+                )
+            self.tensors[key] = self._tensor_info(key, tensor, starts[position])
+
+    def _refuse_by_start(self, start: bytes) -> None:
+        refuse_other_formats(start, str(self.path), self.kind)
+        if start[8:9] == b"{":
+            raise self.error("a safetensors file", self.kind, "Leave out from_pickle=True.")
+        if start[:1] == b"\x80" or start[257:262] == b"ustar":
+            raise self.error(
+                "a pickle without an archive, as torch before 1.6 and other tools write it",
+                self.kind,
+                "Load it with torch.load(PATH, weights_only=True) and save it again with "
+                "torch.save.",
+            )
+        if start[:4] != b"PK\x03\x04":
+            raise self.error("not a pickle of PyTorch", self.kind, _CUT)
+
+    def _members(self, file: BufferedReader, size: int) -> dict[str, _Member]:
+        """Find the archive's members by their names in its folder; they lie apart, uncompressed."""
+        try:
+            entries = zipfile.ZipFile(_BoundedFile(file)).infolist()
+        except OSError:
+            raise
+        except Exception:  # BadZipFile, and whatever else a hostile directory leads to
+            raise self.error("its zip directory is missing or damaged", hint=_CUT) from None
+        if not any(re.fullmatch("[^/]+/data[.]pkl", entry.orig_filename) for entry in entries):
+            raise self.error("a zip archive of something else", self.kind, _AGAIN)
+        if len(entries) > MAX_MEMBERS:
+            found = f"an archive of {len(entries):,} members"
+            raise self.error(found, f"at most {MAX_MEMBERS:,}", _STATE_DICT)
+        members: dict[str, _Member] = {}
+        spans: list[tuple[int, int]] = []
+        roots: set[str] = set()
+        for entry in entries:
+            full = entry.orig_filename
+            root, _, name = full.partition("/")
+            if not all(part not in ("", ".", "..") for part in full.split("/")) or re.search(
+                r"[\\\x00-\x1f\x7f]", full
+            ):
+                found = "a member's name that torch.save never writes"
+                raise self.error(found, hint=_AGAIN, keys=(full,))
+            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+                how = "encrypted" if entry.flag_bits & 1 else "compressed"
+                found = f"{how}, which torch.save never does"
+                raise self.error(found, hint=f"Unpack it. {_AGAIN}", keys=(full,))
+            if name in members:
+                raise self.error("there twice", hint=_AGAIN, keys=(full,))
+            header = b""
+            if 0 <= entry.header_offset < size:
+                file.seek(entry.header_offset)
+                header = file.read(LOCAL_HEADER.size)
+            if len(header) < LOCAL_HEADER.size or header[:4] != b"PK\x03\x04":
+                raise self.error("not where the zip directory says", hint=_CUT, keys=(full,))
+            _, n, m = LOCAL_HEADER.unpack(header)
+            start = entry.header_offset + LOCAL_HEADER.size + n + m
+            members[name] = _Member(start, entry.file_size)
+            spans.append((entry.header_offset, start + entry.file_size))
+            roots.add(root)
+        end = 0
+        for first, last in sorted(spans):
+            if first < end or last > size:
+                kind = "overlap" if first < end else "end beyond the file"
+                raise self.error(f"its members {kind} at byte {first:,}", hint=_CUT)
+            end = last
+        if "constants.pkl" in members:
+            raise self.error("a TorchScript archive, which is code", hint=_STATE_DICT)
+        if len(roots) > 1:
+            raise self.error("more than one archive in one file", hint=_AGAIN)
+        return members
+
+    def _check_opcodes(self, data: bytes) -> None:
+        """Refuse, from a pickle's opcodes, what no dict of tensors needs; none of them is run."""
+        # For each value on the stack: how many values it comes to if it is a tuple, written out.
+        stack: list[int] = []
+        marks: list[int] = []
+        memo: dict[Any, int] = {}
+        try:
+            for count, (opcode, arg, _) in enumerate(pickletools.genops(data)):
+                name, found = opcode.name, ""
+                if count >= MAX_OPCODES:
+                    found = f"a pickle of more than {MAX_OPCODES:,} opcodes"
+                elif name == "GLOBAL" and arg not in _GLOBALS:
+                    found = (
+                        f"it asks for {quote(str(arg).replace(' ', '.'))}, which is not a tensor"
+                    )
+                elif name == "MARK":
+                    marks.append(len(stack))
+                elif name in ("BINPUT", "LONG_BINPUT"):
+                    memo[int(arg or 0)] = stack[-1]
+                elif name in ("BINGET", "LONG_BINGET"):
+                    stack.append(memo[int(arg or 0)])
+                else:
+                    taken = opcode.stack_before
+                    if pickletools.markobject in taken:
+                        start = marks.pop() - taken.index(pickletools.markobject)
+                    else:
+                        start = len(stack) - len(taken)
+                    size = 1 + sum(stack[start:]) if "TUPLE" in name else 1
+                    if size > MAX_TUPLE:
+                        found = f"a tuple of more than {MAX_TUPLE:,} values in its pickle"
+                    stack[start:] = [size] * len(opcode.stack_after)
+                if found:
+                    raise self.error(found, _TENSORS, _STATE_DICT)
+        except CheckpointError:
+            raise
+        except (LookupError, ValueError):
+            raise self.error("its pickle is damaged", hint=_CUT) from None
+
+    def _unpickle(self, stub: io.BytesIO) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return torch.load(stub, map_location="meta", weights_only=True)
+        except Exception:  # of any kind; torch's message advises to load it without the check
+            found = "torch's restricted loader refuses it"
+            raise self.error(found, f"nothing but {_TENSORS}", _STATE_DICT) from None
+
+    def _tensors_by_name(self, value: Any) -> list[tuple[str, Tensor]]:
+        """Return the tensors by key, out of a dict of them or of the only such dict in a dict.
+
+        `dict`'s own methods are called, since attributes may hide those of an OrderedDict.
+        """
+        keys: tuple[Any, ...] = ()
+        if isinstance(value, dict) and not _holds_tensors(value):
+            inner = {key: each for key, each in dict.items(value) if _holds_tensors(each)}
+            if len(inner) > 1:
+                names = ", ".join(map(quote, inner))
+                raise self.error(f"more than one dict of tensors: {names}", "one", _STATE_DICT)
+            if inner:
+                [(outer, value)] = inner.items()
+                keys = (outer,)
+        if not _holds_tensors(value):
+            found = f"a pickled {type(value).__name__} without tensors"
+            raise self.error(found, _TENSORS, _STATE_DICT)
+        for key, each in dict.items(value):
+            if not isinstance(key, str):
+                found = f"a key of type {type(key).__name__}"
+                raise self.error(found, "text", _STATE_DICT, keys)
+            if not _is_tensor(each):
+                found = f"of type {type(each).__name__}"
+                raise self.error(found, "a tensor", _STATE_DICT, (*keys, key))
+        return list(dict.items(value))
+
+    def _tensor_info(self, key: str, tensor: Tensor, member: _Member) -> TensorInfo:
+        """Return where a tensor's bytes are, after checking that its storage has them all."""
+        shape, strides = tuple(tensor.shape), tensor.stride()
+        size, itemsize = tensor.untyped_storage().nbytes(), tensor.dtype.itemsize
+        steps = [(stride, side) for stride, side in zip(strides, shape, strict=True) if side != 1]
+        last = sum(stride * (side - 1) for stride, side in steps)
+        start = int(tensor.storage_offset()) * itemsize
+        nbytes = (last + 1) * itemsize if tensor.numel() else 0
+        # On the meta device torch enlarges a storage that is too small for its tensor.
+        if size != member.size:
+            found = f"it needs {size:,} bytes, the archive has {member.size:,} for it"
+            raise self.error(found, hint=_CUT, keys=(key,))
+        if start + nbytes > size:
+            found = f"it ends at byte {start + nbytes:,} of its storage's {size:,}"
+            raise self.error(found, hint=_AGAIN, keys=(key,))
+        contiguous = tensor.is_contiguous()
+        return TensorInfo(
+            tensor.dtype,
+            shape,
+            member.start + start,
+            nbytes,
+            None if contiguous else strides,
+            _tensor_fault(tensor, steps),
+        )
+
+
+def _member_bytes(file: BufferedReader, member: _Member, limit: int) -> bytes:
+    file.seek(member.start)
+    return file.read(min(member.size, limit))
+
+
+def _archive_without_data(
+    data: bytes, storages: dict[str, _Member]
+) -> tuple[io.BytesIO, dict[int, _Member]]:
+    """Write an archive of the same pickle, with empty storages, for torch to unpickle.
+
+    Returns:
+        The archive, and each storage by its position in it, which is how torch identifies them.
+    """
+    stub = io.BytesIO()
+    starts: dict[int, _Member] = {}
+    with zipfile.ZipFile(stub, "w") as archive:
+        archive.writestr("stub/data.pkl", data)
+        archive.writestr("stub/version", b"3\n")
+        archive.writestr("stub/byteorder", b"little")
+        for name, member in storages.items():
+            entry = zipfile.ZipInfo(f"stub/{name}")
+            archive.writestr(entry, b"")
+            starts[entry.header_offset + len(entry.FileHeader())] = member
+    stub.seek(0)
+    return stub, starts
+
+
+def _is_tensor(value: Any) -> bool:
+    return type(value) in (Tensor, nn.Parameter)
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(map(_is_tensor, dict.values(value)))
+
+
+def _tensor_fault(tensor: Tensor, steps: list[tuple[int, int]]) -> str:
+    """Say why a tensor should not be read although all of it is there."""
+    if tensor.is_neg() or tensor.is_conj():
+        return "negated or conjugated only when it is used"
+    reach = 0
+    for stride, side in sorted(steps):
+        if stride <= reach and tensor.numel():
+            return "expanded from fewer numbers, or overlapping itself"
+        reach += stride * (side - 1)
+    return ""
