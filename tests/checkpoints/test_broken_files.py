@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mobilevlm import RegistryError, build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.formats import index as index_file
 from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
 

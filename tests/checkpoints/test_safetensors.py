@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mobilevlm import build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.checkpoints.formats import tensor_file
 from mobilevlm.checkpoints.formats.safetensors import SafetensorsFile
 from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
