@@ -313,6 +313,7 @@ def test_listing_imports_nothing_heavy_and_no_plugin(site: Site) -> None:
     assert [name for name in ours if not name.startswith("mobilevlm.registry")] == [
         "mobilevlm.blocks",
         "mobilevlm.projectors",
+        "mobilevlm.projectors.index",
         "mobilevlm.zeta",
         "mobilevlm.zeta.names",
     ]
