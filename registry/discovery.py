@@ -46,6 +46,11 @@ class PluginEntryPoint:
         """The name that it always answers to."""
         return f"{self.distribution}/{self.name}"
 
+    @property
+    def target(self) -> str:
+        """Where it leads, as ``module:attribute``; without the extras that may be written there."""
+        return f"{self.point.module}:{self.point.attr}"
+
     def entry(self, name: str) -> Entry:
         """Return its entry, under the name to write."""
         return Entry(name, self.distribution, self.version, self.point.value)

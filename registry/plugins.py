@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -130,14 +130,14 @@ class Plugins:
         found = self.installed.scan().problems
         return [each for each in found if is_disabled(names, each.distribution) == switched_off]
 
-    def conflicts(self, is_built_in: Callable[[str], bool]) -> Iterator[Problem]:
+    def conflicts(self, builtins: Container[str]) -> Iterator[Problem]:
         """Yield the short names that do not lead to the plugin that offers them."""
         by_name: dict[str, list[PluginEntryPoint]] = {}
         for point in self.entry_points():
             by_name.setdefault(point.name, []).append(point)
         for name, points in sorted(by_name.items()):
             points.sort(key=lambda point: point.distribution)
-            if is_built_in(name):
+            if name in builtins:
                 for point in points:
                     text = f"its {self.kind} {name!r} has the name of a built-in, which keeps it"
                     hint = f"Write {point.qualified!r}, or set {DISABLE_VARIABLE}={point.qualified}"
@@ -146,9 +146,9 @@ class Plugins:
                 error = self.ambiguous(points)
                 yield Problem(points[0].distribution, error.found, error.hint, name)
 
-    def check_strict(self, is_built_in: Callable[[str], bool]) -> None:
+    def check_strict(self, builtins: Container[str]) -> None:
         """In strict mode, refuse to go on while anything is wrong with a plugin's metadata."""
-        found = (*self.problems(), *self.conflicts(is_built_in)) if is_strict() else ()
+        found = (*self.problems(), *self.conflicts(builtins)) if is_strict() else ()
         if found:
             text = f"{found[0].distribution}: {found[0].text}"
             text += f" (and {len(found) - 1} more)" if found[1:] else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import pkgutil
 import sys
 import threading
 from collections import Counter
@@ -85,7 +85,7 @@ class Registry(Generic[T]):
         """Every built-in name, aliases too, with its ``module:attribute``; sorted."""
         found = dict(self._rows)
         for table in self._tables:
-            found |= _load(table)
+            found |= pkgutil.resolve_name(table)
         found |= {alias: found[name] for alias, (name, _) in self._aliases.items()}
         return dict(sorted(found.items()))
 
@@ -111,7 +111,7 @@ class Registry(Generic[T]):
         Raises:
             BrokenPlugin: In strict mode, something is wrong with an installed plugin.
         """
-        self._plugins.check_strict(self._is_built_in)
+        self._plugins.check_strict(self._builtins)
         found = {name: Entry(name, BUILT_IN, "", to) for name, to in self._builtins.items()}
         local = self._locals()
         found |= {name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in local.items()}
@@ -138,7 +138,7 @@ class Registry(Generic[T]):
 
     def conflicts(self) -> list[Problem]:
         """Return the short names of plugins that do not lead to them."""
-        return list(self._plugins.conflicts(self._is_built_in))
+        return list(self._plugins.conflicts(self._builtins))
 
     def refresh(self) -> None:
         """Look at the installed distributions again, as after an install in a running notebook.
@@ -189,14 +189,14 @@ class Registry(Generic[T]):
         """
         # A class may have been imported directly; its module is loaded then.
         for name, builtin in self._builtins.items():
-            if name not in self._aliases and _peek(*_split(builtin)) is thing:
+            if name not in self._aliases and _peek(builtin) is thing:
                 return name
         for name, candidate in (self._specialised.copy() | self._plugins.loaded()).items():
             if candidate is thing:
                 return name
         points = self._plugins.entry_points()
         for point in points:
-            if _peek(point.point.module, point.point.attr) is thing:
+            if _peek(point.target) is thing:
                 return point.qualified
         own = self._names.get(id(thing))
         if own is not None:
@@ -249,7 +249,7 @@ class Registry(Generic[T]):
                 f"register({key!r})",
                 self._expected,
             )
-        if self._is_built_in(key):
+        if key in self._builtins:
             raise NameTaken(
                 f"{self.kind} {key!r} is built in and cannot be replaced",
                 hint="Choose another name.",
@@ -293,7 +293,7 @@ class Registry(Generic[T]):
 
     def _match(self, name: object) -> tuple[str, list[PluginEntryPoint]] | None:
         """Return the canonical key and the plugins that answer (none: ours), or None."""
-        self._plugins.check_strict(self._is_built_in)
+        self._plugins.check_strict(self._builtins)
         if isinstance(name, str) and name in self._aliases:  # as written: it may be no short name
             return name, []
         parsed = parse(name)
@@ -310,10 +310,7 @@ class Registry(Generic[T]):
         return (points[0].qualified, points) if points else None
 
     def _is_ours(self, short: str) -> bool:
-        return short in self._local or self._is_built_in(short)
-
-    def _is_built_in(self, short: str) -> bool:
-        return short in self._builtins
+        return short in self._local or short in self._builtins
 
     def _resolve(self, name: object) -> tuple[str, PluginEntryPoint | None]:
         """Return the canonical key, and the entry point if it is a plugin's."""
@@ -337,19 +334,14 @@ class Registry(Generic[T]):
             raise self._unknown(key) from None
 
     def _load_builtin(self, key: str) -> T:
-        if key in self._aliases:
-            return self._load_alias(key)
-        thing: T = _load(self._builtins[key])
-        return thing
-
-    def _load_alias(self, alias: str) -> T:
-        if alias in self._specialised:
-            return self._specialised[alias]
-        name, options = self._aliases[alias]
-        thing = self.get(name)
+        if key in self._specialised:
+            return self._specialised[key]
+        thing: T = pkgutil.resolve_name(self._builtins[key])
+        if key not in self._aliases:
+            return thing
         if self._specialise is not None:
-            thing = self._specialise(thing, options)
-        return self._specialised.setdefault(alias, thing)  # of two threads, the first one's
+            thing = self._specialise(thing, self._aliases[key][1])
+        return self._specialised.setdefault(key, thing)  # of two threads, the first one's
 
     def _listed(self) -> Iterator[tuple[PluginEntryPoint, Entry]]:
         """Yield the plugins in use, each with its entry under the shortest name that finds it."""
@@ -369,7 +361,7 @@ class Registry(Generic[T]):
             if short == point.name and distribution in (None, point.distribution):
                 by = f"It is offered by {point.distribution}"
                 return f"{by}, which {DISABLE_VARIABLE} switches off."
-        other: Registry[Any] | None = _load(self._other) if self._other else None
+        other: Registry[Any] | None = pkgutil.resolve_name(self._other) if self._other else None
         if other is not None and other._match(name):
             return f"{quote(name)} is a {other.kind}, not a {self.kind}."
         lower = normalize(name.rpartition("/")[2].lower()) if isinstance(name, str) else None
@@ -401,18 +393,9 @@ def target_of(thing: object) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _split(target: str) -> tuple[str, str]:
+def _peek(target: str) -> object:
+    """Return what ``module:attribute`` leads to if the module is loaded, else `_MISSING`."""
     module, _, attribute = target.partition(":")
-    return module, attribute
-
-
-def _load(target: str) -> Any:
-    module, attribute = _split(target)
-    return getattr(importlib.import_module(module), attribute)
-
-
-def _peek(module: str, attribute: str) -> object:
-    """Return what a target leads to if its module is loaded already, else `_MISSING`."""
     thing: object = sys.modules.get(module)
     try:
         for part in attribute.split("."):
