@@ -26,13 +26,13 @@ __all__ = [
     "Names",
     "Shapes",
     "Upstream",
-    "act",
     "activation",
     "count_blocks",
     "count_keys",
     "count_layers",
     "matrix",
     "only",
+    "projector_act",
     "refused",
     "setting",
     "with_norm",
@@ -206,7 +206,7 @@ def activation(config: Config, path: str) -> str:
     return _ACTIVATIONS[name]
 
 
-def act(config: Config) -> str:
+def projector_act(config: Config) -> str:
     """Return our name of the projector's activation."""
     return activation(config, "projector_hidden_act")
 

@@ -68,9 +68,9 @@ class Blip2(Preset):
     Source: huggingface/transformers, ``models/blip_2/modeling_blip_2.py``
     (`Blip2QFormerModel`); Li et al., "BLIP-2", 2023.
 
-    Traps: the CLS token stays, so do not drop it; norms stand after the sums, with an eps of
-    1e-12; only every second layer reads the image; released models keep it in fp32. InstructBLIP's
-    Q-Former reads a text too, and is another.
+    Traps: the CLS token is kept; the norms follow the residual sums, with an eps of 1e-12; only
+    every second layer attends to the image; released models keep it in fp32. InstructBLIP's
+    Q-Former also reads text; it is not this one.
 
     Attributes:
         width: The queries' width.
@@ -78,7 +78,7 @@ class Blip2(Preset):
         depth: The number of layers.
         heads: The number of heads, which divides `width`.
         hidden: The inner width of the feed-forward layers; None is four times `width`.
-        cross_every: How many layers it is from one that reads the image to the next.
+        cross_every: Every how many layers one attends to the image.
     """
 
     width: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 768

@@ -112,12 +112,12 @@ class CAbstractor(Preset):
     Source: khanrc/honeybee, ``honeybee/projectors/projectors.py`` (`CAbstractor`); Cha et al.,
     "Honeybee", 2023.
 
-    Traps: the LayerNorms over channels have an eps of 1e-5, for timm turns the ``LayerNorm2d`` it
-    is given into one with an activation; the squeeze is a quarter of the block's *input*, rounded
-    but to no multiple; SiLU comes after the sum. Honeybee adds a learned position table
-    (``position=True``), and in older checkpoints that begins with a row for the CLS token, which
-    is dropped right after: ``prefix_tokens=1`` reads past it. No token is repeated: the grid's
-    sides are at least sqrt(queries).
+    Traps: the LayerNorms over channels have an eps of 1e-5, because timm replaces the
+    ``LayerNorm2d`` it is given by one with an activation; the squeeze is a quarter of the block's
+    *input*, not rounded to a multiple; SiLU follows the sum. Honeybee adds a learned position table
+    (``position=True``), and in older checkpoints it begins with a row for the CLS token, which
+    is dropped right after; ``prefix_tokens=1`` skips that row. The pool repeats no token: the
+    grid's sides are at least sqrt(queries).
 
     Attributes:
         queries: The number of tokens that come out of the pool, a square.

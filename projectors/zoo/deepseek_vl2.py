@@ -39,7 +39,7 @@ def _read(config: Config, shapes: Shapes) -> Match:
 class DeepseekVL2(Preset):
     """``pad to even > merge 2x2 (chw) > Linear > [GELU > Linear] x (depth - 1)``.
 
-    Used by DeepSeek-VL2. Its types are ``downsample_mlp_gelu`` and ``token_pooling``.
+    Used by DeepSeek-VL2, as its types ``downsample_mlp_gelu`` and ``token_pooling``.
 
     Source: deepseek-ai/DeepSeek-VL2, ``deepseek_vl2/models/modeling_deepseek_vl_v2.py``
     (`MlpProjector`).
@@ -49,7 +49,7 @@ class DeepseekVL2(Preset):
     separator tokens belong to the model around it.
 
     Attributes:
-        mode: ``mlp``, or ``pooling``: a layer back to the input's width stands first.
+        mode: ``mlp``, or ``pooling``, which begins with a layer back to the input's width.
         depth: The number of linear layers after the merge.
         ratio: The inner width over the output's.
     """

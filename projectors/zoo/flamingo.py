@@ -1,4 +1,4 @@
-"""Flamingo's perceiver resampler and the models that took it over."""
+"""Flamingo's perceiver resampler and those of models that adopted it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _read_idefics(config: Config, shapes: Shapes) -> Match:
 class Flamingo(Preset):
     """``perceiver resampler [> Linear]``; 64 tokens come out of any number.
 
-    Used by OpenFlamingo and, with ReLU and wider heads, Idefics (`idefics`). Both hand the vision
+    Used by OpenFlamingo and, with ReLU and wider heads, Idefics (`idefics`). Both pass the vision
     width on to the language model's cross-attention; where the two widths differ, a linear layer
     follows.
 
@@ -79,8 +79,8 @@ class Flamingo(Preset):
     (`PerceiverResampler`); huggingface/transformers, ``models/idefics/perceiver.py``
     (`IdeficsPerceiverResampler`).
 
-    Traps: the latents are among the keys and values, each side normed by itself; Idefics may norm
-    queries and keys too. OpenFlamingo's optional embeddings of frames and media are not here.
+    Traps: the keys and values include the latents; tokens and latents have a norm each; Idefics may
+    normalise queries and keys too. OpenFlamingo's optional frame and media embeddings are left out.
 
     Attributes:
         queries: The number of latents, which is the number of tokens that come out.

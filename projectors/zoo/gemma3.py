@@ -1,4 +1,4 @@
-"""The projectors of the Gemma 3 and 4 models."""
+"""Gemma 3's projector."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Gemma3(Preset):
     Source: huggingface/transformers, ``models/gemma3/modeling_gemma3.py``
     (`Gemma3MultiModalProjector`).
 
-    Traps: the norm scales by 1 + w, in fp32, and casts back after that; its eps is the vision
+    Traps: the norm scales by 1 + w, in fp32, before it casts back; its eps is the vision
     tower's; the matrix is stored (in, out) and has no bias.
 
     Attributes:

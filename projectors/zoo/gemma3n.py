@@ -26,8 +26,8 @@ class Gemma3n(Preset):
     Source: huggingface/transformers, ``models/gemma3n/modeling_gemma3n.py``
     (`Gemma3nModel.get_image_features`, `Gemma3nMultimodalEmbedder`).
 
-    Traps: the norms multiply their weight in fp32; the embedder's table of hard tokens belongs to
-    the language model, not here.
+    Traps: the norms multiply their weight in fp32; the embedder's table of hard tokens is part
+    of the language model.
 
     Attributes:
         eps: Of both norms.

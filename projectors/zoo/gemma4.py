@@ -42,7 +42,7 @@ class Gemma4(Preset):
     (`Gemma4VisionPooler`, `Gemma4VisionModel.forward`, `Gemma4MultimodalEmbedder`).
 
     Traps: upstream pools by position ids over a padded batch; here the images are packed, each
-    with its grid, and what comes out are upstream's valid tokens. The 26B and 31B models
+    with its grid, and the output is upstream's valid tokens. The 26B and 31B models
     standardise. The scaled features may exceed fp16's range: run it in fp32 or bf16.
 
     Attributes:

@@ -53,13 +53,13 @@ class Glm4v(Preset):
     `Glm4vVisionPatchMerger`).
 
     Traps: the convolution is a merge with order ``chw`` and a linear layer with bias, all others
-    have none; norm and convolution live on the tower upstream; the tokens come in block by block.
+    have none; norm and convolution are part of upstream's tower; the tokens arrive block by block.
 
     Attributes:
         eps: Of the RMS norm.
         hidden: The inner width of the SwiGLU; None is the output width.
         limit: GLM5-Next's clamp.
-        token_order: How the tokens come in: ``blocked`` or ``raster``.
+        token_order: The order of the input tokens: ``blocked`` or ``raster``.
     """
 
     eps: float = 1e-5

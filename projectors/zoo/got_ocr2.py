@@ -24,8 +24,8 @@ class GotOcr2(Preset):
     Source: huggingface/transformers, ``models/got_ocr2/modeling_got_ocr2.py``
     (`GotOcr2MultiModalProjector`).
 
-    Traps: upstream calls its convolutions upsamplers; they have no bias, and nothing stands
-    between them; the first doubles the width, the second goes to the output's.
+    Traps: upstream calls its convolutions upsamplers; they have no bias, and there is no
+    activation between them; the first doubles the width, the second goes to the output's.
     """
 
     def expand(self, in_: int, out: int) -> Stack:

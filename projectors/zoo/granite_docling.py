@@ -32,8 +32,8 @@ class GraniteDocling(Preset):
     Source: huggingface/transformers, ``models/granite_docling/modeling_granite_docling.py``
     (`GraniteDoclingConnector`).
 
-    Traps: neither linear layer has a bias; the eps is 1e-5 whatever the tower's; the column's half
-    of the places stands first.
+    Traps: neither linear layer has a bias; the eps is 1e-5 whatever the tower's; the first
+    half of the position channels encodes the column.
 
     Attributes:
         merge: The side of the merged windows.

@@ -70,8 +70,8 @@ class HunYuanVL(Preset):
     Source: huggingface/transformers, ``models/hunyuan_vl/modeling_hunyuan_vl.py``
     (`HunYuanVLVisionPatchMerger`).
 
-    Traps: the newline is ``4 in`` wide and goes through the last linear layer; begin and end are
-    `out` wide, and are normalised with the rest. Odd sides lose their last row or column. The
+    Traps: the newline is ``4 in`` wide and passes the last linear layer; the begin and end tokens
+    are `out` wide, and are normalised with the rest. Odd sides lose their last row or column. The
     merge is a convolution upstream, its channels in order chw. Upstream's ``image_sep`` is not
     used.
 

@@ -68,9 +68,9 @@ class Idefics2(Preset):
     Source: huggingface/transformers, ``models/idefics2/modeling_idefics2.py``
     (`Idefics2Connector`).
 
-    Traps: the tokens get the language model's width before they are resampled; no layer has a
-    bias; the eps is the perceiver's, not the language model's; keys and values have fewer heads.
-    Padding has no place here: give each image its own tokens.
+    Traps: the tokens are brought to the language model's width before they are resampled; no layer
+    has a bias; the eps is the perceiver's, not the language model's; keys and values have fewer
+    heads. There is no padding mask: pass each image's own tokens only.
 
     Attributes:
         hidden: The inner width of the first SwiGLU, which is the language model's own.

@@ -10,7 +10,7 @@ __all__ = ["Identity"]
 
 
 class Identity(Preset):
-    """Hand the tokens on; the two widths must be equal.
+    """Pass the tokens through; the two widths must be equal.
 
     Source: haotian-liu/LLaVA, ``llava/model/multimodal_projector/builder.py`` (`IdentityMap`).
     """

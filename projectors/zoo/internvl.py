@@ -1,4 +1,4 @@
-"""InternVL's projector and those like it."""
+"""InternVL's projector and its variants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, act, matrix, only, setting, with_norm
+from ..upstream import (
+    Config,
+    Match,
+    Shapes,
+    Upstream,
+    matrix,
+    only,
+    projector_act,
+    setting,
+    with_norm,
+)
 
 __all__ = ["InternVL"]
 
@@ -27,7 +37,7 @@ def _read(config: Config, shapes: Shapes) -> Match:
         "merge": merge,
         "norm": "layer" if "layer_norm.weight" in shapes else "none",
         "hidden": hidden,
-        "act": act(config),
+        "act": projector_act(config),
         "bias": "linear_1.bias" in shapes,
     }
     return Match(wide // merge**2, matrix(shapes, "linear_2.weight")[0], options)
@@ -50,7 +60,7 @@ def _read_internvl_chat(config: Config, shapes: Shapes) -> Match:
 
 
 def _read_qianfan_ocr(config: Config, shapes: Shapes) -> Match:
-    return _read_sequential(config, shapes, act=act(config))
+    return _read_sequential(config, shapes, act=projector_act(config))
 
 
 def _read_nemotron_omni(config: Config, shapes: Shapes) -> Match:
@@ -92,12 +102,12 @@ class InternVL(Preset):
     (`InternVLModel.pixel_shuffle`, `InternVLMultiModalProjector`).
 
     Traps: the CLS token is dropped before (``prefix_tokens=1``); InternVL's first version and
-    VILA before NVILA put the merged tokens column by column (``transpose``).
+    VILA before NVILA order the merged tokens column by column (``transpose``).
 
     Attributes:
         merge: The side of the merged windows.
         odd: What to do with odd sides: ``refuse``, or ``pad`` with zeros.
-        transpose: Put the merged tokens column by column.
+        transpose: Order the merged tokens column by column.
         norm: ``layer``, ``rms`` or ``none``.
         eps: Of the norm.
         hidden: The inner width.

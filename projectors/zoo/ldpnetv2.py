@@ -27,7 +27,7 @@ class LdpNetV2(Preset):
     (`LDPNetV2Projector`).
 
     Traps: the pool is adaptive, so any grid of at least 12x12 gives 12x12; a smaller one, which
-    upstream blows up to 144 tokens, is refused. The depthwise convolution has a bias, unlike v1's.
+    upstream enlarges to 144 tokens, is refused. The depthwise convolution has a bias, unlike v1's.
     """
 
     def expand(self, in_: int, out: int) -> Stack:

@@ -32,8 +32,8 @@ class Llama4(Preset):
     Source: huggingface/transformers, ``models/llama4/modeling_llama4.py``
     (`Llama4VisionPixelShuffleMLP`, `Llama4MultiModalProjector`).
 
-    Traps: no biases; a GELU after the second layer too; the tower puts its CLS token last and
-    drops it there. Upstream's intermediate view is wrong unless the grid is square.
+    Traps: no biases; a GELU after the second layer too; the tower's CLS token is the last one, and
+    the tower drops it. Upstream's intermediate view is wrong unless the grid is square.
 
     Attributes:
         hidden: The width of the two inner layers.

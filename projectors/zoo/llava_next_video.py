@@ -26,7 +26,7 @@ class LlavaNextVideo(Preset):
     Source: huggingface/transformers, ``models/llava_next_video/modeling_llava_next_video.py``
     (`LlavaNextVideoPooler`, `LlavaNextVideoMultiModalProjector`).
 
-    Traps: a convolution as pool is a merge with order ``chw`` and a linear layer.
+    Traps: a pool by convolution is a merge with order ``chw`` and a linear layer.
 
     Attributes:
         mode: ``avg``, ``max`` or ``conv``.

@@ -47,13 +47,13 @@ class MiniCPMV(Preset):
     Source: OpenBMB/MiniCPM-V, ``omnilmm/model/resampler.py`` (`Resampler`); vllm-project/vllm,
     ``vllm/model_executor/models/minicpmv.py`` (`Resampler2_5`).
 
-    Traps: the column's half of the places stands first; the last layer is stored as (in, out).
-    Places in time, which MiniCPM-V 4.5 gives to the frames of a video, are not here.
+    Traps: the first half of the position channels encodes the column; the last layer is stored as
+    (in, out). The temporal positions of MiniCPM-V 4.5's video frames are left out.
 
     Attributes:
         queries: The number of queries, which is the number of tokens that come out.
         heads: The number of heads; None is one for every 128 channels, as released.
-        places: What has a place: ``keys`` (from 2.5 on), ``both`` (2.0) or ``resized`` (1.0), as
+        places: What has a position: ``keys`` (from 2.5 on), ``both`` (2.0) or ``resized`` (1.0), as
             in the block `query-resampler`.
     """
 

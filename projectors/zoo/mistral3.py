@@ -44,7 +44,7 @@ class Mistral3(Preset):
     Source: huggingface/transformers, ``models/mistral3/modeling_mistral3.py``
     (`Mistral3MultiModalProjector`).
 
-    Traps: the merge is an unfold, so channels stand channel by channel and an odd last row or
+    Traps: the merge is an unfold, so channels are ordered channel by channel and an odd last row or
     column is dropped; the norm's eps is the *text* model's; no biases unless asked for.
 
     Attributes:

@@ -17,10 +17,10 @@ from ..upstream import (
     Match,
     Shapes,
     Upstream,
-    act,
     activation,
     count_blocks,
     matrix,
+    projector_act,
     refused,
 )
 
@@ -45,7 +45,7 @@ def _match(depth: int, shapes: Shapes, first: str, last: str, act: str = "gelu")
 
 
 def _read(config: Config, shapes: Shapes) -> Match:
-    return _match(2, shapes, "linear_1", "linear_2", act(config))
+    return _match(2, shapes, "linear_1", "linear_2", projector_act(config))
 
 
 def _read_sequential(config: Config, shapes: Shapes) -> Match:

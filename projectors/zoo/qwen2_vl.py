@@ -1,4 +1,4 @@
-"""The patch merger of the Qwen-VL models and of those that took it over."""
+"""The patch merger of the Qwen-VL models and of models that adopted it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, act, activation, matrix, only, setting
+from ..upstream import (
+    Config,
+    Match,
+    Shapes,
+    Upstream,
+    activation,
+    matrix,
+    only,
+    projector_act,
+    setting,
+)
 
 __all__ = ["Qwen2VL"]
 
@@ -60,7 +70,7 @@ def _read_paddleocr_vl(config: Config, shapes: Shapes) -> Match:
 def _read_lfm3_vl(config: Config, shapes: Shapes) -> Match:
     _only_2x2(config)
     hidden, wide = matrix(shapes, "linear_1.weight")
-    options = {"hidden": hidden, "act": act(config), "bias": "linear_1.bias" in shapes}
+    options = {"hidden": hidden, "act": projector_act(config), "bias": "linear_1.bias" in shapes}
     out, _ = matrix(shapes, "linear_2.weight")
     return Match(wide // 4, out, options, preset="lfm3-vl")
 
@@ -85,19 +95,19 @@ class Qwen2VL(Preset):
 
     Source: huggingface/transformers, ``models/qwen2_vl/modeling_qwen2_vl.py`` (`PatchMerger`).
 
-    Traps: Qwen's towers hand over their tokens block by block, four neighbours together
+    Traps: Qwen's towers output their tokens block by block, four neighbours together
     (``token_order="blocked"``); PaddleOCR-VL's row by row. The eps is 1e-6, in Kimi and
     PaddleOCR-VL 1e-5. Qwen3-VL's deepstack mergers normalise after the merge.
 
     Attributes:
         norm: ``layer``, ``rms`` or ``none``.
         eps: Of the norm.
-        norm_after: Normalise the merged tokens rather than the single ones.
+        norm_after: Normalise the tokens after the merge, not before.
         merge: The side of the merged windows.
         hidden: The inner width; None is that of a merged token.
         act: The activation; ``gelu`` is the exact form.
         bias: Whether the linear layers have biases.
-        token_order: How the tokens come in: ``blocked`` or ``raster``.
+        token_order: The order of the input tokens: ``blocked`` or ``raster``.
     """
 
     norm: Literal["layer", "rms", "none"] = "layer"

@@ -1,4 +1,4 @@
-"""Qwen-VL's resampler, the first of its name."""
+"""Qwen-VL's resampler, the one of 2023."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class QwenVL(Preset):
     ``vllm/model_executor/models/qwen_vl.py`` (`VisionTransformer`); vllm-project/vllm,
     ``vllm/model_executor/layers/resampler.py`` (`Resampler2`).
 
-    Traps: queries and tokens both have places, the queries in a square of their own; the tokens'
-    are the queries', scaled to their grid, and what is scaled is the saved table. The last norm
-    and the last layer, stored as (in, out), are the tower's own, not the resampler's.
+    Traps: queries and tokens both have positions. The queries' are a square grid; the tokens' are
+    the same saved table, resized to their grid. The last norm and the last layer, stored as
+    (in, out), are part of upstream's tower, not of its resampler.
 
     Attributes:
         queries: The number of queries, a square, which is the number of tokens that come out.

@@ -13,7 +13,7 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, act, matrix, setting
+from ..upstream import Config, Match, Shapes, Upstream, matrix, projector_act, setting
 
 __all__ = ["Voxtral"]
 
@@ -24,7 +24,7 @@ def _read(config: Config, shapes: Shapes) -> Match:
     options = {
         "frames": wide // in_,
         "hidden": hidden,
-        "act": act(config),
+        "act": projector_act(config),
         "bias": "linear_1.bias" in shapes,
     }
     return Match(in_, matrix(shapes, "linear_2.weight")[0], options)
@@ -41,7 +41,7 @@ class Voxtral(Preset):
     Traps: no biases; frames are a grid of one row, ``grid=(1, n)``.
 
     Attributes:
-        frames: How many frames stand in one token.
+        frames: How many frames are stacked into one token.
         hidden: The inner width.
         act: The activation; ``gelu`` is the exact form.
         bias: Whether the linear layers have biases.
