@@ -7,7 +7,7 @@ To add a built-in family: write its file in `zoo/`, add its line to the table, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..registry import INSTALLED, Registry
 from .index import aliases
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "PROJECTORS"]
 
 
-def _specialise(
-    preset: Preset | type[Preset], options: Mapping[str, object]
-) -> Preset | type[Preset]:
+def _specialise(preset: Preset | type[Preset], options: Mapping[str, Any]) -> Preset | type[Preset]:
     return preset(**options) if isinstance(preset, type) else preset
 
 

@@ -44,7 +44,8 @@ def _read(config: Config, shapes: Shapes) -> Match:
 
 
 def _merge(config: Config) -> int:
-    return round(1 / setting(config, "downsample_ratio", 0.5))
+    merge: int = round(1 / setting(config, "downsample_ratio", 0.5))
+    return merge
 
 
 def _read_sequential(config: Config, shapes: Shapes, preset: str = "", **options: Any) -> Match:
