@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.command import run
 from helpers.plugins import SWAY, Site
 from packaging.requirements import Requirement as Requires
-from typer.testing import CliRunner
 
 import mobilevlm
 from mobilevlm.blocks.core import linear
 from mobilevlm.cli import diagnosis
-from mobilevlm.cli.app import app
 from mobilevlm.cli.requirements import Requirement, matches, requirements
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
 from mobilevlm.registry.requirements import install_command
@@ -37,11 +36,6 @@ POINTS = (
     "[mobilevlm.projectors]\nswaying = north_blocks:Swaying\n"
 )
 TELL = "The fault is in north-blocks: tell its authors."
-
-
-def run(*words: str) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, list(words))
-    return result.exit_code, result.stdout, result.stderr
 
 
 def install(site: Site, source: str = SWAY + SWAYING, points: str = POINTS) -> None:

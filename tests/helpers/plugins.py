@@ -99,10 +99,10 @@ def problems(registry: Registry[Any], *distributions: str) -> list[Problem]:
     return [each for each in registry.problems() if each.distribution in distributions]
 
 
-def message(error: type[RegistryError], call: Callable[..., object], *args: Any) -> str:
+def message(error: type[RegistryError], call: Callable[..., object], *args: Any, **kw: Any) -> str:
     """Return the whole message of the error that the call raises."""
     with pytest.raises(error) as caught:
-        call(*args)
+        call(*args, **kw)
     assert type(caught.value) is error
     return str(caught.value)
 

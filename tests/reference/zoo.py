@@ -24,23 +24,11 @@ from .published import ColumnMajor, DeepseekVL2, Nvila
 QWEN2, QWEN25 = "qwen2_vl.modeling_qwen2_vl", "qwen2_5_vl.modeling_qwen2_5_vl"
 
 
-def llava(s: Sizes) -> nn.Module:
+def llava(s: Sizes, levels: int | list[int] = -2, bias: bool = True) -> nn.Module:
     return hf("llava.modeling_llava", "LlavaMultiModalProjector")(
         NS(
-            vision_feature_layer=-2,
-            multimodal_projector_bias=True,
-            projector_hidden_act="gelu",
-            vision_config=NS(hidden_size=s.v),
-            text_config=NS(hidden_size=s.d),
-        )
-    )
-
-
-def llava_levels(s: Sizes) -> nn.Module:
-    return hf("llava.modeling_llava", "LlavaMultiModalProjector")(
-        NS(
-            vision_feature_layer=[-2, -3, 1],
-            multimodal_projector_bias=False,
+            vision_feature_layer=levels,
+            multimodal_projector_bias=bias,
             projector_hidden_act="gelu",
             vision_config=NS(hidden_size=s.v),
             text_config=NS(hidden_size=s.d),
@@ -429,7 +417,12 @@ def cases(s: Sizes) -> dict[str, Case]:
         ),
         "llava": case("llava", "llava", partial(llava, s), plain, grids=((s.side, s.side), (4, 7))),
         "llava-levels": case(
-            "mlp", "llava", partial(llava_levels, s), plain, {"bias": False}, in_=3 * s.v
+            "mlp",
+            "llava",
+            partial(llava, s, [-2, -3, 1], False),
+            plain,
+            {"bias": False},
+            in_=3 * s.v,
         ),
         "janus": case("mlp", "janus", partial(janus, s), plain, {"depth": 3}),
         "vipllava": case("vipllava", "vipllava", partial(vipllava, s), plain, in_=2 * s.v),

@@ -12,13 +12,12 @@ import pickle
 import sys
 import threading
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.plugins import BUILT_IN, Site, at_once, gadgets
+from helpers.plugins import BUILT_IN, Site, at_once, gadgets, message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -73,14 +72,6 @@ NO_NAMES = [
 def make(name: str = "Mallet", module: str = "toolbox") -> type:
     """Return a new class, as a notebook cell does each time it is run."""
     return type(name, (), {"__module__": module, "__qualname__": name})
-
-
-def message(error: type[RegistryError], call: Callable[..., object], *args: Any, **kw: Any) -> str:
-    """Return the whole message of the error that the call raises."""
-    with pytest.raises(error) as caught:
-        call(*args, **kw)
-    assert type(caught.value) is error
-    return str(caught.value)
 
 
 # ---------------------------------------------------------------------- what is there
