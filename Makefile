@@ -25,8 +25,9 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests -q
 TWO := -n 2 --dist loadfile
+COVERAGE := --cov --cov-report=term:skip-covered
 
-.PHONY: help demo test test-all lint types pytest test-slow test-threads test-isa test-clone \
+.PHONY: help demo test test-all lint types pytest coverage test-slow test-threads test-isa test-clone \
 	test-adapters test-export test-litert test-zeta bench bench-check clean
 .NOTPARALLEL:
 
@@ -42,9 +43,10 @@ test-all:  ## Every gate, with the minutes of each.
 	@.ci/steps demo lint types pytest test-slow test-threads test-isa test-export test-litert \
 		test-zeta test-adapters $(MORE)
 
-lint: $(TEST)  ## ruff, on code and format.
+lint: $(TEST)  ## ruff, on code and format; codespell, on everything.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 types: $(TEST)  ## mypy on the installed package, as a user's type checker sees it.
 	$(BIN)/mypy --config-file pyproject.toml -p mobilevlm
@@ -53,6 +55,9 @@ types: $(TEST)  ## mypy on the installed package, as a user's type checker sees 
 pytest: $(TEST)  ## Doctests, then all tests but the slow ones.
 	$(PYTEST) --doctest-modules --pyargs mobilevlm
 	$(PYTEST) $(TWO) -m "not slow" $(PYTEST_OPTIONS) tests
+
+coverage: $(TEST)  ## The tests of make pytest; fail below the branch coverage in pyproject.toml.
+	$(PYTEST) $(TWO) -m "not slow" $(COVERAGE) tests
 
 test-slow: $(TEST)  ## The slow tests, and the random ones with many more examples.
 	$(PYTEST) $(TWO) -m "slow or hypothesis" --hypothesis-profile=many tests
@@ -71,11 +76,12 @@ test-isa: $(TEST)  ## Numbers once more, on a processor that has AVX2 at most.
 		export/test_export.py projectors/test_nonfinite.py projectors/test_packed.py \
 		projectors/test_projector.py projectors/test_properties.py projectors/zoo)
 
-test-clone: $(TEST)  ## Tests of the last commit: in any order, without asserts, my-clone as folder.
+# Tracing costs about half as much again, so of all runs this one alone measures coverage.
+test-clone: $(TEST)  ## Tests of the last commit: in any order, without asserts, with coverage.
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	git clone -q . "$$folder/my-clone" && \
 	PYTHONOPTIMIZE=1 $(MAKE) -C "$$folder/my-clone" VENV="$(abspath $(VENV))" \
-		PYTEST_OPTIONS=--random-order pytest
+		PYTEST_OPTIONS="--random-order $(COVERAGE)" pytest
 	touch -d @0 $(DEMO)
 
 test-adapters: $(ADAPTERS)  ## PEFT, torchao, bitsandbytes and DeepSpeed on projectors.
@@ -104,7 +110,7 @@ bench-check: $(TEST)  ## Fail where a projector is slower than its original; nee
 	$(BIN)/python benchmarks/check.py
 
 clean:  ## Remove the environments and what tools have cached.
-	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .coverage .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(DEMO): pyproject.toml constraints.txt $(SOURCES)
 	$(install) -c constraints.txt ".[demo]"
