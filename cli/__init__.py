@@ -12,15 +12,15 @@ COMPLETE = "_MOBILEVLM_COMPLETE"
 
 
 def main() -> None:
-    """Run the command line. What lies in the current folder is not installed: it offers nothing."""
+    """Run the command line. Nothing is imported from the current folder."""
     # python -m puts that folder first on the path; the command mobilevlm does not.
-    with contextlib.suppress(OSError):  # a folder that is deleted
+    with contextlib.suppress(OSError):  # the folder has been deleted
         if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):
             del sys.path[0]
     from .app import app
 
-    # Click's other programs say bash_source where typer's say source_bash.
-    shell, _, what = os.environ.get(COMPLETE, "").partition("_")
-    if what in ("source", "complete"):
-        os.environ[COMPLETE] = f"{what}_{shell}"
+    # Accept click's spelling, bash_source, as well as typer's, source_bash.
+    shell, _, action = os.environ.get(COMPLETE, "").partition("_")
+    if action in ("source", "complete"):
+        os.environ[COMPLETE] = f"{action}_{shell}"
     app(prog_name="mobilevlm")

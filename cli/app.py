@@ -1,4 +1,4 @@
-"""The command: its verbs, in the order of its help."""
+"""The command and its verbs, in the order of its help."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["app"]
 app = typer.Typer(
     cls=Verbs,
     name="mobilevlm",
-    help="Vision-language projectors: list them, look at them, check, convert and export them.",
+    help="Vision-language projectors: list, show, check, convert and export them.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

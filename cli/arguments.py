@@ -1,4 +1,4 @@
-"""What is written on the command line: ``in=1024 out=2048 grid=24x24 key=value``."""
+"""Parses the arguments of a verb: ``NAME-or-FILE in=1024 out=2048 grid=24x24 key=value``."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from ..registry import MobileVLMError, UnknownName, did_you_mean, quote
 if TYPE_CHECKING:
     from ..projectors.stack import Stack
 
-__all__ = ["UsageError", "call", "document", "no_grid", "settings", "sides"]
+__all__ = ["UsageError", "call", "document", "parse_grid", "settings"]
 
-
-_PYTHON = {"True": "true", "False": "false", "None": "null"}  # read as Python writes them too
+_GRID = re.compile(r"([0-9]{1,9})x([0-9]{1,9})", re.ASCII)
+_STREAM = re.compile(r"-|/dev/stdin|/dev/fd/[0-9]{1,9}|/proc/self/fd/[0-9]{1,9}", re.ASCII)
+_PYTHON = {"True": "true", "False": "false", "None": "null"}  # Python's spelling of JSON's
 
 
 class UsageError(MobileVLMError):
-    """A command line that cannot be understood."""
+    """The command line is wrong."""
 
 
 def settings(words: Iterable[str]) -> dict[str, Any]:
-    """Turn ``key=value`` words into keywords; values are JSON where they can be, else text.
+    """Turn ``key=value`` words into keyword arguments; a value is read as JSON if possible.
 
     >>> settings(["in=1024", "grid=24x18", "act=silu"])
     {'in': 1024, 'grid': (24, 18), 'act': 'silu'}
 
     Raises:
-        UsageError: A word has no ``=``, or a key comes twice.
+        UsageError: A word has no ``=``, or a key is given twice.
     """
     found: dict[str, Any] = {}
     for word in words:
@@ -42,81 +43,95 @@ def settings(words: Iterable[str]) -> dict[str, Any]:
         key = key.replace("-", "_")
         key = "in" if key == "in_" else key
         if key == "spec":
-            raise UsageError("'spec' is no option", hint="Name the projector or its file first.")
+            raise UsageError(
+                "'spec' is not an option", hint="Name the projector or its file first."
+            )
         if key in found:
             raise UsageError(f"{key!r} is given twice")
         if key != key.lower() and key.lower() in ("in", "out", "grid"):
             raise UsageError(f"unknown key {key!r}", hint=f"Did you mean {key.lower()!r}?")
-        grid = sides(text)
-        if key == "grid" and not grid:
-            raise no_grid(text, "grid")
+        if key == "grid" or _GRID.fullmatch(text):
+            found[key] = parse_grid(text, key)
+            continue
         try:
-            found[key] = grid or json.loads(_PYTHON.get(text, text))
+            found[key] = json.loads(_PYTHON.get(text, text))
         except (ValueError, RecursionError):
             found[key] = text
     return found
 
 
-def no_grid(text: str, where: str) -> UsageError:
-    """Return the error for a grid that is none; of one number a square may be meant."""
-    square = re.fullmatch(r"[0-9]{1,9}", text, re.ASCII)
-    hint = f"For a square of that side write {text}x{text}." if square else ""
-    return UsageError(quote(text), where, "height x width, such as 24x24", hint)
+def parse_grid(text: str, where: str) -> tuple[int, int]:
+    """Return the height and width of ``24x18``.
 
-
-def sides(text: str) -> tuple[int, int] | None:
-    """Return the height and the width of ``24x18``; None of anything else."""
-    grid = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text, re.ASCII)
-    return (int(grid[1]), int(grid[2])) if grid else None
+    Raises:
+        UsageError: It is not a grid.
+    """
+    grid = _GRID.fullmatch(text)
+    if grid:
+        return int(grid[1]), int(grid[2])
+    side = re.fullmatch(r"[0-9]{1,9}", text, re.ASCII)
+    hint = f"For a square of that side write {text}x{text}." if side else ""
+    raise UsageError(quote(text), where, "height x width, such as 24x24", hint)
 
 
 def call(
-    target: str, words: Iterable[str], verb: str, widths: Mapping[str, int] | None = None
+    target: str,
+    words: Iterable[str],
+    verb: str,
+    *,
+    widths: Mapping[str, int] | None = None,
+    needs_grid: bool = False,
 ) -> dict[str, Any]:
-    """Return the keywords of `plan_projector` for ``NAME-or-FILE key=value ...``.
+    """Return the keyword arguments of `plan_projector` for ``NAME-or-FILE key=value ...``.
 
     Args:
-        target: A file's path (``.json``), a registered name, or any other file's path.
+        target: The path of a file (``.json``), a registered name, or the path of any other file.
         words: The ``key=value`` words.
         verb: The verb that is running, for the example in a message.
-        widths: The widths to assume where a name is given without.
+        widths: The widths of a name for which none are given.
+        needs_grid: Whether the verb cannot do without a grid.
 
     Raises:
-        UsageError: The words cannot be understood, or a name is given without widths.
-        SpecError: The file cannot be read or does not fit.
+        UsageError: A word is wrong, or the widths of a name or the grid are missing.
+        SpecError: The file cannot be read, or is not a valid document.
     """
     keywords = settings(words)
-    if _STREAM.fullmatch(target) or target.endswith(".json"):
-        return {"spec": document(target), **keywords}
-    if target not in PROJECTORS and os.path.isfile(target):
-        return {"spec": document(target), **keywords}
-    try:
-        PROJECTORS.find(target)
-    except UnknownName:
-        if os.path.lexists(target):
-            from ..projectors.lookup import refuse_path
-
-            refuse_path(target)
-        raise
-    for key in ("in", "out"):
-        if key not in keywords:
-            if widths is None:
+    is_document = _STREAM.fullmatch(target) or target.endswith(".json")
+    if is_document or (target not in PROJECTORS and os.path.isfile(target)):
+        keywords["spec"] = document(target)
+    else:
+        _check_name(target)
+        for key in ("in", "out"):
+            if key not in keywords and widths is None:
                 near = [other for other in keywords if did_you_mean(other, [key])]
                 hint = f"Write: mobilevlm {verb} {target} in=1024 out=2048"
                 if near:
-                    hint = f"Is {near[0]!r} meant for it?"
+                    hint = f"Did you write {near[0]!r} for it?"
                 raise UsageError(f"{key!r} is missing", target, hint=hint)
-            keywords[key] = widths[key]
-    return {"spec": target, **keywords}
+        keywords = {"spec": target, **(widths or {}), **keywords}
+    if needs_grid and "grid" not in keywords:
+        raise UsageError("'grid' is missing", target, hint="Write grid=24x24.")
+    return keywords
+
+
+def _check_name(name: str) -> None:
+    try:
+        PROJECTORS.find(name)
+    except UnknownName:
+        if os.path.lexists(name):
+            from ..projectors.lookup import refuse_path
+
+            refuse_path(name)
+        raise
 
 
 def document(file: str) -> Stack:
-    """Read a document from a file; from standard input, or a shell's pipe, where that is named.
+    """Read a document from a file, from standard input (``-``) or from a shell's pipe.
 
-    Any other pipe is refused, as `load_spec` does: one that nobody writes to would be waited for.
+    Any other pipe is refused, as by `load_spec`: reading one that nobody writes to never ends.
 
     Raises:
-        SpecError: It cannot be read or does not fit.
+        SpecError: It cannot be read, or is not a valid document.
     """
     from ..projectors.document import MAX_BYTES, load_spec, parse_spec
 
@@ -128,6 +143,3 @@ def document(file: str) -> Stack:
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", file, "a JSON document") from error
     return parse_spec(data, file)
-
-
-_STREAM = re.compile(r"-|/dev/stdin|/dev/fd/[0-9]{1,9}|/proc/self/fd/[0-9]{1,9}", re.ASCII)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import UsageError, call
-from .options import Debug, Json, Target, Words, complete_dtype, dtype_of
+from .arguments import call
+from .options import Debug, Json, NameOrFile, Words, complete_dtype, dtype_of
 from .output import echo_json, echo_table, progress_bar, reporting
 
 if TYPE_CHECKING:
@@ -20,20 +20,20 @@ __all__ = ["bench"]
 
 
 def bench(
-    target: Target,
+    target: NameOrFile,
     words: Words = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as torch decides.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: torch's default.")] = 0,
     dtype: Annotated[
         str,
-        typer.Option(help="Of weights and features: bf16.", autocompletion=complete_dtype),
+        typer.Option(help="The dtype to compute in, such as bf16.", autocompletion=complete_dtype),
     ] = "float32",
-    device: Annotated[str, typer.Option(help="Where to run, such as cuda.")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=3, max=10_000, help="Rounds of both in turns.")] = 20,
+    device: Annotated[str, typer.Option(help="The device, such as cuda.")] = "cpu",
+    rounds: Annotated[int, typer.Option(min=3, max=10_000, help="How often each is timed.")] = 20,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Time a projector as it runs beside its plain form, in turns; medians of the rounds.
+    """Time a projector as it runs against its plain form, in alternation. Prints medians.
 
     Example: mobilevlm bench ldpnetv2 in=1024 out=2048 grid=24x24 --batch 8
     """
@@ -45,9 +45,7 @@ def bench(
         from ..projectors.device import check_device
         from .timing import compare
 
-        keywords = call(target, words or (), "bench")
-        if "grid" not in keywords:
-            raise UsageError("'grid' is missing", target, hint="Write grid=24x24.")
+        keywords = call(target, words or (), "bench", needs_grid=True)
         kind = dtype_of(dtype)
         if threads:
             torch.set_num_threads(threads)
@@ -106,7 +104,7 @@ def _infer(projector: Projector, x: Tensor) -> Any:
 
 
 def _train(projector: Projector, x: Tensor) -> Any:
-    x.requires_grad_()  # what has no parameters has a gradient too
+    x.requires_grad_()  # so that a projector without parameters has a backward pass too
 
     def run() -> None:
         projector.zero_grad(set_to_none=True)

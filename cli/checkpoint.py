@@ -1,7 +1,8 @@
-"""The verbs that look at checkpoints and convert them: inspect, convert."""
+"""The verbs for checkpoints: inspect, convert."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +14,13 @@ from .options import Debug, Force, Grid, Json, complete_dtype, dtype_of, grid_of
 from .output import FAILED, echo_json, echo_table, explain, progress_bar, reporting
 
 if TYPE_CHECKING:
-    from ..checkpoints.load import Inspection
+    from ..checkpoints.values import Values
 
 __all__ = ["convert", "inspect"]
 
 
 Root = Annotated[
-    str | None, typer.Option(help="What stands before its keys, if there are several.")
+    str | None, typer.Option(help="The prefix of its keys, where there are several projectors.")
 ]
 
 
@@ -27,7 +28,7 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="A safetensors file, or a model's folder.")],
     root: Root = None,
     values: Annotated[
-        bool, typer.Option("--values", help="Read the weights too; NaN or infinity is a failure.")
+        bool, typer.Option("--values", help="Read the weights too; fail at NaN or infinity.")
     ] = False,
     grid: Grid = "",
     as_json: Json = False,
@@ -39,49 +40,43 @@ def inspect(
 
         sides = grid_of(grid)
         inspection = inspect_checkpoint(path, root=root, grid=sides)
+        facts = inspection.to_dict()
+        found: list[Values] = []
         if values:
-            _inspect_values(path, inspection, root, sides, as_json)
-        elif as_json:
-            echo_json(inspection.to_dict())
+            from ..checkpoints.values import inspect_values
+
+            with progress_bar(f"reading {path.name}", in_bytes=True) as progress:
+                found = inspect_values(path, root=root, grid=sides, progress=progress)
+            facts["values"] = [each.to_dict() for each in found]
+        if as_json:
+            echo_json(facts)
         else:
             typer.echo(inspection)
+            if values:
+                typer.echo()
+                _echo_values(found)
+        bad = sum(not each.finite for each in found)
+        if bad:
+            explain(f"{path}: {bad} of {len(found)} tensors hold NaN or infinite values")
+            raise typer.Exit(FAILED)
 
 
-def _inspect_values(
-    path: Path,
-    inspection: Inspection,
-    root: str | None,
-    grid: tuple[int, int] | None,
-    as_json: bool,
-) -> None:
-    from ..checkpoints.values import inspect_values
-
-    with progress_bar(f"reading {path.name}", in_bytes=True) as progress:
-        found = inspect_values(path, root=root, grid=grid, progress=progress)
-    if as_json:
-        echo_json({**inspection.to_dict(), "values": [each.to_dict() for each in found]})
-    else:
-        typer.echo(f"{inspection}\n")
-        header = ["tensor", "dtype", "shape", "NaN", "inf", "min", "max", "mean", "std"]
-        rows = [
+def _echo_values(found: Sequence[Values]) -> None:
+    rows = []
+    for each in found:
+        figures = (each.minimum, each.maximum, each.mean, each.std)
+        rows.append(
             [
                 quote(each.key, 200)[1:-1],
                 str(each.dtype).removeprefix("torch."),
                 "x".join(map(str, each.shape)) or "-",
                 f"{each.nan:,}",
                 f"{each.infinite:,}",
-                *(
-                    "-" if number is None else f"{number:.4g}"
-                    for number in (each.minimum, each.maximum, each.mean, each.std)
-                ),
+                *("-" if figure is None else f"{figure:.4g}" for figure in figures),
             ]
-            for each in found
-        ]
-        echo_table(header, rows, right=range(3, 9))
-    bad = sum(not each.finite for each in found)
-    if bad:
-        explain(f"{path}: {bad} of {len(found)} tensors hold NaN or infinite values")
-        raise typer.Exit(FAILED)
+        )
+    header = ["tensor", "dtype", "shape", "NaN", "inf", "min", "max", "mean", "std"]
+    echo_table(header, rows, right=range(3, 9))
 
 
 def convert(
@@ -89,21 +84,21 @@ def convert(
     out: Annotated[Path, typer.Argument(help="A folder; with --to a safetensors file.")],
     from_pickle: Annotated[
         bool,
-        typer.Option("--from-pickle", help="Read a pickle (.bin, .pt); nothing of it is run."),
+        typer.Option("--from-pickle", help="Read a pickle (.bin, .pt); no code in it is run."),
     ] = False,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="LAYOUT", help="Write upstream's keys: mlp, ldpnet, llava."),
     ] = None,
     prefix: Annotated[
-        str, typer.Option("--prefix", help="Before upstream's keys: model.mm_projector.")
+        str, typer.Option("--prefix", help="A prefix for upstream's keys: model.mm_projector.")
     ] = "",
     root: Root = None,
     dtype: Annotated[
         str | None,
         typer.Option(
             "--dtype",
-            help="The dtype to write, such as bf16; default: as it is.",
+            help="The dtype to write, such as bf16; default: unchanged.",
             autocompletion=complete_dtype,
         ),
     ] = None,
@@ -114,8 +109,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint's projector to our own format, or back to upstream's keys.
 
-    All or nothing: a NaN, an infinity or anything that does not fit ends it. An earlier result in
-    our own format is replaced; anything else that is there only with --force, what is read never.
+    A NaN, an infinity or a tensor that does not fit is an error, and nothing is written. An earlier
+    result in our own format is replaced, any other file only with --force, and the input never.
 
     Example: mobilevlm convert --from-pickle mm_projector.bin projector
     """
@@ -125,7 +120,7 @@ def convert(
         from ..checkpoints.convert import convert_checkpoint
 
         if prefix and to is None:
-            raise UsageError("--prefix without --to", hint="Our own format has keys of its own.")
+            raise UsageError("--prefix without --to", hint="Our own format has its own keys.")
         sides = grid_of(grid)
         kind = None if dtype is None else dtype_of(dtype)
         with progress_bar(f"reading {path.name}", in_bytes=True) as progress:

@@ -1,4 +1,4 @@
-"""What may be wrong here: versions, extras, plugins and variables, each with its remedy."""
+"""Finds what is wrong with an installation: versions, extras, plugins, environment variables."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class Finding:
     """Something worth knowing, and what to do about it.
 
     Attributes:
-        level: A ``problem`` is to be mended; a ``note`` may well be meant so.
-        about: The package, the plugin or the variable.
+        level: A ``problem`` needs fixing; a ``note`` may be intended.
+        about: The package, plugin or variable.
         text: What was found.
-        hint: How to mend it.
+        hint: How to fix it.
     """
 
     level: Literal["problem", "note"]
@@ -63,7 +63,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was looked at, and what was found."""
+    """What was checked, and what was found."""
 
     version: str
     python: str
@@ -74,42 +74,41 @@ class Diagnosis:
 
     @property
     def ok(self) -> bool:
-        """Whether there is nothing to mend."""
+        """Whether there is no problem."""
         return all(finding.level == "note" for finding in self.findings)
 
 
 def diagnose() -> Diagnosis:
-    """Look at everything. Imports torch and every plugin that is not switched off."""
+    """Check everything. Imports torch and every plugin that is not disabled."""
     findings: list[Finding] = []
     needed: list[Requirement] = []
     own = "?"
     try:
         own = version(OWN)
-        findings += _own()
+        findings += _check_own_installation()
         needed = requirements(OWN)
     except PackageNotFoundError:
         hint = "Install it: pip install . in the folder of its clone."
         findings.append(Finding("problem", OWN, "it is on the path but not installed", hint))
-    except Exception as error:  # metadata, or a finder of somebody else's
+    except Exception as error:  # broken metadata, or a broken finder of another package
         text = f"its metadata cannot be read: {error!r}"
         hint = "Install it again: pip install . in its clone."
         findings.append(Finding("problem", OWN, text, hint))
-    partial = {each.extra for each in needed if not each.found}
-    whole = {each.extra for each in needed} - partial
-    findings += [finding for each in needed for finding in _requirement(each, whole)]
+    missing = {each.extra for each in needed if not each.found}
+    findings += [finding for each in needed for finding in _check_requirement(each, missing)]
     base = list(_base())
     plugins = [plugin for registry in REGISTRIES for plugin in registry.plugins(check=not base)]
-    names = list(_names())
+    names = list(_check_names())
     findings += [*base, *names]
-    told = {finding.text for finding in names}
-    findings += [finding for each in plugins for finding in _plugin(each, told)]
-    findings += _variables(plugins)
+    reported = {finding.text for finding in names}
+    findings += [finding for each in plugins for finding in _check_plugin(each, reported)]
+    findings += _check_variables(plugins)
     python = platform.python_version()
     return Diagnosis(own, python, needed, plugins, list(dict.fromkeys(findings)), processor())
 
 
 def processor() -> dict[str, Any]:
-    """Return what decides which fast forms run here, as torch sees it; nothing without torch."""
+    """Return what decides which fast forms run here, as torch reports it; empty without torch."""
     try:
         import torch
 
@@ -121,7 +120,7 @@ def processor() -> dict[str, Any]:
         level = torch.backends.cpu.get_cpu_capability()
         flags = capabilities()
         threads = torch.get_num_threads()
-    except Exception:  # `_base` says what is wrong with torch
+    except Exception:  # `_base` reports what is wrong with torch
         return {}
     return {
         "name": str(flags.get("cpu_name", "")).strip() or platform.processor() or "unknown",
@@ -133,12 +132,12 @@ def processor() -> dict[str, Any]:
     }
 
 
-def _own() -> Iterator[Finding]:
+def _check_own_installation() -> Iterator[Finding]:
     copies: dict[str, str] = {}
     for copy in distributions(name=OWN):
         copies.setdefault(copy.version, str(copy.locate_file("")))
     if len(copies) > 1:
-        found = ", ".join(f"{which} in {quote(place, 200)}" for which, place in copies.items())
+        found = ", ".join(f"{each} in {quote(folder, 200)}" for each, folder in copies.items())
         hint = f"Write: pip uninstall {OWN}, until none is left; then pip install . in its clone."
         yield Finding("problem", OWN, f"it is installed more than once: {found}", hint)
     wanted = ",".join(metadata(OWN).get_all("Requires-Python") or ())
@@ -148,9 +147,9 @@ def _own() -> Iterator[Finding]:
         yield Finding("problem", "Python", f"{running} is running; expected {wanted}", hint)
 
 
-def _requirement(need: Requirement, whole: Collection[str]) -> Iterator[Finding]:
-    """Look at a requirement; at an extra's only if all of the extra is there."""
-    if need.state == "ok" or (need.extra and need.extra not in whole):
+def _check_requirement(need: Requirement, missing: Collection[str]) -> Iterator[Finding]:
+    """Check a requirement; one of an extra only if the whole extra is installed."""
+    if need.state == "ok" or (need.extra and need.extra in missing):
         return
     text = f"{need.found} is installed" if need.found else "it is not installed"
     if need.wanted:
@@ -162,35 +161,35 @@ def _requirement(need: Requirement, whole: Collection[str]) -> Iterator[Finding]
 
 
 def _base() -> Iterator[Finding]:
-    """Load what every plugin builds on, torch above all."""
+    """Import what every plugin requires, torch above all."""
     try:
         import torch as _torch  # noqa: F401
 
         from ..blocks.core import block as _block  # noqa: F401
     except Exception as error:
-        text = f"what plugins build on cannot be imported: {told(error)}"
-        yield Finding("problem", OWN, text, "Mend that first: no plugin was imported.")
+        text = f"what plugins require cannot be imported: {told(error)}"
+        yield Finding("problem", OWN, text, "Fix this first: no plugin was imported.")
 
 
-def _names() -> Iterator[Finding]:
+def _check_names() -> Iterator[Finding]:
     for registry in REGISTRIES:
         for problem in (*registry.problems(), *registry.conflicts()):
             yield Finding("problem", problem.distribution, problem.text, problem.hint)
 
 
-def _plugin(plugin: Plugin, told: set[str]) -> Iterator[Finding]:
+def _check_plugin(plugin: Plugin, reported: set[str]) -> Iterator[Finding]:
     entry = plugin.entry
     about = f"{plugin.kind} {entry.name!r} of {entry.source} {entry.version}"
     if plugin.state == "off":
-        yield Finding("note", about, f"{DISABLE_VARIABLE} switches it off")
-    elif plugin.text and plugin.text not in told:
+        yield Finding("note", about, f"{DISABLE_VARIABLE} disables it")
+    elif plugin.text and plugin.text not in reported:
         yield Finding("problem", about, plugin.text, plugin.hint)
     if plugin.seconds is not None and plugin.seconds >= SLOW:
-        hint = "Its authors can import what is heavy on first use."
+        hint = "Its authors can defer heavy imports to first use."
         yield Finding("note", about, f"its import takes {plugin.seconds:.1f} s", hint)
 
 
-def _variables(plugins: list[Plugin]) -> Iterator[Finding]:
+def _check_variables(plugins: list[Plugin]) -> Iterator[Finding]:
     for variable in sorted(os.environ):
         if variable.startswith(PREFIX) and variable not in VARIABLES:
             near = did_you_mean(variable[len(PREFIX) :], [v[len(PREFIX) :] for v in VARIABLES])

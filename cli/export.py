@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # pickles are refused, with what to do
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # pickles are refused, with advice
 
 
 def export(
@@ -32,11 +32,10 @@ def export(
     ],
     out: Annotated[Path, typer.Argument(help="A .pt2, .onnx, .gguf or .pte file.")],
     words: Words = None,
-    dynamic_grid: Annotated[
-        bool, typer.Option("--dynamic-grid", help="Leave the grid free.")
-    ] = False,
+    dynamic_grid: Annotated[bool, typer.Option("--dynamic-grid", help="Accept any grid.")] = False,
     weights: Annotated[
-        str | None, typer.Option(help="f32, f16, bf16, int8 or q8_0, as the format has them.")
+        str | None,
+        typer.Option(help="f32, f16, bf16, int8 or q8_0, if the format has it."),
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX: the opset.")] = None,
     tower: Annotated[
@@ -49,7 +48,7 @@ def export(
 ) -> None:
     """Export a projector, run the file in its own runtime and compare it with PyTorch.
 
-    An earlier export is replaced; anything else that is there only with --force.
+    An earlier export is replaced, any other file only with --force.
 
     Example: mobilevlm export ./llava-v1.5-7b projector.onnx grid=24x24
     """
@@ -60,7 +59,7 @@ def export(
 
         if "=" in out.name and not out.suffix:
             raise UsageError(
-                f"{str(out)!r} stands where the file belongs",
+                f"{str(out)!r} is not a file to write",
                 hint="Write: mobilevlm export NAME OUT in=1024 out=2048",
             )
         find_target(out)  # before anything is built
@@ -90,22 +89,21 @@ def export(
 
 
 def _projector(target: str, words: list[str]) -> Projector:
-    """Load a checkpoint; or build what is a name or a document, with random weights."""
-    for key, value in settings(words).items():
-        if key in ("dtype", "weights"):
-            raise UsageError(
-                f"{key!r} is no option of a projector", hint=f"Write --weights {value}."
-            )
+    """Load a checkpoint, or build a name or a document with random weights."""
+    keywords = settings(words)
+    for key in ("dtype", "weights"):
+        if key in keywords:
+            hint = f"Write --weights {keywords[key]}."
+            raise UsageError(f"{key!r} is not an option of a projector", hint=hint)
     if os.path.isdir(target) or target.endswith(_WEIGHTS):
         from ..checkpoints.load import load_projector
 
-        keywords = settings(words)
         grid, root = keywords.pop("grid", None), keywords.pop("root", None)
         if keywords:
-            raise UsageError(f"{next(iter(keywords))!r} is the checkpoint's to say", target)
+            raise UsageError(f"{next(iter(keywords))!r} comes from the checkpoint", target)
         return load_projector(target, root=root, grid=grid)
     from ..projectors.build import build_projector
 
     projector = build_projector(**call(target, words, "export"))
-    explain(f"{target} is no checkpoint: its weights are random", "note")
+    explain(f"{target} is not a checkpoint: its weights are random", "note")
     return projector

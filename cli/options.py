@@ -9,14 +9,14 @@ import typer
 from ..blocks.core.dtypes import FLOATS, dtype_name
 from ..projectors import PROJECTORS
 from ..registry import did_you_mean, quote
-from .arguments import UsageError, no_grid, sides
+from .arguments import UsageError, parse_grid
 
 __all__ = [
     "Debug",
     "Force",
     "Grid",
     "Json",
-    "Target",
+    "NameOrFile",
     "Words",
     "complete_dtype",
     "dtype_of",
@@ -31,24 +31,24 @@ Force = Annotated[
     typer.Option("--force", help="Replace what is there, even if this library did not write it."),
 ]
 Grid = Annotated[
-    str, typer.Option("--grid", metavar="HxW", help="The token grid, for a learned table: 24x24.")
+    str, typer.Option("--grid", metavar="HxW", help="The token grid, for learned positions: 24x24.")
 ]
 
 
 def names(incomplete: str) -> list[str]:
-    """Return the projectors whose names begin so, for a shell that completes a name."""
+    """Return the projector names that a shell offers as completions."""
     known = PROJECTORS.names()
-    if "_" in incomplete:  # which reads as "-"
+    if "_" in incomplete:  # which stands for "-"
         known = [name.replace("-", "_") for name in known]
     return [name for name in known if name.startswith(incomplete)]
 
 
 def complete_dtype(incomplete: str) -> list[str]:
-    """Return the dtypes whose names begin so, for a shell that completes one."""
+    """Return the dtypes that a shell offers as completions."""
     return [name for name in FLOATS if name.startswith(incomplete)]
 
 
-Target = Annotated[
+NameOrFile = Annotated[
     str,
     typer.Argument(metavar="NAME-or-FILE", help="A projector or a document.", autocompletion=names),
 ]
@@ -59,10 +59,10 @@ Words = Annotated[
 
 
 def dtype_of(text: str) -> str:
-    """Return torch's name of the dtype that ``--dtype`` says.
+    """Return torch's name of the dtype that ``--dtype`` names.
 
     Raises:
-        UsageError: It is none.
+        UsageError: It is not a floating dtype.
     """
     name = dtype_name(text)
     if name is None:
@@ -73,14 +73,9 @@ def dtype_of(text: str) -> str:
 
 
 def grid_of(text: str) -> tuple[int, int] | None:
-    """Return the sides that ``--grid`` says, None where it is not given.
+    """Return the height and width that ``--grid`` gives; None if it is not given.
 
     Raises:
-        UsageError: It is no grid.
+        UsageError: It is not a grid.
     """
-    if not text:
-        return None
-    grid = sides(text)
-    if grid is None:
-        raise no_grid(text, "--grid")
-    return grid
+    return parse_grid(text, "--grid") if text else None

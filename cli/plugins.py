@@ -1,4 +1,4 @@
-"""The verbs that look at plugins and at what is installed: plugins, doctor."""
+"""The verbs that check plugins and the installation: plugins, doctor."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["doctor", "plugins"]
 
 
 def plugins(
-    check: Annotated[bool, typer.Option("--check", help="Import them, and time it.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Import and time them.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the installed plugins: version, source and state. Imports them only to check them."""
+    """List the installed plugins: version, source and state. Imports them only with --check."""
     with reporting(debug, as_json):
         found = [*PROJECTORS.plugins(check=check), *BLOCKS.plugins(check=check)]
-        told = {plugin.text for plugin in found}
+        reported = {plugin.text for plugin in found}
         problems = [*PROJECTORS.problems(), *PROJECTORS.conflicts(), *BLOCKS.conflicts()]
-        problems = [problem for problem in problems if problem.text not in told]
+        problems = [problem for problem in problems if problem.text not in reported]
         if as_json:
             faults = [*map(dataclasses.asdict, problems)]
-            echo_json({"plugins": [*map(_plugin, found)], "problems": faults})
+            echo_json({"plugins": [*map(_plugin_facts, found)], "problems": faults})
         else:
             if found:
                 _echo_plugins(found)
@@ -47,7 +47,7 @@ def plugins(
 
 
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
-    """Look for what is wrong here, plugins first, and say how to mend it. Imports every plugin."""
+    """Find what is wrong with this installation and say how to fix it. Imports every plugin."""
     with reporting(debug, as_json):
         from .diagnosis import diagnose
 
@@ -63,7 +63,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
                         {**dataclasses.asdict(each), "state": each.state}
                         for each in diagnosis.requirements
                     ],
-                    "plugins": [*map(_plugin, diagnosis.plugins)],
+                    "plugins": [*map(_plugin_facts, diagnosis.plugins)],
                     "findings": [*map(dataclasses.asdict, diagnosis.findings)],
                 }
             )
@@ -77,20 +77,9 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
                 typer.echo(f"it has: {', '.join(found['flags']) or 'not known'}")
                 linear = (f"{dtype} {product}" for dtype, product in found["linear"].items())
                 typer.echo(f"large linear layers in inference: {', '.join(linear)}\n")
+            rows = [(*dataclasses.astuple(each), each.state) for each in diagnosis.requirements]
             header = ["package", "for", "wanted", "found", "state"]
-            echo_table(
-                header,
-                [
-                    [
-                        each.name,
-                        each.extra or "-",
-                        each.wanted or "-",
-                        each.found or "-",
-                        each.state,
-                    ]
-                    for each in diagnosis.requirements
-                ],
-            )
+            echo_table(header, [[cell or "-" for cell in row] for row in rows])
             if diagnosis.plugins:
                 typer.echo()
                 _echo_plugins(diagnosis.plugins)
@@ -98,12 +87,11 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
             for finding in diagnosis.findings:
                 typer.echo(f"{finding.level}: {finding}")
             bad = sum(finding.level == "problem" for finding in diagnosis.findings)
-            without = {each.extra for each in diagnosis.requirements if not each.found} - {""}
-            if without:
-                typer.echo(
-                    f"Not in use: the extra{'s' * (len(without) > 1)} {', '.join(sorted(without))}."
-                )
-            typer.echo("All is well." if not bad else f"{bad} problem{'s' * (bad > 1)}.")
+            unused = {each.extra for each in diagnosis.requirements if not each.found} - {""}
+            if unused:
+                extras = f"extra{'s' * (len(unused) > 1)} {', '.join(sorted(unused))}"
+                typer.echo(f"Not in use: the {extras}.")
+            typer.echo(f"{bad or 'No'} problem{'s' * (bad != 1)}.")
         if not diagnosis.ok:
             raise typer.Exit(FAILED)
 
@@ -126,6 +114,6 @@ def _echo_plugins(found: Sequence[Plugin]) -> None:
     )
 
 
-def _plugin(plugin: Plugin) -> dict[str, Any]:
+def _plugin_facts(plugin: Plugin) -> dict[str, Any]:
     facts = dataclasses.asdict(plugin)
     return {**facts.pop("entry"), **facts}

@@ -1,4 +1,4 @@
-"""Timing that survives a noisy machine: two things in turns, medians of what each round says."""
+"""Timing that is robust to noise: two functions in alternation, and medians over the rounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 @dataclass(frozen=True)
 class Spread:
-    """What several rounds measured."""
+    """The median and the range of several measurements."""
 
     median: float
     low: float
@@ -25,18 +25,18 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Summarise one value per round."""
+        """Summarise the values of all rounds."""
         found = sorted(values)
         return cls(statistics.median(found), found[0], found[-1])
 
     def __str__(self) -> str:
-        """Write seconds in the unit that suits the median."""
+        """Format seconds, in a unit that suits the median."""
         size = abs(self.median)
         scale, unit = next((each for each in _UNITS if size >= each[0]), _UNITS[-1])
         return f"{_short(self.median, scale)} {unit} ({self._range(scale)})"
 
     def plain(self) -> str:
-        """Write a number without a unit, such as a ratio."""
+        """Format a number without a unit, such as a ratio."""
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
     def _range(self, scale: float) -> str:
@@ -45,14 +45,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two things timed in turns.
+    """Two functions timed in alternation.
 
     Attributes:
         a: Seconds per call of the first.
         b: Seconds per call of the second.
-        difference: ``a - b`` of each round, in seconds.
-        ratio: ``a / b`` of each round.
-        ratios: The same, each of them.
+        difference: ``a - b`` over the rounds, in seconds.
+        ratio: ``a / b`` over the rounds.
+        ratios: ``a / b`` of each round.
     """
 
     a: Spread
@@ -70,14 +70,13 @@ def compare(
     number: int = 1,
     tick: Callable[[], object] = lambda: None,
 ) -> Comparison:
-    """Time two things in turns, each `number` calls long; the order turns every other round.
+    """Time two functions in alternation, `number` calls each; their order changes every round.
 
-    Both halves of a round see the same machine, so its moods cancel in the difference and in the
-    ratio, of which the medians are taken. One round beforehand is thrown away. `tick` is called
-    after every round.
+    Both halves of a round run under the same load, so its changes cancel out in the difference and
+    the ratio. A warm-up round is dropped. `tick` is called after every round.
     """
-    took: list[tuple[float, float]] = []
-    with _quiet():
+    times: list[tuple[float, float]] = []
+    with _without_garbage_collection():
         for index in range(-1, rounds):
             if index % 2:
                 time_b = seconds(b, number)
@@ -86,26 +85,26 @@ def compare(
                 time_a = seconds(a, number)
                 time_b = seconds(b, number)
             if index >= 0:
-                took.append((time_a, time_b))
+                times.append((time_a, time_b))
             tick()
-    ratios = tuple(x / y for x, y in took)
+    ratios = tuple(x / y for x, y in times)
     return Comparison(
-        a=Spread.of(x for x, _ in took),
-        b=Spread.of(y for _, y in took),
-        difference=Spread.of(x - y for x, y in took),
+        a=Spread.of(x for x, _ in times),
+        b=Spread.of(y for _, y in times),
+        difference=Spread.of(x - y for x, y in times),
         ratio=Spread.of(ratios),
         ratios=ratios,
     )
 
 
 def repeat(call: Callable[[], Any], rounds: int, *, number: int = 1) -> Spread:
-    """Time one thing, in seconds per call; one round beforehand is thrown away."""
-    with _quiet():
+    """Time one function, in seconds per call; a warm-up round is dropped."""
+    with _without_garbage_collection():
         return Spread.of([seconds(call, number) for _ in range(rounds + 1)][1:])
 
 
 def seconds(call: Callable[[], Any], number: int = 1) -> float:
-    """Return the seconds that one of `number` calls takes; results are dropped at once."""
+    """Return the mean seconds per call of `number` calls; results are dropped at once."""
     start = time.perf_counter()
     for _ in range(number):
         call()
@@ -113,8 +112,8 @@ def seconds(call: Callable[[], Any], number: int = 1) -> float:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the garbage collector out, as `timeit` does: it would hit whoever comes next."""
+def _without_garbage_collection() -> Iterator[None]:
+    """Switch the garbage collector off, as `timeit` does."""
     was_on = gc.isenabled()
     gc.collect()
     gc.disable()

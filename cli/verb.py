@@ -1,4 +1,4 @@
-"""How a verb reads its command line: ``--in 1024`` is ``in=1024``, and errors are JSON if asked."""
+"""How verbs are parsed: ``--in 1024`` is ``in=1024``, and with --json errors are JSON."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .output import USAGE, explain
 
 __all__ = ["Verb", "Verbs"]
 
-_EITHER_WAY = ("in", "out", "grid", "root")  # read as options and as words
-_SETTINGS = ("dtype", "device")  # so too, where a verb has them; of no projector
+_EITHER_WAY = ("in", "out", "grid", "root")  # may be written as --key value or as key=value
+_SETTINGS = ("dtype", "device")  # so may these, but only for verbs that have them as options
 
 
 class Verb(TyperCommand):
-    """A verb."""
+    """A command whose keys may be written as options or as words."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, after what is written the other way round is put right."""
+        """Parse the arguments, each key in the spelling that this verb declares."""
         with _usage(args):
-            return super().parse_args(ctx, [*self._spelled(ctx, args)])
+            return super().parse_args(ctx, [*self._normalized(ctx, args)])
 
-    def _spelled(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
-        """Yield the arguments, the widths and the grid as this verb takes them."""
-        if ctx.resilient_parsing:  # a shell completes it
+    def _normalized(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
+        """Yield the arguments, each key in the spelling that this verb declares."""
+        if ctx.resilient_parsing:  # a shell asks for completions
             yield from args
             return
         options = {option for param in self.get_params(ctx) for option in param.opts}
@@ -68,16 +68,16 @@ class Verb(TyperCommand):
 
 
 class Verbs(TyperGroup):
-    """The command."""
+    """The command `mobilevlm`."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the verb."""
+        """Find the verb; an unknown one is an error."""
         with _usage(args):
             return super().resolve_command(ctx, args)
 
 
 def _split(arg: str) -> tuple[str, str, str, str]:
-    """Return the dashes, the key, the sign and the value of ``--key=value`` or ``key=value``."""
+    """Return the dashes, the key, the ``=`` and the value of ``--key=value`` or ``key=value``."""
     match = re.fullmatch(r"(--)?([A-Za-z][\w-]*)(=?)(.*)", arg, re.ASCII | re.DOTALL)
     if match is None or not (match[1] or match[3]):
         return "", "", "", ""
@@ -86,11 +86,11 @@ def _split(arg: str) -> tuple[str, str, str, str]:
 
 @contextmanager
 def _usage(args: Sequence[str]) -> Iterator[None]:
-    """Print what is wrong with a command line as JSON, where JSON is asked for."""
+    """Print usage errors as JSON if ``--json`` is among the arguments."""
     try:
         yield
     except Exception as error:
-        message = getattr(error, "format_message", None)  # of typer's errors alone
+        message = getattr(error, "format_message", None)  # only typer's errors have it
         if message is None or "--json" not in args:
             raise
         explain(message(), as_json=True)

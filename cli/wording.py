@@ -1,4 +1,4 @@
-"""Advice of the Python API, said as the command line says it."""
+"""Rewords the Python API's advice for the command line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["on_the_command_line", "reworded"]
 Error = TypeVar("Error", bound=MobileVLMError)
 
 _TEXT = r"""(?<!\w)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-# What a message of the library may advise, and what a reader of the command line writes instead.
-_SAYINGS = [
+# What the library's messages advise, and what to write in a shell instead.
+_REWORDINGS = [
     (re.compile(python), shell)
     for python, shell in (
         (
@@ -34,16 +34,16 @@ _SAYINGS = [
         (r"\bspec_of\b", "mobilevlm spec"),
         (r"\broot=('[^']*')", "--root {}"),
         (r"\b([a-z_]+)='([\w-]+)'", "{}={}"),
-        (_TEXT, "{}"),  # whatever else is quoted is a user's own
+        (_TEXT, "{}"),  # any other quoted text is the user's own
     )
 ]
-_ANY = re.compile("|".join(f"(?:{python.pattern})" for python, _ in _SAYINGS))
+_ANY = re.compile("|".join(f"(?:{python.pattern})" for python, _ in _REWORDINGS))
 
 
 def reworded(error: Error) -> Error:
-    """Return an error with its advice as one writes it in a shell; its message agrees.
+    """Reword an error's advice for a shell, and return the error.
 
-    Only `expected` and `hint` are the library's own words: `where` and `found` hold the user's.
+    Only `expected` and `hint` are reworded: `where` and `found` quote the user.
     """
     error.expected = on_the_command_line(error.expected)
     error.hint = on_the_command_line(error.hint)
@@ -51,29 +51,29 @@ def reworded(error: Error) -> Error:
 
 
 def on_the_command_line(advice: str) -> str:
-    """Return advice of the library as one writes it in a shell; what is quoted stays.
+    """Return the library's advice as it is written in a shell; quoted text stays.
 
     >>> on_the_command_line("Give grid=(24, 24), or dynamic_grid=True.")
     'Give grid=24x24, or --dynamic-grid.'
     >>> on_the_command_line("Write load_projector('my model').")
     "Write mobilevlm inspect 'my model'."
     """
-    return _ANY.sub(_said, advice)
+    return _ANY.sub(_reword, advice)
 
 
-def _said(match: re.Match[str]) -> str:
-    for python, shell in _SAYINGS:
+def _reword(match: re.Match[str]) -> str:
+    for python, shell in _REWORDINGS:
         found = python.fullmatch(match[0])
         if found:
             words = found.groups()
             if "mobilevlm" in shell:
-                words = tuple(map(_quoted, words))
+                words = tuple(map(_shell_quoted, words))
             return shell.format(*words)
     return match[0]
 
 
-def _quoted(text: str) -> str:
-    """Return a string of Python's as a shell has it, on one line."""
+def _shell_quoted(text: str) -> str:
+    """Return a Python string literal as a word of a shell, on one line."""
     try:
         return shlex.quote(printable(ast.literal_eval(text)))
     except (SyntaxError, ValueError):  # cut off

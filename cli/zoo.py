@@ -1,4 +1,4 @@
-"""The verbs that look at projectors: list, show, tokens, spec, check, schema."""
+"""The verbs that describe projectors: list, show, tokens, spec, check, schema."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import typer
 from ..blocks import BLOCKS
 from ..projectors import PROJECTORS
 from ..registry import Entry, MobileVLMError, Registry, did_you_mean, printable
-from .arguments import UsageError, call, document
-from .options import Debug, Json, Target, Words, names
+from .arguments import call, document
+from .options import Debug, Json, NameOrFile, Words, names
 from .output import FAILED, echo_json, echo_table, explain, reporting
 from .wording import reworded
 
@@ -24,7 +24,7 @@ def list_(
     pattern: Annotated[
         str,
         typer.Argument(
-            help="Part of a name or of a package's, or a pattern with *.", autocompletion=names
+            help="Part of a name or of a package's name, or a pattern with *.", autocompletion=names
         ),
     ] = "",
     as_json: Json = False,
@@ -42,15 +42,10 @@ def list_(
             if any(fnmatchcase(name, glob) for name in _spellings(entry))
         ]
         if as_json:
+            keys = ("name", "source", "version", "target")
             echo_json(
                 [
-                    {
-                        "kind": kind,
-                        "name": entry.name,
-                        "source": entry.source,
-                        "version": entry.version,
-                        "target": entry.target,
-                    }
+                    {"kind": kind, **{key: getattr(entry, key) for key in keys}}
                     for kind, entry in found
                 ]
             )
@@ -61,8 +56,7 @@ def list_(
             ]
             echo_table(["name", "kind", "from", "target"], rows)
         else:
-            known = [name for registry in registries for name in registry.names()]
-            hint = did_you_mean(pattern, known)
+            hint = did_you_mean(pattern, [name for each in registries for name in each.names()])
             explain(f"nothing matches {pattern!r}" + (f". {hint}" if hint else ""), "note")
         for problem in PROJECTORS.problems():
             explain(str(problem), "note")
@@ -71,13 +65,15 @@ def list_(
 
 
 def _spellings(entry: Entry) -> tuple[str, ...]:
-    """Return what a pattern may match: a plugin is also found by its distribution's name."""
-    if not entry.version:  # of no distribution: ours, or registered here
+    """Return what a pattern may match: for a plugin also the name of its distribution."""
+    if not entry.version:  # built in, or registered in this process
         return (entry.name,)
     return entry.name, entry.source, f"{entry.source}/{entry.name.rpartition('/')[2]}"
 
 
-def show(target: Target, words: Words = None, as_json: Json = False, debug: Debug = False) -> None:
+def show(
+    target: NameOrFile, words: Words = None, as_json: Json = False, debug: Debug = False
+) -> None:
     """Show a projector's plan: features, parameters and MACs block by block.
 
     Example: mobilevlm show ldp in=1024 out=2048 grid=24x24
@@ -97,19 +93,18 @@ def show(target: Target, words: Words = None, as_json: Json = False, debug: Debu
 
 
 def tokens(
-    target: Target, words: Words = None, as_json: Json = False, debug: Debug = False
+    target: NameOrFile, words: Words = None, as_json: Json = False, debug: Debug = False
 ) -> None:
-    """Print how many tokens come out for a grid.
+    """Print how many tokens a projector makes of a grid.
 
     Example: mobilevlm tokens ldp grid=24x18
     """
     with reporting(debug, as_json):
         from ..projectors.build import plan_projector
 
-        # No projector's token count depends on its widths, so a name does not need them.
-        keywords = call(target, words or (), "tokens", widths={"in": 1024, "out": 1024})
-        if "grid" not in keywords:
-            raise UsageError("'grid' is missing", target, hint="Write grid=24x24.")
+        # Token counts never depend on the widths, so a name does not need any.
+        widths = {"in": 1024, "out": 1024}
+        keywords = call(target, words or (), "tokens", widths=widths, needs_grid=True)
         plan = plan_projector(**keywords)
         if as_json:
             echo_json({"grid": plan.grid, "tokens": plan.tokens_out})
@@ -117,7 +112,9 @@ def tokens(
             typer.echo(plan.tokens_out)
 
 
-def spec(target: Target, words: Words = None, as_json: Json = False, debug: Debug = False) -> None:
+def spec(
+    target: NameOrFile, words: Words = None, as_json: Json = False, debug: Debug = False
+) -> None:
     """Print the document that a projector expands to, ready to edit. It is JSON either way.
 
     Example: mobilevlm spec ldp in=1024 out=2048 kernel=5 > mine.json

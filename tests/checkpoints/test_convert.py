@@ -300,7 +300,7 @@ def test_convert(tmp_path: Path) -> None:
     assert run("convert", out, back, "--prefix", "x.") == (
         2,
         "",
-        "error: --prefix without --to. Our own format has keys of its own.\n",
+        "error: --prefix without --to. Our own format has its own keys.\n",
     )
     assert run("convert", out, back, "--dtype", "int8")[0] == 2
 

@@ -139,7 +139,7 @@ def test_tokens() -> None:
         ),
         (
             ("show", "ldp", "in=8", "ouput=8"),
-            "error: ldp: 'out' is missing. Is 'ouput' meant for it?\n",
+            "error: ldp: 'out' is missing. Did you write 'ouput' for it?\n",
         ),
         (
             ("tokens", "ldp", "grid=24 x 24"),
@@ -172,7 +172,7 @@ def test_tokens() -> None:
         ),
         (
             ("show", "ldp", "spec=linear", "in=8", "out=8"),
-            "error: 'spec' is no option. Name the projector or its file first.\n",
+            "error: 'spec' is not an option. Name the projector or its file first.\n",
         ),
         (
             ("show", "x" * 5000, "in=1", "out=1"),
@@ -253,8 +253,14 @@ def test_bench_takes_what_it_runs_in_as_words_too(
     ("words", "said"),
     [
         (("--dtype", "bf16"), "Error: No such option: --dtype. Write --weights bf16.\n"),
-        (("dtype=bf16",), "error: 'dtype' is no option of a projector. Write --weights bf16.\n"),
-        (("weights=f16",), "error: 'weights' is no option of a projector. Write --weights f16.\n"),
+        (
+            ("dtype=bf16",),
+            "error: 'dtype' is not an option of a projector. Write --weights bf16.\n",
+        ),
+        (
+            ("weights=f16",),
+            "error: 'weights' is not an option of a projector. Write --weights f16.\n",
+        ),
     ],
 )
 @pytest.mark.parametrize("target", ["ldp", "c.safetensors"])

@@ -204,7 +204,7 @@ def test_all_is_well(site: Site) -> None:
     rows = {tuple(line.split()[:2]): line.split()[-1] for line in table[2:] if line}
     assert rows["torch", "-"] == rows["pydantic", "-"] == "ok"
     assert ("pillow", "demo") in rows
-    assert last == "All is well."
+    assert last == "No problems."
     found = json.loads(run("doctor", "--json")[1])
     assert found["ok"] is True
     assert (found["version"], found["python"]) == (first.split()[1][:-1], first.split()[-1])
@@ -272,13 +272,13 @@ def test_what_may_be_meant_so_is_a_note(site: Site, monkeypatch: pytest.MonkeyPa
     slow, off = findings(out)
     assert re.fullmatch(
         r"note: projector 'swaying' of north-blocks 1\.0: its import takes \d\.\d s\. "
-        r"Its authors can import what is heavy on first use\.",
+        r"Its authors can defer heavy imports to first use\.",
         slow,
     )
     assert off == (
-        "note: block 'west-blocks/lean' of west-blocks 3: MOBILEVLM_DISABLE_PLUGINS switches it off"
+        "note: block 'west-blocks/lean' of west-blocks 3: MOBILEVLM_DISABLE_PLUGINS disables it"
     )
-    assert out.endswith("\nAll is well.\n")
+    assert out.endswith("\nNo problems.\n")
 
 
 @pytest.mark.parametrize(
@@ -362,8 +362,8 @@ def test_doctor_says_when_plugins_have_nothing_to_build_on(
     status, out, _ = run("doctor")
     assert status == 1
     assert findings(out) == [
-        "problem: mobilevlm: what plugins build on cannot be imported: ModuleNotFoundError: "
-        "import of torch halted; None in sys.modules. Mend that first: no plugin was imported."
+        "problem: mobilevlm: what plugins require cannot be imported: ModuleNotFoundError: "
+        "import of torch halted; None in sys.modules. Fix this first: no plugin was imported."
     ]
     assert "ready" in out
 

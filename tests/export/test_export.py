@@ -655,7 +655,7 @@ def test_the_command_line_exports_a_folder(tmp_path: Path) -> None:
     torch.testing.assert_close(program(path)(x), want)
     result = run(str(tmp_path / "saved"), str(path), "in=6")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == f"error: {tmp_path / 'saved'}: 'in' is the checkpoint's to say\n"
+    assert result.stderr == f"error: {tmp_path / 'saved'}: 'in' comes from the checkpoint\n"
     torch.save(projector.state_dict(), tmp_path / "mm_projector.bin")
     result = run(str(tmp_path / "mm_projector.bin"), str(path))
     assert (result.exit_code, result.stdout) == (2, "")
@@ -668,7 +668,7 @@ def test_the_command_line_exports_a_name_and_says_that_its_weights_are_random(
     path = tmp_path / "p.pt2"
     result = run("mlp", str(path), "in=6", "out=10", "--weights", "bf16")
     assert result.exit_code == 0
-    assert result.stderr == "note: mlp is no checkpoint: its weights are random\n"
+    assert result.stderr == "note: mlp is not a checkpoint: its weights are random\n"
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{path}: bf16, 0.0 MB, torch ")
     same = "differs from eager by 0.0e+00, 0.0e+00 relative; from fp64 by N, eager by N"
@@ -682,8 +682,7 @@ def test_the_command_line_exports_a_name_and_says_that_its_weights_are_random(
     result = run("ldp", "in=6", "out=10", "p.pt2")
     assert (result.exit_code, result.stderr) == (
         2,
-        "error: 'in=6' stands where the file belongs. Write: mobilevlm export NAME OUT in=1024 "
-        "out=2048\n",
+        "error: 'in=6' is not a file to write. Write: mobilevlm export NAME OUT in=1024 out=2048\n",
     )
     result = run("ldp", "p.onx", "in=6", "out=10")
     assert (result.exit_code, result.stdout) == (2, "")
