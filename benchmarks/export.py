@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mobilevlm import Projector, build_projector, export_projector, fast_paths
 from mobilevlm.export.check import expect, time_ratio
-from mobilevlm.export.door import Door, open_door
-from mobilevlm.export.target import Loaded
+from mobilevlm.export.formats import Loaded
+from mobilevlm.export.signature import ExportSignature, export_signature
 
 PRESETS = ("mlp2x_gelu", "ldpnet", "ldpnetv2")
 GRID = (24, 24)
@@ -39,10 +39,10 @@ FILES = (
 def exported(projector: Projector, suffix: str, weights: str, folder: Path) -> str:
     plain: list[float] = []
 
-    def both(loaded: Loaded, door: Door, x: Tensor) -> float:
+    def both(loaded: Loaded, signature: ExportSignature, x: Tensor) -> float:
         with fast_paths(False):
-            plain.append(time_ratio(loaded, door, x))
-        return time_ratio(loaded, door, x)
+            plain.append(time_ratio(loaded, signature, x))
+        return time_ratio(loaded, signature, x)
 
     with patch("mobilevlm.export.export.time_ratio", both):
         report = export_projector(
@@ -64,14 +64,14 @@ def openvino(projector: Projector, folder: Path) -> str:
     def run(x: Tensor) -> Tensor:
         return torch.from_numpy(compiled(x.numpy())[0])
 
-    door = open_door(projector.eval(), GRID, dynamic_grid=False)
-    loaded = Loaded(run, inputs=door.dims, outputs=(), versions={})
-    first = expect(door)[0]
+    signature = export_signature(projector.eval(), GRID, dynamic_grid=False)
+    loaded = Loaded(run, inputs=signature.dims, outputs=(), versions={})
+    first = expect(signature)[0]
     x, y = first.x, first.y
     difference = float((run(x) - y).abs().max() / y.abs().max())
-    ours = time_ratio(loaded, door, x)
+    ours = time_ratio(loaded, signature, x)
     with fast_paths(False):
-        plain = time_ratio(loaded, door, x)
+        plain = time_ratio(loaded, signature, x)
     return cell(path.with_suffix(".bin").stat().st_size, difference, ours, plain)
 
 

@@ -30,12 +30,6 @@ __all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
 
 PREFIX = "MOBILEVLM_"
 VARIABLES = (DISABLE_VARIABLE, "MOBILEVLM_FAST_PATHS", STRICT_VARIABLE)
-# Of torch.cpu.get_capabilities: what makes products of few bits fast.
-_UNITS = {
-    *("avx2", "avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni", "avx_vnni"),
-    *("avx512_bf16", "avx512_fp16", "avx_ne_convert", "amx_bf16", "amx_fp16", "amx_int8"),
-    *("neon", "fp16_arith", "bf16", "i8mm", "dot", "sve", "sve2", "sve_bf16", "sme", "sme2"),
-}
 SLOW = 1.0  # seconds of import worth a note
 
 REGISTRIES: tuple[Registry[Any], ...] = (PROJECTORS, BLOCKS)
@@ -112,7 +106,7 @@ def processor() -> dict[str, Any]:
     try:
         import torch
 
-        from ..blocks.core.linear import capabilities, products
+        from ..blocks.core.linear import PROCESSOR_UNITS, capabilities, products
 
         linear = {
             str(dtype).removeprefix("torch."): product for dtype, product in products().items()
@@ -126,7 +120,7 @@ def processor() -> dict[str, Any]:
         "name": str(flags.get("cpu_name", "")).strip() or platform.processor() or "unknown",
         "architecture": platform.machine(),
         "vectors": level,  # what torch's own kernels use; ATEN_CPU_CAPABILITY may lower it
-        "flags": sorted(name for name in _UNITS if flags.get(name) is True),
+        "flags": sorted(name for name in PROCESSOR_UNITS if flags.get(name) is True),
         "threads": threads,
         "linear": linear,  # what computes large linear layers, by dtype
     }

@@ -55,14 +55,14 @@ def export(
     with reporting(debug, as_json):
         from ..export.errors import Mismatch
         from ..export.export import export_projector
-        from ..export.target import find_target
+        from ..export.formats import find_format
 
         if "=" in out.name and not out.suffix:
             raise UsageError(
                 f"{str(out)!r} is not a file to write",
                 hint="Write: mobilevlm export NAME OUT in=1024 out=2048",
             )
-        find_target(out)  # before anything is built
+        find_format(out)  # before anything is built
         projector = _projector(target, words or [])
         try:
             with progress_bar() as update:

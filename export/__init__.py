@@ -1,4 +1,4 @@
-"""Deployment formats: one verb, one file per format, every file proved in its own runtime."""
+"""Deployment formats: one file per format, every export checked in its own runtime."""
 
 from .errors import ExportError, Mismatch
 from .export import export_projector

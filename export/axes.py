@@ -1,4 +1,4 @@
-"""The axes of what goes in and comes out, by name."""
+"""The axes of an exported program's input and output, by name."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TypeAlias
 import torch
 from torch.export import ExportedProgram
 
-__all__ = ["Dims", "dims_of", "renamed", "symbols_of"]
+__all__ = ["Dims", "dims_of", "rename_symbols", "symbols_of"]
 
 Dims: TypeAlias = tuple[int | str, ...]
-"""The axes of a tensor; one that is free has a name or a formula."""
+"""The axes of a tensor: a number, or the name or formula of a free axis."""
 
 
 def symbols_of(program: ExportedProgram, names: Dims) -> dict[str, str]:
-    """Return the names of a program's symbols: those of the input's axes that they stand for."""
+    """Map a program's symbols to the names of the input's axes."""
     sizes = _shape(program, program.graph_signature.user_inputs[0])
     return {
         str(size): str(name)
@@ -25,10 +25,10 @@ def symbols_of(program: ExportedProgram, names: Dims) -> dict[str, str]:
     }
 
 
-def renamed(formula: str, symbols: Mapping[str, str]) -> str:
-    """Write a symbol, or a formula of several, by names.
+def rename_symbols(formula: str, symbols: Mapping[str, str]) -> str:
+    """Replace the symbols of a formula with names.
 
-    >>> renamed("(s27//2)*s53", {"s27": "height", "s53": "width"})
+    >>> rename_symbols("(s27//2)*s53", {"s27": "height", "s53": "width"})
     '(height//2)*width'
     """
     return re.sub(r"\w+", lambda word: symbols.get(word[0], word[0]), formula)
@@ -40,7 +40,7 @@ def dims_of(program: ExportedProgram, names: Dims) -> tuple[Dims, Dims]:
     signature = program.graph_signature
     x, y = (
         tuple(
-            renamed(str(size), symbols) if isinstance(size, torch.SymInt) else size
+            rename_symbols(str(size), symbols) if isinstance(size, torch.SymInt) else size
             for size in _shape(program, values[0])
         )
         for values in (signature.user_inputs, signature.user_outputs)

@@ -1,8 +1,9 @@
-"""Running an exported file in its own runtime, beside eager PyTorch."""
+"""Running an exported file in its own runtime, and comparing it with eager PyTorch."""
 
 from __future__ import annotations
 
 import copy
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,32 +14,34 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks.core.fast import fast_paths
+from ..blocks.core.linear import PROCESSOR_UNITS, capabilities
 from ..registry import MobileVLMError, told
-from .door import Door
 from .errors import ExportError, Mismatch
+from .formats import Loaded
 from .report import Check
-from .target import Loaded
+from .signature import ExportSignature
 
-__all__ = ["UNWRITTEN", "Expected", "compare", "expect", "time_ratio"]
+__all__ = ["UNWRITTEN", "Expected", "check_outputs", "expect", "processor", "time_ratio"]
 
-UNWRITTEN = "Nothing was written under that name."
+UNWRITTEN = "No file was written."
 _CALLS = 4
 _REST = 0.05  # seconds
 _ENOUGH = 1.0  # seconds after which no new turn begins
-# How many times as far as eager a file in half precision may be from fp64. Where it rounds once
-# more than eager, by as much, its error is sqrt(2) times eager's; the largest of a few varies more.
-_MEAN, _LARGEST = 2.0, 4.0
+# How many times eager's distance from fp64 a file in half precision may have. If it rounds once
+# more than eager, its error is sqrt(2) times eager's; the largest error of a few varies more.
+_MEAN_FACTOR, _LARGEST_FACTOR = 2.0, 4.0
+_MACHINES = {"AMD64": "x86-64", "x86_64": "x86-64", "aarch64": "arm64"}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """An input to check with, and what eager makes of it.
+    """An input to check with, and eager's output for it.
 
     Attributes:
         x: The input.
         y: Eager's output.
-        exact: The output of the same weights in fp64, if the file is judged by it.
-        half: The output in half precision, of plain torch, if the file is judged by it.
+        exact: The output of the same weights in fp64, if the file is compared with it.
+        half: Plain torch's output in half precision, if the file is compared with it.
     """
 
     x: Tensor
@@ -47,27 +50,31 @@ class Expected:
     half: Tensor | None = None
 
 
-def expect(door: Door, half: torch.dtype | None = None) -> list[Expected]:
-    """Return the inputs to check with, and what eager makes of them.
+def expect(signature: ExportSignature, half: torch.dtype | None = None) -> list[Expected]:
+    """Return the inputs to check with, and eager's outputs for them.
 
     Args:
-        door: How the projector is called.
-        half: The half precision in which the file keeps its weights, if it is judged by that.
+        signature: How the projector is called.
+        half: The half precision that the file is compared in, if it is.
 
     Raises:
-        ExportError: It makes no finite numbers of them.
+        ExportError: The outputs are not finite.
         GridError: A block does not take a grid.
     """
-    found: list[Expected] = []
-    for seed, (batch, grid) in enumerate(zip(door.batches[1:], door.checked, strict=True), 1):
-        x = door.example(batch, grid, seed)
-        y = _run(door.module, x)
+    expected: list[Expected] = []
+    for seed, (batch, grid) in enumerate(
+        zip(signature.batches[1:], signature.checked, strict=True), 1
+    ):
+        x = signature.example(batch, grid, seed)
+        y = _run(signature.module, x)
         if half is None:
-            found.append(Expected(x, y))
+            expected.append(Expected(x, y))
             continue
         with fast_paths(False):
-            found.append(Expected(x, y, _exact(door.module, x), _in(half, door.module, x)))
-    return found
+            expected.append(
+                Expected(x, y, _exact(signature.module, x), _run_in(half, signature.module, x))
+            )
+    return expected
 
 
 def _run(module: nn.Module, x: Tensor) -> Tensor:
@@ -78,28 +85,28 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
         raise ExportError(
             "the projector itself gives NaN or infinities for features of unit scale"
             + (" in float16" if narrow else ""),
-            expected="finite numbers",
-            hint='Keep the weights as "f32".'
+            expected="finite values",
+            hint='Export with weights="f32".'
             if narrow
-            else "Look at the weights: load_projector(..., check_values=True).",
+            else "Check the weights: load_projector(..., check_values=True).",
         )
     return y
 
 
-def _in(dtype: torch.dtype, module: nn.Module, x: Tensor) -> Tensor:
+def _run_in(dtype: torch.dtype, module: nn.Module, x: Tensor) -> Tensor:
     return _run(copy.deepcopy(module).to(dtype), x.to(dtype))
 
 
 def _exact(module: nn.Module, x: Tensor) -> Tensor:
     try:
-        return _in(torch.float64, module, x)
+        return _run_in(torch.float64, module, x)
     except MobileVLMError:
         raise
-    except Exception:  # a block of somebody else's that computes in fp32, whatever it is given
-        return _in(torch.float32, module, x).double()
+    except Exception:  # a third party's block that only computes in fp32
+        return _run_in(torch.float32, module, x).double()
 
 
-def compare(
+def check_outputs(
     loaded: Loaded,
     expected: list[Expected],
     tolerance: float | torch.dtype,
@@ -110,52 +117,55 @@ def compare(
     Args:
         loaded: The file.
         expected: The inputs and outputs.
-        tolerance: The largest relative difference from eager; or a half precision, in which
-            the file may be about as far from fp64 as eager is.
+        tolerance: The largest relative difference from eager that is allowed; or a half precision
+            in which the file may be about as far from fp64 as eager is.
         path: The file's name.
 
     Raises:
-        Mismatch: It does not run, or differs by more than it may.
+        Mismatch: The file does not run, or differs by more than allowed.
     """
     checks: list[Check] = []
     for each in expected:
-        x, wanted = each.x, each.y
+        x, y_eager = each.x, each.y
         shape = tuple(x.shape)
         try:
             y = loaded.run(x)
         except Exception as error:
-            found = f"an input of {shape} fails: {told(error)}"
+            found = f"running it on an input of {shape} fails: {told(error)}"
             raise Mismatch(found, str(path), "a file that runs", UNWRITTEN) from error
-        if y.shape != wanted.shape:
-            found = f"an input of {shape} gives {tuple(y.shape)}"
-            raise Mismatch(found, str(path), f"{tuple(wanted.shape)}, as eager", UNWRITTEN)
-        largest, scale = _largest(y.double() - wanted), _largest(wanted)
+        if y.shape != y_eager.shape:
+            found = f"for an input of {shape} the output is {tuple(y.shape)}"
+            raise Mismatch(found, str(path), f"{tuple(y_eager.shape)}, as in eager", UNWRITTEN)
+        largest, scale = _largest(y.double() - y_eager), _largest(y_eager)
         relative = largest / scale if scale else largest
         errors: tuple[float, ...] = ()
         if not isinstance(tolerance, torch.dtype):
-            if not relative <= tolerance:  # a NaN is no less
-                found = f"an input of {shape} gives an output that is {relative:.1e} from eager's"
-                limit = f"at most {tolerance:.0e}, relative to the largest number"
+            if not relative <= tolerance:  # also refuses NaN
+                found = f"for an input of {shape} the output differs from eager's by {relative:.1e}"
+                limit = f"at most {tolerance:.0e}, relative to the largest value"
                 raise Mismatch(found, str(path), limit, UNWRITTEN)
         elif each.exact is not None and each.half is not None:
-            errors = _judge(y, each.exact, each.half, shape, path)
+            errors = _check_half(y, each.exact, each.half, shape, path)
         checks.append(Check(shape, largest, relative, *errors))
     return tuple(checks)
 
 
-def _judge(
+def _check_half(
     y: Tensor, exact: Tensor, half: Tensor, shape: tuple[int, ...], path: Path
 ) -> tuple[float, float]:
-    """Return how far a file and eager are from fp64, or refuse the file.
+    """Return the errors of the file and of eager relative to fp64, or refuse the file.
 
-    On average the file shows a wrong factor, in its largest error a single wrong number.
+    A wrong factor shows in the mean error, a single wrong value in the largest.
     """
-    for name, size, factor in (("largest", _largest, _LARGEST), ("mean", _mean, _MEAN)):
+    for name, size, factor in (
+        ("largest", _largest, _LARGEST_FACTOR),
+        ("mean", _root_mean_square, _MEAN_FACTOR),
+    ):
         scale = size(exact) or 1.0
         ours, eager = (size(each.double() - exact) / scale for each in (y, half))
         if not ours <= factor * eager:
-            found = f"an input of {shape} gives an output whose {name} error is {ours:.1e}"
-            limit = f"at most {factor:g} times eager's, which is {eager:.1e} from fp64"
+            found = f"for an input of {shape} the output's {name} error from fp64 is {ours:.1e}"
+            limit = f"at most {factor:g} times eager's, which is {eager:.1e}"
             raise Mismatch(found, str(path), limit, UNWRITTEN)
     return ours, eager
 
@@ -164,31 +174,30 @@ def _largest(y: Tensor) -> float:
     return float(y.double().abs().max()) if y.numel() else 0.0
 
 
-def _mean(y: Tensor) -> float:
-    """The root of the mean square."""
+def _root_mean_square(y: Tensor) -> float:
     return float(y.double().square().mean().sqrt()) if y.numel() else 0.0
 
 
-def time_ratio(loaded: Loaded, door: Door, x: Tensor) -> float:
-    """Return the runtime's best time over eager's, on as many threads.
+def time_ratio(loaded: Loaded, signature: ExportSignature, x: Tensor) -> float:
+    """Return the runtime's best time divided by eager's, on the same number of threads.
 
-    They take turns of several calls, with a rest between: threads that wait for more work keep
-    the other's from running.
+    The two take turns of several calls with a pause between them, because one's waiting threads
+    would keep the other's from running.
     """
 
     def eager(x: Tensor) -> Tensor:
         with torch.inference_mode():
-            y: Tensor = door.module(x)
+            y: Tensor = signature.module(x)
         return y
 
-    times: dict[str, list[float]] = {"theirs": [], "ours": []}
+    times: dict[str, list[float]] = {"runtime": [], "eager": []}
     start = time.perf_counter()
     with _threads(loaded.threads):
-        while len(times["ours"]) < _CALLS or time.perf_counter() - start < _ENOUGH:
-            for name, call in (("theirs", loaded.run), ("ours", eager)):
+        while len(times["eager"]) < _CALLS or time.perf_counter() - start < _ENOUGH:
+            for name, call in (("runtime", loaded.run), ("eager", eager)):
                 time.sleep(_REST)
                 times[name] += [_seconds(call, x) for _ in range(_CALLS)]
-    return min(times["theirs"]) / min(times["ours"])
+    return min(times["runtime"]) / min(times["eager"])
 
 
 @contextmanager
@@ -205,3 +214,16 @@ def _seconds(call: Callable[[Tensor], Tensor], x: Tensor) -> float:
     start = time.perf_counter()
     call(x)
     return time.perf_counter() - start
+
+
+def processor() -> str:
+    """Return the architecture and its units, such as ``x86-64 with AVX2, VNNI``.
+
+    Runtimes choose their kernels by them, and the kernels' sums differ.
+    """
+    found = capabilities()
+    units = dict.fromkeys(
+        unit for flag, unit in PROCESSOR_UNITS.items() if unit and found.get(flag)
+    )
+    machine = platform.machine()
+    return " with ".join(filter(None, (_MACHINES.get(machine, machine), ", ".join(units))))

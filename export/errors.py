@@ -1,4 +1,4 @@
-"""What can go wrong with an export."""
+"""The errors of exports."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ __all__ = ["ExportError", "Mismatch"]
 
 
 class ExportError(MobileVLMError, ValueError):
-    """A projector that a format cannot express, or a file that does not do what it should."""
+    """A projector cannot be exported, or an exported file does not work."""
 
 
 class Mismatch(ExportError):
-    """A file that was written, and does not do what the projector does; it is not kept."""
+    """The outputs of an exported file differ from the projector's; the file is not kept."""

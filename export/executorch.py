@@ -1,4 +1,4 @@
-"""ExecuTorch: a program for phones, its linear layers, convolutions and sums run by XNNPACK."""
+"""ExecuTorch: a program for phones; XNNPACK runs its linear layers, convolutions and sums."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch.export import ExportedProgram
 from ..blocks.core.linear import Linear
 from ..registry import quote
 from .axes import Dims
-from .door import BATCH, Door
 from .errors import ExportError
+from .formats import Format, Job, Loaded, ProgressCallback
 from .rewrites import with_sliced_merges
-from .target import Job, Loaded, Target, Tell
+from .signature import BATCH, ExportSignature
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule
 
-__all__ = ["TARGET"]
+__all__ = ["FORMAT"]
 
 MAX_BATCH = 4
 
 
-class ExecuTorch(Target):
+class ExecuTorch(Format):
     """``.pte``, lowered to XNNPACK."""
 
     extra = "executorch"
@@ -35,41 +35,41 @@ class ExecuTorch(Target):
     tolerance: ClassVar = {"f32": 1e-5, "int8": 0.1}
     options = ("max_batch",)
 
-    def door(self, door: Door, options: Mapping[str, Any]) -> Door:
+    def restrict(self, signature: ExportSignature, options: Mapping[str, Any]) -> ExportSignature:
         """Bound the free axes: memory is planned for the largest input."""
-        most = options.get("max_batch", MAX_BATCH)
-        if type(most) is not int or most < 1:
-            raise ExportError(quote(most), "max_batch", "a number from 1 on")
-        grids = (door.traced, *door.checked)
-        home = door.checked[0]
+        max_batch = options.get("max_batch", MAX_BATCH)
+        if type(max_batch) is not int or max_batch < 1:
+            raise ExportError(quote(max_batch), "max_batch", "an integer of at least 1")
+        grids = (signature.traced, *signature.checked)
+        home = signature.checked[0]
         height, width = (max(2 * home[axis], *(grid[axis] for grid in grids)) for axis in (0, 1))
-        tokens = door.prefix + height * width
-        longest = {BATCH: most, "height": height, "width": width, "tokens": tokens}
-        dims = (1, *door.dims[1:]) if most == 1 else door.dims
-        return dataclasses.replace(door, dims=dims, longest=longest)
+        tokens = signature.prefix_tokens + height * width
+        max_sizes = {BATCH: max_batch, "height": height, "width": width, "tokens": tokens}
+        dims = (1, *signature.dims[1:]) if max_batch == 1 else signature.dims
+        return dataclasses.replace(signature, dims=dims, max_sizes=max_sizes)
 
-    def write(self, job: Job, tell: Tell) -> bytes:
+    def write(self, job: Job, report_progress: ProgressCallback) -> bytes:
         from executorch.backends.xnnpack.partition.config.xnnpack_config import (
             ConfigPrecisionType,
         )
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        door = job.door
+        signature = job.signature
         if job.dynamic_grid:
-            door = dataclasses.replace(door, module=with_sliced_merges(door.module))
-        tell("Tracing")
-        program = door.trace()
+            signature = dataclasses.replace(signature, module=with_sliced_merges(signature.module))
+        report_progress("Tracing")
+        program = signature.trace()
         partitioners = [XnnpackPartitioner()]
         if job.weights == "int8":
-            tell("Quantising")
-            program = _quantised(program, door)
-            # Apart from the rest: among other operations XNNPACK's reader loses the quantisation
-            # of an input that is a sum (1.5.1).
+            report_progress("Quantising")
+            program = _quantised(program, signature)
+            # A partition of their own: next to other operations XNNPACK's reader loses the
+            # quantisation of an input that is a sum (1.5.1).
             dynamic = ConfigPrecisionType.DYNAMIC_QUANT
             first = XnnpackPartitioner(config_precisions=dynamic, per_op_mode=True)
             partitioners = [first, *partitioners]
-        tell("Lowering to XNNPACK")
+        report_progress("Lowering to XNNPACK")
         lowered = to_edge_transform_and_lower(program, partitioner=partitioners)
         data: bytes = lowered.to_executorch().buffer
         return data
@@ -82,30 +82,30 @@ class ExecuTorch(Target):
         program = Runtime.get().load_program(data)
         plan = deserialize_pte_binary(data).program.execution_plan[0]
         x, y = (plan.values[values[0]].val for values in (plan.inputs, plan.outputs))
-        door, spec = job.door, job.projector.spec
-        counts = {spec.tokens(*grid) for grid in (door.traced, *door.checked)}
-        outputs: Dims = (door.dims[0], "tokens" if len(counts) > 1 else counts.pop(), spec.out)
+        signature, spec = job.signature, job.projector.spec
+        counts = {spec.tokens(*grid) for grid in (signature.traced, *signature.checked)}
+        outputs: Dims = (signature.dims[0], "tokens" if len(counts) > 1 else counts.pop(), spec.out)
         memory = sum(plan.non_const_buffer_sizes) / 1e6
 
         method = program.load_method("forward")
 
-        # The method reads the program's memory, and does not keep it.
-        def run(x: Tensor, kept: object = program) -> Tensor:
-            found: Tensor = method.execute([x])[0]
-            return found.clone()
+        # The method reads the program's memory but does not keep the program alive.
+        def run(x: Tensor, program: object = program) -> Tensor:
+            y: Tensor = method.execute([x])[0]
+            return y.clone()
 
         return Loaded(
             run,
-            inputs=_bounded(x, door.dims),
+            inputs=_bounded(x, signature.dims),
             outputs=_bounded(y, outputs),
             versions={"executorch": version("executorch"), "torch": torch.__version__},
-            notes=(f"it sets {memory:.0f} MB aside, for the largest input",),
+            notes=(f"it reserves {memory:.0f} MB of memory, for the largest input",),
             threads=portable_lib._threadpool_get_thread_count(),
         )
 
 
-def _quantised(program: ExportedProgram, door: Door) -> ExportedProgram:
-    """Keep the weights of linear layers as int8, per output channel, and quantise what enters."""
+def _quantised(program: ExportedProgram, signature: ExportSignature) -> ExportedProgram:
+    """Store the weights of linear layers as int8 per output channel, and quantise their inputs."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -113,18 +113,18 @@ def _quantised(program: ExportedProgram, door: Door) -> ExportedProgram:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
-    # Linear layers alone, which hold nearly all weights: XNNPACK takes convolutions quantised so,
-    # and does not run all of them.
+    # Only linear layers, which hold nearly all weights: XNNPACK accepts convolutions quantised like
+    # this but does not run all of them.
     quantizer = XNNPACKQuantizer()
-    for kind in (Linear, nn.Linear):  # it looks for the very class, not for what derives from it
+    for kind in (Linear, nn.Linear):  # it matches the exact class, not subclasses
         quantizer.set_module_type(kind, config)
     prepared: GraphModule = prepare_pt2e(program.module(), quantizer)
-    prepared(door.example(door.batches[0], door.traced))
-    return dataclasses.replace(door, module=convert_pt2e(prepared)).trace()
+    prepared(signature.example(signature.batches[0], signature.traced))
+    return dataclasses.replace(signature, module=convert_pt2e(prepared)).trace()
 
 
 def _bounded(tensor: Any, names: Dims) -> Dims:
-    """Return a tensor's axes; the file knows how long a free one may be."""
+    """Return a tensor's axes, with the limit that the file sets for each free one."""
     from executorch.exir.tensor import TensorShapeDynamism
 
     if tensor.shape_dynamism == TensorShapeDynamism.STATIC:
@@ -135,4 +135,4 @@ def _bounded(tensor: Any, names: Dims) -> Dims:
     )
 
 
-TARGET = ExecuTorch()
+FORMAT = ExecuTorch()

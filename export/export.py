@@ -1,4 +1,4 @@
-"""One verb for every format: choose it by suffix, write, run again, compare, and only then keep."""
+"""The verb for every format: choose it by suffix, write, run, compare, and only then keep."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from torch import Tensor, nn
 
 from ..blocks.core.dtypes import short_name
 from ..blocks.core.feature import check_grid
+from ..blocks.core.quiet import quiet
 from ..projectors.document import dump_spec
 from ..projectors.files import check_target, replace_file
 from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
 from ..registry import MobileVLMError, RegistryError, quote, told
 from .axes import Dims
-from .check import UNWRITTEN, compare, expect, time_ratio
-from .door import open_door
-from .earlier import is_ours
+from .check import UNWRITTEN, check_outputs, expect, processor, time_ratio
 from .errors import ExportError, Mismatch
-from .noise import quiet
-from .processor import processor
+from .formats import Job, ProgressCallback, find_format
 from .report import Report
-from .target import Job, Tell, find_target
+from .signature import export_signature
 
 __all__ = ["export_projector"]
 
@@ -41,107 +39,111 @@ def export_projector(
     tower: str | os.PathLike[str] | None = None,
     max_batch: int | None = None,
     replace: bool = False,
-    progress: Tell | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Report:
-    """Export a projector in the format of the path's suffix, and prove that the file works.
+    """Export a projector in the format of the path's suffix, and check that the file works.
 
-    | suffix | format | weights, the default first | extra |
+    | suffix | format | weights, default first | extra |
     |---|---|---|---|
-    | ``.pt2`` | torch.export | those of the projector; or ``f32``, ``f16``, ``bf16`` | - |
+    | ``.pt2`` | torch.export | the projector's; or ``f32``, ``f16``, ``bf16`` | - |
     | ``.onnx`` | ONNX, one file | ``f32``, ``int8`` | ``onnx`` |
     | ``.gguf`` | llama.cpp's mmproj | ``f16``, ``f32``, ``q8_0`` | ``gguf`` |
     | ``.pte`` | ExecuTorch, XNNPACK | ``f32``, ``int8`` | ``executorch`` |
 
-    The input is called ``x`` and the output ``y``, tokens ``(b, m, d)``; the batch is free, but for
+    The input is named ``x`` and the output ``y``, tokens ``(b, m, d)``; the batch is free except in
     ``.gguf``. With a grid, ``x`` is tokens ``(b, n, c)``, as the projector takes them. With
-    `dynamic_grid` it is ``(b, h, w, c)`` in raster order, which shows its own grid; where no block
-    reads the grid, it is ``(b, n, c)`` with any n.
+    `dynamic_grid` it is ``(b, h, w, c)`` in raster order, so its shape gives the grid; where no
+    block reads the grid, it is ``(b, n, c)`` with any n.
 
     The file is run in its own runtime with a batch it was not traced with, and with another grid
-    if that is free, and compared with the projector; it gets its name only if it agrees. What was
-    there before is untouched until then. The projector is not changed.
+    if the grid is free, and compared with the projector. It is moved to `path` only if it agrees;
+    until then an existing file is untouched. The projector is not changed.
 
-    An earlier export is replaced where it holds the document of its projector, as all do but
-    ``.pte`` and those of blocks without a name; any other file, and a link, only with `replace`.
+    An existing export is replaced if it contains the document of its projector. ``.pte`` files, and
+    exports of blocks without a registered name, contain none. They, any other file and a link are
+    replaced only with `replace`.
 
-    In threads, exports run one after the other. Meanwhile the standard output and error of the
-    whole process are held back, other threads' lines too, as converters print from C++: what
-    was held back is shown, on standard error, if the export fails, and is dropped if it succeeds.
+    Exports in several threads run one after the other. While one runs, the standard output and
+    error of the whole process are captured, including other threads' lines, because converters
+    print from C++. The captured text is printed on standard error if the export fails, and dropped
+    if it succeeds.
 
     Args:
-        projector: The projector; or what DataParallel, DDP or torch.compile made of it.
+        projector: The projector, possibly wrapped by DataParallel, DDP or torch.compile.
         path: The file to write.
-        grid: The token grid (h, w); default: the one given at build. Blocks that do not read the
-            grid need none.
+        grid: The token grid (h, w). Default: the one given at build. Not needed for blocks that do
+            not read the grid.
         dynamic_grid: Leave the grid free.
-        weights: How to keep the weights; ``bf16`` is ``bfloat16`` too, and so on.
-        opset: ONNX only: the opset, 18 to 23; default 20.
-        tower: GGUF only: the folder of the CLIP or SigLIP vision tower, to make the file whole.
-        max_batch: ExecuTorch only: the largest batch, for which memory is set aside; default 4.
-            A free grid has sides of up to twice the given.
-        replace: Whether what is there may be replaced, whoever wrote it; of a link, the link.
-        progress: Is told what is being done.
+        weights: How to store the weights; ``bfloat16`` means ``bf16``, and so on.
+        opset: ONNX only: the opset, 18 to 23. Default: 20.
+        tower: GGUF only: the folder of the CLIP or SigLIP vision tower to include.
+        max_batch: ExecuTorch only: the largest batch, for which memory is reserved. Default: 4.
+            The sides of a free grid may be up to twice those of `grid`.
+        replace: Whether an existing file may be replaced, whoever wrote it. Of a link, the link
+            itself is replaced.
+        progress: Called with the name of each stage as it begins.
 
     Raises:
-        ExportError: It is no projector, the format cannot express it, its packages are not
-            installed, the projector cannot be copied, the file does not do what the projector
-            does, or something else is there.
+        ExportError: `projector` is not a projector or cannot be copied, the format cannot express
+            it, the format's packages are not installed, the file's outputs differ from the
+            projector's, or an existing file may not be replaced.
         GridError: A block does not take the grid.
         OSError: The file cannot be written.
     """
     projector = unwrap(projector, ExportError).native()
     path = Path(path)
-    target = find_target(path)
+    file_format = find_format(path)
     given = {"opset": opset, "tower": tower, "max_batch": max_batch}
     options = {name: value for name, value in given.items() if value is not None}
     for name in options:
-        if name not in target.options:
-            raise ExportError(f"{path.suffix} does not take it", name)
-    weights = target.weights(projector) if weights is None else short_name(str(weights))
-    if weights not in target.tolerance:
-        raise ExportError(quote(weights), "weights", f"one of {', '.join(target.tolerance)}")
-    tolerance = target.tolerance[weights]
-    check_target(path, path.suffix, is_ours, ExportError, replace=replace)
+        if name not in file_format.options:
+            raise ExportError(f"{path.suffix} does not take this option", name)
+    weights = file_format.weights(projector) if weights is None else short_name(str(weights))
+    if weights not in file_format.tolerance:
+        raise ExportError(quote(weights), "weights", f"one of {', '.join(file_format.tolerance)}")
+    tolerance = file_format.tolerance[weights]
+    check_target(path, path.suffix, file_format.is_ours, ExportError, replace=replace)
     if not path.absolute().parent.is_dir():
-        raise ExportError("its folder is not there", str(path), "a file to write")
+        raise ExportError("its folder does not exist", str(path), "a file to write")
 
-    if dynamic_grid and not target.free:
-        raise ExportError(f"{path.suffix} holds one grid", "dynamic_grid", "a fixed grid")
+    if dynamic_grid and not file_format.free:
+        raise ExportError(f"{path.suffix} supports only one grid", "dynamic_grid", "a fixed grid")
     asked = check_grid(grid) if grid is not None else projector.grid
-    sides = target.grid(asked, options)
-    frozen = _freeze(projector, target.dtype(weights))
-    door = target.door(open_door(frozen, sides, dynamic_grid=dynamic_grid), options)
+    sides = file_format.grid(asked, options)
+    frozen = _freeze(projector, file_format.dtype(weights))
+    signature = export_signature(frozen, sides, dynamic_grid=dynamic_grid)
+    signature = file_format.restrict(signature, options)
     try:
         document = dump_spec(projector.spec)
-    except RegistryError:  # a block without a name: the file works, but cannot say what it is
+    except RegistryError:  # a block without a registered name: the file works without its document
         document = ""
-    job = Job(frozen, door, sides, dynamic_grid, weights, document, options)
-    target.refuse(job)
+    job = Job(frozen, signature, sides, dynamic_grid, weights, document, options)
+    file_format.refuse(job)
 
-    with torch.no_grad(), quiet() as noise:
-        # No earlier: it would see another thread's tracing.
-        expected = expect(door, tolerance if isinstance(tolerance, torch.dtype) else None)
+    with torch.no_grad(), quiet() as output:
+        # Not before quiet(): eager would run during another thread's tracing.
+        expected = expect(signature, tolerance if isinstance(tolerance, torch.dtype) else None)
 
-        def say(stage: str) -> None:
+        def report_progress(stage: str) -> None:
             if progress is not None:
-                with noise.aside():
+                with output.paused():
                     progress(stage)
 
         try:
-            data = target.write(job, say)
-            say("Running it again")
-            loaded = target.load(job, data)
+            data = file_format.write(job, report_progress)
+            report_progress("Running the file")
+            loaded = file_format.load(job, data)
         except (MobileVLMError, OSError):
             raise
         except Exception as error:
             raise ExportError(
                 f"the exporter failed: {told(error)}",
                 str(path),
-                hint="What it printed stands before this message.",
+                hint="Its output is printed above this message.",
             ) from error
-        _keep_free(door.dims, loaded.inputs, path)
-        checks = compare(loaded, expected, tolerance, path)
-        say("Timing it")
+        _keep_free(signature.dims, loaded.inputs, path)
+        checks = check_outputs(loaded, expected, tolerance, path)
+        report_progress("Timing the file")
         report = Report(
             path=str(path),
             format=path.suffix.removeprefix("."),
@@ -151,7 +153,7 @@ def export_projector(
             outputs=loaded.outputs,
             versions=loaded.versions,
             checks=checks,
-            time_ratio=time_ratio(loaded, door, expected[0].x) if loaded.timed else None,
+            time_ratio=time_ratio(loaded, signature, expected[0].x) if loaded.timed else None,
             notes=loaded.notes,
             processor=processor(),
         )
@@ -162,7 +164,7 @@ def export_projector(
 
 
 def _keep_free(asked: Dims, found: Dims, path: Path) -> None:
-    """Refuse a file that froze an axis without a word."""
+    """Refuse a file in which the exporter has silently frozen an axis."""
     if len(asked) == len(found):
         frozen = [
             f"{axis} ({name}) at {size}"
@@ -171,17 +173,17 @@ def _keep_free(asked: Dims, found: Dims, path: Path) -> None:
         ]
         if not frozen:
             return
-        what = f"the file has frozen axis {', '.join(frozen)}"
+        found_axes = f"the file has frozen axis {', '.join(frozen)}"
     else:
-        what = f"the file takes {found}"
-    raise Mismatch(what, str(path), f"an input {asked}", UNWRITTEN)
+        found_axes = f"the file takes {found}"
+    raise Mismatch(found_axes, str(path), f"an input {asked}", UNWRITTEN)
 
 
 def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
-    """Copy a projector for inference, on the CPU. Weights that fit as they are, are shared.
+    """Copy a projector for inference, on the CPU. Weights that need no conversion are shared.
 
     Raises:
-        ExportError: A weight is no plain tensor of floats, or it cannot be copied.
+        ExportError: A weight is not a plain float tensor, or the projector cannot be copied.
     """
     memo: dict[int, object] = {}
     for name, parameter in projector.named_parameters():
@@ -189,16 +191,16 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
         if type(tensor) is not Tensor or tensor.is_meta or not tensor.is_floating_point():
             what = "on the meta device" if tensor.is_meta else type(tensor).__name__
             raise ExportError(
-                f"weights that are {what}, {tensor.dtype}",
+                f"a weight that is {what}, {tensor.dtype}",
                 name,
-                "plain tensors of floats",
-                "Load the weights, without quantisation and sharding.",
+                "a plain float tensor",
+                "Load the weights without quantisation or sharding.",
             )
         if not tensor.numel():
             raise ExportError(
-                f"an empty tensor of {tuple(tensor.shape)}, as sharded training leaves it",
+                f"an empty tensor of shape {tuple(tensor.shape)}, as sharded training leaves it",
                 name,
-                "all of its numbers",
+                "all of its values",
                 "Save it with save_projector(..., state_dict=...), which says how to gather it, "
                 "and load that.",
             )
@@ -213,5 +215,5 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
         raise ExportError(
             f"it cannot be copied: {told(error)}",
             "projector",
-            hint="It must pass copy.deepcopy: after torch.nn.utils.prune, call prune.remove.",
+            hint="copy.deepcopy must work: after torch.nn.utils.prune, call prune.remove.",
         ) from error

@@ -1,4 +1,4 @@
-"""ONNX: one file, for onnxruntime and for the many tools that start from it."""
+"""ONNX: one file, for onnxruntime and the many tools that read ONNX."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from ..checkpoints.save import DOCUMENT
 from ..registry import quote
-from .axes import renamed, symbols_of
+from .axes import rename_symbols, symbols_of
 from .errors import ExportError
+from .formats import Format, Job, Loaded, ProgressCallback
 from .rewrites import with_exact_pools
-from .target import Job, Loaded, Target, Tell
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["TARGET"]
+__all__ = ["FORMAT"]
 
 OPSETS = range(18, 24)
 OPSET = 20
-DOCUMENT = "mobilevlm"
-_WIDEST = 64
-_LIMIT = 2_000_000_000  # bytes; a protobuf message holds 2^31, the graph among them
+_MAX_INT8 = 64
+_MAX_BYTES = 2_000_000_000  # a protobuf message holds 2^31, including the graph
 
 
-class Onnx(Target):
-    """``.onnx``. The document lies in its metadata as ``mobilevlm``."""
+class Onnx(Format):
+    """``.onnx``. Its metadata property ``mobilevlm`` is the document."""
 
     extra = "onnx"
     packages = ("onnx", "onnxruntime", "onnxscript")
     tolerance: ClassVar = {"f32": 1e-5, "int8": 0.1}
     options = ("opset",)
+    mark = b"\x0a\x09%b\x12" % DOCUMENT.encode()  # the key of a property, and its value's tag
 
     def refuse(self, job: Job) -> None:
         opset = job.options.get("opset", OPSET)
@@ -45,23 +46,23 @@ class Onnx(Target):
                 quote(opset),
                 "opset",
                 f"{OPSETS[0]} to {OPSETS[-1]}",
-                "Asked for a lower one, PyTorch's exporter may write 18 without a word.",
+                "For a lower one PyTorch's exporter may silently write 18.",
             )
         size = sum(4 * parameter.numel() for parameter in job.projector.parameters())
-        if size > _LIMIT:
+        if size > _MAX_BYTES:
             raise ExportError(
                 f"weights of {size / 1e9:.1f} GB", "projector", "at most 2 GB, in one ONNX file"
             )
 
-    def write(self, job: Job, tell: Tell) -> bytes:
+    def write(self, job: Job, report_progress: ProgressCallback) -> bytes:
         import onnx
 
-        door = job.door
+        signature = job.signature
         if job.dynamic_grid:
-            door = dataclasses.replace(door, module=with_exact_pools(door.module))
-        tell("Tracing")
-        program = door.trace()
-        tell("Converting to ONNX")
+            signature = dataclasses.replace(signature, module=with_exact_pools(signature.module))
+        report_progress("Tracing")
+        program = signature.trace()
+        report_progress("Converting to ONNX")
         converted = torch.onnx.export(
             program,
             dynamo=True,
@@ -71,11 +72,11 @@ class Onnx(Target):
             verbose=False,
         )
         model = converted.model_proto  # type: ignore[union-attr]
-        _tidy(model, symbols_of(program, door.dims))
+        _clean(model, symbols_of(program, signature.dims))
         if job.document:
             onnx.helper.set_model_props(model, {DOCUMENT: job.document})
         if job.weights == "int8":
-            tell("Quantising")
+            report_progress("Quantising")
             model = _quantised(model)
         data: bytes = model.SerializeToString()
         return data
@@ -106,29 +107,29 @@ class Onnx(Target):
         )
 
 
-def _tidy(model: ModelProto, symbols: Mapping[str, str]) -> None:
-    """Name the free axes, and drop the exporter's notes, which hold paths of this machine."""
+def _clean(model: ModelProto, symbols: Mapping[str, str]) -> None:
+    """Name the free axes, and drop the exporter's metadata, which contains local paths."""
     graph = model.graph
     for value in chain(graph.input, graph.output, graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
-                dim.dim_param = renamed(dim.dim_param, symbols)
-    for noted in chain(
+                dim.dim_param = rename_symbols(dim.dim_param, symbols)
+    for annotated in chain(
         [model, graph], graph.node, graph.input, graph.output, graph.value_info, graph.initializer
     ):
-        del noted.metadata_props[:]
+        del annotated.metadata_props[:]
 
 
 def _quantised(model: ModelProto) -> ModelProto:
-    """Keep the weights of linear layers as int8, per output channel, and quantise what enters.
+    """Store the weights of linear layers as int8 per output channel, and quantise their inputs.
 
-    Of 7 bits, so that the sums are the same on every processor. Those of unsigned weights are too,
-    with 8 bits and an error about a sixth smaller, but take onnxruntime twice as long with VNNI.
+    The weights use 7 bits, so that sums are the same on every processor. Unsigned weights of 8 bits
+    would be too, with about a sixth less error, but take onnxruntime twice as long with VNNI.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder:  # it writes to a path alone
+    with tempfile.TemporaryDirectory() as folder:  # it only writes to a path
         path = Path(folder, "p.onnx")
         quantize_dynamic(
             model,
@@ -144,24 +145,24 @@ def _quantised(model: ModelProto) -> ModelProto:
 def _refuse_saturation(model: ModelProto) -> None:
     """Refuse int8 weights whose sums depend on the processor.
 
-    Without VNNI, x86-64 adds the products of two pairs of u8 and s8 in 16 bits, where larger sums
-    stick at the ends: 2 * 255 * 64 fits, 2 * 255 * 65 does not.
+    Without VNNI, x86-64 adds two products of u8 and s8 in 16 bits, where larger sums saturate:
+    2 * 255 * 64 fits, 2 * 255 * 65 does not.
 
     Raises:
-        ExportError: It says which weights.
+        ExportError: Some weights are too large.
     """
     import onnx
 
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.INT8:
             largest = int(abs(onnx.numpy_helper.to_array(tensor).astype("int16")).max(initial=0))
-            if largest > _WIDEST:
+            if largest > _MAX_INT8:
                 raise ExportError(
                     f"int8 weights of up to {largest}",
                     tensor.name,
-                    f"at most {_WIDEST}",
-                    "Larger ones give other sums on processors without VNNI.",
+                    f"at most {_MAX_INT8}",
+                    "Larger ones give different sums on processors without VNNI.",
                 )
 
 
-TARGET = Onnx()
+FORMAT = Onnx()

@@ -1,4 +1,4 @@
-"""torch.export: a program that torch alone runs, in Python or C++."""
+"""torch.export: a program that torch itself runs, in Python or C++."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from typing import ClassVar
 
 import torch
 
+from ..checkpoints.save import DOCUMENT
 from ..projectors.projector import Projector
 from .axes import dims_of
 from .errors import ExportError
-from .target import Job, Loaded, Target, Tell
+from .formats import Format, Job, Loaded, ProgressCallback
 
-__all__ = ["TARGET"]
+__all__ = ["FORMAT"]
 
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
-DOCUMENT = "mobilevlm.json"
+_FILE = f"{DOCUMENT}.json"
 
 
-class Pt2(Target):
-    """``.pt2``, which `torch.export.load` reads. The document lies inside as `mobilevlm.json`."""
+class Pt2(Format):
+    """``.pt2``, read by `torch.export.load`. Its extra file ``mobilevlm.json`` is the document."""
 
     tolerance: ClassVar = {**_DTYPES, "f32": 1e-5}
+    mark = f"/extra/{_FILE}".encode()  # a member of the archive
 
     def weights(self, projector: Projector) -> str:
         dtype = next((p.dtype for p in projector.parameters()), torch.float32)
@@ -33,20 +35,19 @@ class Pt2(Target):
     def dtype(self, weights: str) -> torch.dtype:
         return _DTYPES[weights]
 
-    def write(self, job: Job, tell: Tell) -> bytes:
-        tell("Tracing")
-        program = job.door.trace()
-        program.example_inputs = None  # or they would lie in the file
-        extra = {DOCUMENT: job.document} if job.document else None
-        # Given a path, torch aborts the process where the disk is full: a destructor throws.
+    def write(self, job: Job, report_progress: ProgressCallback) -> bytes:
+        report_progress("Tracing")
+        program = job.signature.trace()
+        program.example_inputs = None  # they would be stored in the file
+        extra = {_FILE: job.document} if job.document else None
+        # Given a path, torch aborts the process on a full disk: a destructor throws.
         torch.export.save(program, file := io.BytesIO(), extra_files=extra)
         return file.getvalue()
 
     def load(self, job: Job, data: bytes) -> Loaded:
         program = torch.export.load(io.BytesIO(data))
-        inputs, outputs = dims_of(program, job.door.dims)
-        versions = {"torch": torch.__version__}
-        return Loaded(program.module(), inputs, outputs, versions)
+        inputs, outputs = dims_of(program, job.signature.dims)
+        return Loaded(program.module(), inputs, outputs, {"torch": torch.__version__})
 
 
-TARGET = Pt2()
+FORMAT = Pt2()

@@ -1,4 +1,4 @@
-"""What an export made, and what running it again has shown."""
+"""The report of an export: the file, and the results of running it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ __all__ = ["Check", "Report"]
 
 @dataclass(frozen=True)
 class Check:
-    """One run of the file in its own runtime, beside eager PyTorch.
+    """One run of the file in its own runtime, compared with eager PyTorch.
 
     Attributes:
         shape: The input's shape.
         max_abs: The largest difference.
-        relative: That difference over the largest magnitude of eager's output.
-        error: In half precision, the file's difference from fp64, relative; of each the root of
-            the mean square.
-        eager_error: In half precision, the same of eager without fast forms.
+        relative: That difference divided by the largest magnitude of eager's output.
+        error: In half precision, the file's relative difference from fp64 (root mean square).
+        eager_error: In half precision, the same for eager without fast forms.
     """
 
     shape: tuple[int, ...]
@@ -38,17 +37,17 @@ class Report:
     Attributes:
         path: The file.
         format: Its format, such as ``onnx``.
-        weights: How it keeps the weights: ``f32``, ``f16``, ``bf16``, ``int8`` or ``q8_0``.
+        weights: How the weights are stored: ``f32``, ``f16``, ``bf16``, ``int8`` or ``q8_0``.
         bytes: Its size.
-        inputs: The axes of its input ``x``, read from the file; a free one has a name or a
+        inputs: The axes of its input ``x``, read from the file; a free axis has a name or a
             formula.
-        outputs: Those of its output ``y``.
-        versions: Of the format and of what wrote it.
-        checks: One run per input it was not traced with.
-        time_ratio: The runtime's best time over eager's for one image, on as many threads; None
-            where the check does not run the real runtime.
-        notes: What a user should know of it.
-        processor: What it was checked on, such as ``x86-64 with AVX2, VNNI``.
+        outputs: The axes of its output ``y``.
+        versions: Versions of the format and of the tools that wrote it.
+        checks: One run for each input it was not traced with.
+        time_ratio: The runtime's best time for one image divided by eager's, on the same number of
+            threads; None if the check does not use the real runtime.
+        notes: What a user should know about the file.
+        processor: The processor it was checked on, such as ``x86-64 with AVX2, VNNI``.
     """
 
     path: str
@@ -74,7 +73,7 @@ class Report:
         return max(check.relative for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
+        """Return the report as JSON types."""
         return {
             **asdict(self),
             "max_abs": self.max_abs,
@@ -86,11 +85,11 @@ class Report:
         versions = ", ".join(f"{name} {value}" for name, value in self.versions.items())
         lines = [
             f"{self.path}: {self.weights}, {self.bytes / 1e6:.1f} MB, {versions}",
-            f"{_written(self.inputs)} -> {_written(self.outputs)}",
+            f"{_shape(self.inputs)} -> {_shape(self.outputs)}",
         ]
         lines += [
-            f"at {_written(check.shape)}: differs from eager by {check.max_abs:.1e}, "
-            f"{check.relative:.1e} relative{_errors(check)}"
+            f"at {_shape(check.shape)}: differs from eager by {check.max_abs:.1e}, "
+            f"{check.relative:.1e} relative{_half_errors(check)}"
             for check in self.checks
         ]
         if self.processor:
@@ -100,11 +99,11 @@ class Report:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def _errors(check: Check) -> str:
+def _half_errors(check: Check) -> str:
     if check.error is None:
         return ""
     return f"; from fp64 by {check.error:.1e}, eager by {check.eager_error:.1e}"
 
 
-def _written(dims: Dims) -> str:
+def _shape(dims: Dims) -> str:
     return f"({', '.join(map(str, dims))})"

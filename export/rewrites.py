@@ -1,4 +1,4 @@
-"""Blocks in operations that a runtime computes alike for every grid."""
+"""Blocks rewritten in operations that a runtime computes correctly for every grid."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class IntervalPool(nn.Module):
     """`AdaptiveAvgPool` as gathers and sums; ``(b, h, w, c) -> (b, h', w', c)``.
 
     ONNX has no adaptive pooling: PyTorch's exporter writes an average pool whose window fits the
-    traced grid, and is silently wrong for any other. A matrix product would do, but for NaNs and
-    infinities, which it spreads: zero times those is NaN.
+    traced grid, and is silently wrong for any other. A matrix product would spread NaNs and
+    infinities, because zero times those is NaN.
     """
 
-    averages = True  # as `AdaptiveAvgPool` says, so that it too goes before linear layers
+    averages = True  # as in `AdaptiveAvgPool`, so that it too can run before linear layers
 
     def __init__(self, size: Grid | None, stride: int | None) -> None:
         super().__init__()
@@ -38,14 +38,14 @@ class IntervalPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[1:3]
         rows, columns = self.size or (h // self.stride, w // self.stride)
-        return _means(_means(x, 1, rows), 2, columns)
+        return _interval_means(_interval_means(x, 1, rows), 2, columns)
 
 
 class LinearPool(nn.Module):
     """`BilinearPool` as gathers and sums; ``(b, h, w, c) -> (b, h', w', c)``.
 
-    ONNX resizes to a size, but PyTorch's exporter writes the ratio of the traced one, which rounds
-    other sides down.
+    ONNX can resize to a given size, but PyTorch's exporter writes the ratio of the traced size,
+    which rounds other sides down.
     """
 
     averages = True
@@ -59,10 +59,10 @@ class LinearPool(nn.Module):
             return x
         h, w = x.shape[1:3]
         rows, columns = ((side + self.stride - 1) // self.stride for side in (h, w))
-        return _between(_between(x, 1, rows), 2, columns)
+        return _interpolated(_interpolated(x, 1, rows), 2, columns)
 
 
-def _means(x: Tensor, dim: int, size: int) -> Tensor:
+def _interval_means(x: Tensor, dim: int, size: int) -> Tensor:
     """Average one axis of a feature over `size` windows that cover it evenly."""
     n = x.shape[dim]
     window = torch.arange(size)[:, None]
@@ -77,10 +77,10 @@ def _means(x: Tensor, dim: int, size: int) -> Tensor:
     return y / inside.sum(1).view(size, *after).to(x)
 
 
-def _between(x: Tensor, dim: int, size: int) -> Tensor:
-    """Interpolate one axis of a feature at `size` points that stand evenly on it."""
+def _interpolated(x: Tensor, dim: int, size: int) -> Tensor:
+    """Interpolate one axis of a feature at `size` evenly spaced points."""
     n = x.shape[dim]
-    step = torch.ones(()) * n / size  # first, and in fp32, as eager rounds it
+    step = torch.ones(()) * n / size  # computed first and in fp32, to round as eager does
     points = ((torch.arange(size) + 0.5) * step - 0.5).clamp(min=0)
     low = points.long()
     share = (points - low).view(size, *(1,) * (x.ndim - 1 - dim)).to(x)
@@ -91,8 +91,8 @@ def _between(x: Tensor, dim: int, size: int) -> Tensor:
 class SlicedMerge(nn.Module):
     """`PatchMergeModule` as slices side by side; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``.
 
-    A view would split a free side h into ``h // 2`` and ``h // (h // 2)``, and a runtime that sets
-    memory aside for the largest of each takes windows to be as large as the grid.
+    A view would split a free side h into ``h // 2`` and ``h // (h // 2)``, and a runtime that
+    reserves memory for the largest value of each would assume windows as large as the grid.
     """
 
     def __init__(self, merge: PatchMergeModule) -> None:

@@ -14,6 +14,7 @@ from .activation import activate_
 from .fast import enabled, observed, recording
 
 __all__ = [
+    "PROCESSOR_UNITS",
     "UNITS",
     "Linear",
     "call_linear",
@@ -37,6 +38,20 @@ UNITS = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
     torch.float16: ("avx512_fp16", "amx_fp16", "avx_ne_convert"),
 }
+PROCESSOR_UNITS = {
+    "avx2": "AVX2",
+    **dict.fromkeys(("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq"), "AVX-512"),
+    **dict.fromkeys(("avx_vnni", "avx512_vnni"), "VNNI"),
+    "amx_int8": "AMX",
+    **dict.fromkeys(("avx512_bf16", "amx_bf16", "bf16"), "bf16"),
+    "dot": "dot products",
+    "i8mm": "i8mm",
+    "sve": "SVE",
+    **dict.fromkeys(("avx512_fp16", "avx_ne_convert", "amx_fp16", "neon", "fp16_arith"), ""),
+    **dict.fromkeys(("sve2", "sve_bf16", "sme", "sme2"), ""),
+}
+"""The flags of `capabilities` that decide how fast low-precision products are, with the name of the
+unit where sums depend on it."""
 _HAS_MKL: bool = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
 _AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
 
@@ -134,9 +149,14 @@ def _is_large(x: Tensor, weight: Tensor) -> bool:
 
 
 def capabilities() -> dict[str, Any]:
-    """Return what torch says of the processor; older versions say nothing."""
-    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return found
+    """Return what torch reports about the processor, by torch's names; older versions know less."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return dict(torch.cpu.get_capabilities())
+    return {
+        "avx2": torch.cpu._is_avx2_supported(),
+        "avx512_f": torch.cpu._is_avx512_supported(),
+        "avx512_vnni": torch.cpu._is_vnni_supported(),
+    }
 
 
 # ------------------------------------------------------------------------------- oneDNN

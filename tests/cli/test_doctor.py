@@ -444,6 +444,8 @@ def test_doctor_says_what_the_processor_can_do(
 ) -> None:
     if flags is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+        for name in ("avx2", "avx512", "vnni"):
+            monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
     for choice in (linear._onednn, linear._lacks_units):

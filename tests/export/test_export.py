@@ -38,9 +38,9 @@ from mobilevlm import (
 from mobilevlm.blocks.patch_merge import PatchMergeModule
 from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool
 from mobilevlm.cli.app import app
-from mobilevlm.export import check, target
+from mobilevlm.export import check, formats
+from mobilevlm.export.check import processor
 from mobilevlm.export.errors import ExportError, Mismatch
-from mobilevlm.export.processor import processor
 from mobilevlm.export.rewrites import (
     IntervalPool,
     LinearPool,
@@ -69,7 +69,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "_CALLS", 1)
 
 
-KNOWN = ", ".join(target.FORMATS)
+KNOWN = ", ".join(formats.FORMATS)
 
 
 def refusal(projector: Any, path: Path | str, **keywords: Any) -> str:
@@ -242,7 +242,7 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     stages: list[str] = []
     projector = build_projector("ldp", 6, 10)
     export_projector(projector, tmp_path / "p.pt2", grid=(4, 6), progress=stages.append)
-    assert stages == ["Tracing", "Running it again", "Timing it", "Writing"]
+    assert stages == ["Tracing", "Running the file", "Timing the file", "Writing"]
     assert capfd.readouterr() == ("", "")
 
 
@@ -263,12 +263,12 @@ def test_an_export_within_another(tmp_path: Path, capfd: pytest.CaptureFixture[s
 
     def nested(stage: str) -> None:
         print(stage)
-        if stage == "Timing it":
+        if stage == "Timing the file":
             export_projector(projector, tmp_path / "inner.pt2")
 
     export_projector(projector, tmp_path / "outer.pt2", progress=nested)
     assert len(list(tmp_path.iterdir())) == 2
-    stages = "Tracing\nRunning it again\nTiming it\nWriting\n"
+    stages = "Tracing\nRunning the file\nTiming the file\nWriting\n"
     assert capfd.readouterr() == (stages, "")
 
 
@@ -349,15 +349,15 @@ def test_a_square_root_never_freezes_the_grid(
     message = refusal(local("rooted"), path, grid=(4, 4), dynamic_grid=True)
     assert message.startswith("torch.export failed: ")
     assert message.endswith(
-        "; expected blocks that can be traced with batch, height, width free. A Python number "
-        "made of a tensor or of a size is the usual cause."
+        "; expected blocks that can be traced with batch, height, width free. The usual cause is "
+        "a Python number computed from a tensor or a size."
     )
     # Dim.AUTO would have frozen it without a word; the file itself is looked at too.
     monkeypatch.setattr(Dim, "DYNAMIC", lambda max=None: Dim.AUTO)
     message = refusal(local("rooted"), path, grid=(4, 4), dynamic_grid=True)
     assert message == (
         f"{path}: the file has frozen axis 1 (height) at 5; expected an input "
-        "('batch', 'height', 'width', 6). Nothing was written under that name."
+        "('batch', 'height', 'width', 6). No file was written."
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -369,8 +369,8 @@ def test_a_file_that_differs_is_not_kept(tmp_path: Path, capfd: pytest.CaptureFi
     with pytest.raises(Mismatch) as caught:
         export_projector(local("lying"), path, grid=(4, 4), replace=True)
     assert str(caught.value) == (
-        f"{path}: an input of (1, 16, 6) gives an output that is 1.0e-02 from eager's; expected "
-        "at most 1e-05, relative to the largest number. Nothing was written under that name."
+        f"{path}: for an input of (1, 16, 6) the output differs from eager's by 1.0e-02; expected "
+        "at most 1e-05, relative to the largest value. No file was written."
     )
     assert path.read_text() == "as before"
     assert list(tmp_path.iterdir()) == [path]
@@ -385,13 +385,13 @@ def test_half_precision_does_not_hide_a_wrong_file(weights: str, tmp_path: Path)
     path = tmp_path / "p.pt2"
     message = refusal(local("lying", "pointwise"), path, grid=(9, 9), weights=weights)
     assert re.fullmatch(
-        re.escape(f"{path}: an input of (1, 81, 6) gives an output whose ")
-        + r"(mean|largest) error is \S+; expected at most (2|4) times eager's, which is \S+ from "
-        r"fp64\. Nothing was written under that name\.",
+        re.escape(f"{path}: for an input of (1, 81, 6) the output's ")
+        + r"(mean|largest) error from fp64 is \S+; expected at most (2|4) times eager's, which is "
+        r"\d\S+\d\. No file was written\.",
         message,
     )
     message = refusal(local("spotted", "pointwise"), path, grid=(24, 24), weights=weights)
-    assert "gives an output whose largest error is" in message
+    assert "the output's largest error from fp64 is" in message
     assert not path.exists()
     # Where a block has no fp64, fp32 is the truth.
     report = export_projector(local("narrow", "pointwise"), path, grid=(9, 9), weights=weights)
@@ -404,7 +404,7 @@ def test_numbers_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> 
         next(projector.parameters()).fill_(6e4)
     assert refusal(projector, tmp_path / "p.pt2", weights="f16") == (
         "the projector itself gives NaN or infinities for features of unit scale in float16; "
-        'expected finite numbers. Keep the weights as "f32".'
+        'expected finite values. Export with weights="f32".'
     )
 
 
@@ -440,7 +440,7 @@ def test_a_projector_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
         next(projector.parameters())[0, 0] = math.nan
     assert refusal(projector, tmp_path / "p.pt2") == (
         "the projector itself gives NaN or infinities for features of unit scale; expected finite "
-        "numbers. Look at the weights: load_projector(..., check_values=True)."
+        "values. Check the weights: load_projector(..., check_values=True)."
     )
 
 
@@ -505,9 +505,9 @@ def test_what_training_wraps_is_unwrapped(tmp_path: Path) -> None:
     for parameter in projector.parameters():
         parameter.data = torch.empty(0)
     assert refusal(projector, tmp_path / "p.pt2") == (
-        "blocks.0.weight: an empty tensor of (0,), as sharded training leaves it; expected all of "
-        "its numbers. Save it with save_projector(..., state_dict=...), which says how to gather "
-        "it, and load that."
+        "blocks.0.weight: an empty tensor of shape (0,), as sharded training leaves it; expected "
+        "all of its values. Save it with save_projector(..., state_dict=...), which says how to "
+        "gather it, and load that."
     )
 
 
@@ -549,7 +549,7 @@ def test_refusals_say_what_was_found_and_expected(tmp_path: Path) -> None:
     path = tmp_path / "p.pt2"
     assert refusal(ldp, path) == (
         "grid: the grid is not known; expected (height, width). "
-        "Give grid=(24, 24), or dynamic_grid=True."
+        "Pass grid=(24, 24) or dynamic_grid=True."
     )
     assert refusal(ldp, "p.onx") == (
         f"p.onx: no format has the suffix '.onx'; expected one of {KNOWN}"
@@ -559,13 +559,13 @@ def test_refusals_say_what_was_found_and_expected(tmp_path: Path) -> None:
         "projector: a Linear; expected a Projector. build_projector and load_projector make one."
     )
     assert refusal(ldp, path, weights="int8") == ("weights: 'int8'; expected one of f32, f16, bf16")
-    assert refusal(ldp, path, opset=20) == "opset: .pt2 does not take it"
+    assert refusal(ldp, path, opset=20) == "opset: .pt2 does not take this option"
     assert refusal(ldp, path, grid=(0, 3)) == (
         "grid: (0, 3) is not a grid; expected (height, width), two integers from 1 to 65536"
     )
     missing = tmp_path / "none" / "p.pt2"
     assert refusal(ldp, missing, grid=(4, 4)) == (
-        f"{missing}: its folder is not there; expected a file to write"
+        f"{missing}: its folder does not exist; expected a file to write"
     )
     (tmp_path / "folder.pt2").mkdir()
     assert refusal(ldp, tmp_path / "folder.pt2", grid=(4, 4)) == (
@@ -573,13 +573,14 @@ def test_refusals_say_what_was_found_and_expected(tmp_path: Path) -> None:
     )
     meta = build_projector("ldp", 6, 10, device="meta")
     assert refusal(meta, path, grid=(4, 4)) == (
-        "blocks.0.weight: weights that are on the meta device, torch.float32; expected plain "
-        "tensors of floats. Load the weights, without quantisation and sharding."
+        "blocks.0.weight: a weight that is on the meta device, torch.float32; expected a plain "
+        "float tensor. Load the weights without quantisation or sharding."
     )
     cls = build_projector("ldp", 6, 10, prefix_tokens=1)
     assert refusal(cls, path, dynamic_grid=True) == (
-        "dynamic_grid: 1 prefix tokens have no place in (b, h, w, c); expected prefix_tokens=0, or "
-        "a fixed grid. Drop them before, with prefix_tokens=0 here."
+        "dynamic_grid: an input (b, h, w, c) has no place for 1 prefix tokens; expected "
+        "prefix_tokens=0, or a fixed grid. Drop them before the projector, and build it with "
+        "prefix_tokens=0."
     )
     assert list(tmp_path.iterdir()) == [tmp_path / "folder.pt2"]
 
@@ -592,7 +593,7 @@ def test_a_projector_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
         export_projector(projector, path)
     cause = caught.value.__cause__
     assert type(cause) is RuntimeError
-    hint = "It must pass copy.deepcopy: after torch.nn.utils.prune, call prune.remove."
+    hint = "copy.deepcopy must work: after torch.nn.utils.prune, call prune.remove."
     assert str(caught.value) == f"projector: it cannot be copied: RuntimeError: {cause}. {hint}"
     prune.remove(projector.blocks[0], "weight")
     assert export_projector(projector, path).max_abs == 0
@@ -627,7 +628,7 @@ def test_grids_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_a_missing_extra_is_one_line(
     suffix: str, packages: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(target, "find_spec", lambda name: None)
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
     ldp = build_projector("ldp", 6, 10)
     assert refusal(ldp, tmp_path / f"p{suffix}", grid=(4, 4)) == (
         f"{suffix} needs {packages}. Run: {install_command(extra)}"
@@ -698,7 +699,7 @@ def test_a_check_that_fails_has_status_1(tmp_path: Path) -> None:
     )
     result = run(str(document), str(tmp_path / "p.pt2"), "grid=4x4")
     assert result.exit_code == 1
-    assert "an output that is 1.0e-02 from eager's" in result.stderr
+    assert "the output differs from eager's by 1.0e-02" in result.stderr
 
 
 @pytest.mark.slow

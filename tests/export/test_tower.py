@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mobilevlm import MobileVLMError
-from mobilevlm.export.tower import read_tower
+from mobilevlm.export.gguf_tower import read_vision_tower
 
 WEIGHTS, CONFIG, PICTURES = "model.safetensors", "config.json", "preprocessor_config.json"
 PATCH, POSITION = "embeddings.patch_embedding.weight", "embeddings.position_embedding.weight"
@@ -47,13 +47,13 @@ def write(
 
 def test_a_tower_is_read(tmp_path: Path) -> None:
     write(tmp_path)
-    tower = read_tower(tmp_path)
+    tower = read_vision_tower(tmp_path)
     assert (tower.width, tower.hidden, tower.patch, tower.side) == (8, 16, 2, 3)
     assert (tower.heads, tower.layers, tower.feature_layer) == (2, 2, 1)
     assert (tower.eps, tower.gelu) == (1e-6, True)
     assert (tower.mean, tower.std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     (tmp_path / PICTURES).unlink()
-    assert read_tower(tmp_path).mean == [0.5, 0.5, 0.5]
+    assert read_vision_tower(tmp_path).mean == [0.5, 0.5, 0.5]
 
 
 def shaped(key: str, *shape: int) -> Callable[[Path], None]:
@@ -100,7 +100,7 @@ def link(name: str, to: str) -> Callable[[Path], None]:
 
 AGAIN = "Download it again."
 IRREGULAR = "cannot be read: not a regular file; expected a JSON object"
-GAP = "layers, and none with the number 2; expected layers numbered from 0, without a gap"
+GAP = "layers, but none with the number 2; expected layers numbered from 0 without gaps"
 HEADS = "expected a divisor of 8, the tower's width"
 EPS = "expected a number between 0 and 1"
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -124,7 +124,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: write(
             folder, **{POSITION: torch.zeros(1, 8), "embeddings.class_embedding": torch.zeros(8)}
         ),
-        "X: 1 positions; expected a square grid, as llama.cpp has it",
+        "X: 1 positions; expected a square grid, as llama.cpp requires",
     ),
     "a number for a layer": (shaped(FC1), f"X['{FC1}']: shape (); expected (n, 8)"),
     "a layer of another width": (shaped(FC1, 16, 4), f"X['{FC1}']: shape (16, 4); expected (n, 8)"),
@@ -203,5 +203,5 @@ def test_hostile_towers(name: str, tmp_path: Path) -> None:
     damage, message = HOSTILE[name]
     damage(tmp_path)
     with pytest.raises(MobileVLMError) as caught:
-        read_tower(tmp_path)
+        read_vision_tower(tmp_path)
     assert str(caught.value).replace(str(tmp_path), "X") == message

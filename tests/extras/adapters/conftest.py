@@ -6,7 +6,7 @@ What those packages say while they are imported is not a test's business.
 import importlib
 import os
 
-from mobilevlm.export.noise import quiet
+from mobilevlm.blocks.core.quiet import quiet
 
 os.environ["DS_ACCELERATOR"] = "cpu"
 with quiet():

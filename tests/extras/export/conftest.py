@@ -5,8 +5,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from mobilevlm.blocks.core.quiet import quiet
 from mobilevlm.export import check
-from mobilevlm.export.noise import quiet
 
 if find_spec("executorch"):
     with quiet():

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mobilevlm import build_projector, export_projector
-from mobilevlm.export.earlier import is_ours
 from mobilevlm.export.errors import ExportError
+from mobilevlm.export.formats import find_format
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_our_exports_say_so(suffix: str, options: dict[str, Any], tmp_path: Path
     assert path.read_bytes() == b"a model for mobilevlm, somebody's own"
     for replace in (True, False):
         export_projector(projector, path, grid=(24, 24), replace=replace, **options)
-        assert is_ours(path)
+        assert find_format(path).is_ours(path)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -42,4 +42,4 @@ def test_strangers_do_not(tmp_path: Path) -> None:
     onnx.save_model(model, tmp_path / "p.onnx")
     (tmp_path / "p.pte").write_bytes(b"/extra/mobilevlm.json")
     for path in tmp_path.iterdir():
-        assert not is_ours(path), path
+        assert not find_format(path).is_ours(path), path

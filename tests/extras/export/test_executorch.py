@@ -10,9 +10,9 @@ from executorch.runtime import Runtime
 from torch import Tensor, nn
 
 from mobilevlm import MobileVLMError, Projector, build_projector, export_projector
+from mobilevlm.blocks.core.quiet import quiet
 from mobilevlm.export import executorch as target
-from mobilevlm.export.door import open_door
-from mobilevlm.export.noise import quiet
+from mobilevlm.export.signature import export_signature
 
 
 def execute(path: Path, x: Tensor) -> Tensor:
@@ -36,14 +36,14 @@ def test_it_is_executed_after_lowering(tmp_path: Path, capfd: pytest.CaptureFixt
     assert stages == [
         "Tracing",
         "Lowering to XNNPACK",
-        "Running it again",
-        "Timing it",
+        "Running the file",
+        "Timing the file",
         "Writing",
     ]
     assert report.inputs == ("batch<=4", 30, 16)
     assert report.outputs == ("batch<=4", 9, 24)
     assert set(report.versions) == {"executorch", "torch"}
-    assert report.notes == ("it sets 0 MB aside, for the largest input",)
+    assert report.notes == ("it reserves 0 MB of memory, for the largest input",)
     assert report.relative < 1e-5
     x = torch.randn(4, 30, 16)
     want = projector(x, grid=(6, 5))
@@ -105,7 +105,7 @@ def test_a_batch_of_one_needs_the_least_memory(tmp_path: Path) -> None:
     assert memory[4] == pytest.approx(4 * memory[1], abs=4)
     path.unlink()
     assert refusal(projector, path, grid=(24, 24), max_batch=0) == (
-        "max_batch: 0; expected a number from 1 on"
+        "max_batch: 0; expected an integer of at least 1"
     )
 
 
@@ -114,9 +114,9 @@ def test_a_batch_of_one_needs_the_least_memory(tmp_path: Path) -> None:
 
 def test_int8_reaches_every_linear_layer_and_nothing_else() -> None:
     projector = build_projector("ldpnet", 32, 48).eval()
-    door = open_door(projector, (6, 6), dynamic_grid=False)
+    signature = export_signature(projector, (6, 6), dynamic_grid=False)
     with quiet():
-        program = target._quantised(door.trace(), door)
+        program = target._quantised(signature.trace(), signature)
     weights = [node for node in program.graph.nodes if "dequantize_per_channel" in str(node.target)]
     linear = [module for module in projector.modules() if isinstance(module, nn.Linear)]
     assert len(weights) == len(linear)
@@ -133,7 +133,7 @@ def test_quantised_layers_need_partitions_of_their_own(
     monkeypatch.setattr(partitioner, "XnnpackPartitioner", lambda **keywords: original())
     assert refusal(ldp, path, grid=(8, 8), weights="int8") == (
         f"{path}: the exporter failed: RuntimeError: Weight and Input should both be quantized. "
-        "What it printed stands before this message."
+        "Its output is printed above this message."
     )
 
 
@@ -145,4 +145,4 @@ def test_what_it_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert refusal(ldp, path, grid=(4, 4), weights="q8_0") == (
         "weights: 'q8_0'; expected one of f32, int8"
     )
-    assert refusal(ldp, path, grid=(4, 4), opset=20) == "opset: .pte does not take it"
+    assert refusal(ldp, path, grid=(4, 4), opset=20) == "opset: .pte does not take this option"

@@ -119,8 +119,8 @@ def test_names_shapes_types_and_keys_are_llama_cpps(
     assert report.versions == {"gguf": 3, "projector": type_}
     assert report.time_ratio is None
     assert report.notes == (
-        "it was read back, not run: llama.cpp is no Python package",
-        "llama.cpp runs it with its vision tower only: give the tower's folder",
+        "it was read back, not run: llama.cpp is not a Python package",
+        "llama.cpp only runs it together with its vision tower: pass the tower's folder",
     )
     assert 0 < report.relative < 2e-3
     assert list(tmp_path.iterdir()) == [path]
@@ -173,16 +173,16 @@ def test_sizes_of_the_released_projectors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("linear", {}, "this is linear, and llama.cpp puts a GELU behind a single linear layer"),
+        ("linear", {}, "this is linear; llama.cpp adds a GELU after a single linear layer"),
         (
             "mlp3x_gelu",
             {},
-            "this is mlp3x_gelu, and llama.cpp's mlp is two linear layers with a GELU between",
+            "this is mlp3x_gelu; llama.cpp's mlp has two linear layers with a GELU between them",
         ),
         (
             "ldp",
             {},
-            "this is ldp, and llama.cpp's ldp is what MobileVLM v1 released, ldpnet",
+            "this is ldp; llama.cpp's ldp is the projector released with MobileVLM v1, ldpnet",
         ),
         ("mlp", {"act": "silu"}, "llama.cpp has no name for these blocks"),
         ("mlp", {"bias": False}, "llama.cpp has no name for these blocks"),
@@ -203,14 +203,14 @@ def test_other_grids_are_refused(tmp_path: Path) -> None:
     for name, type_ in [("ldpnet", "ldp"), ("ldpnetv2", "ldpv2")]:
         projector = build_projector(name, C, D)
         assert refusal(projector, path, grid=(16, 16)) == (
-            f"grid: 16x16; expected 24x24. llama.cpp's {type_} is written for that grid alone."
+            f"grid: 16x16; expected 24x24. llama.cpp's {type_} only supports that grid."
         )
     mlp = build_projector("mlp2x_gelu", C, D)
     assert refusal(mlp, path, grid=(16, 18)) == (
-        "grid: 16x18; expected a square grid, as llama.cpp has it"
+        "grid: 16x18; expected a square grid, as llama.cpp requires"
     )
     assert refusal(mlp, path, dynamic_grid=True) == (
-        "dynamic_grid: .gguf holds one grid; expected a fixed grid"
+        "dynamic_grid: .gguf supports only one grid; expected a fixed grid"
     )
     assert export_projector(mlp, path, grid=(16, 16)).inputs == (1, 256, C)
 
@@ -219,7 +219,7 @@ def test_leading_tokens_are_dropped_as_llama_cpp_does(tmp_path: Path) -> None:
     path = tmp_path / "p.gguf"
     registers = build_projector("ldpnet", C, D, prefix_tokens=5)
     assert refusal(registers, path) == (
-        "prefix_tokens: 5; expected 0 or 1. llama.cpp drops the CLS token, and no other."
+        "prefix_tokens: 5; expected 0 or 1. llama.cpp drops the CLS token and no others."
     )
     export_projector(build_projector("ldpnet", C, D, prefix_tokens=1), path)
 
@@ -273,7 +273,7 @@ def test_a_tower_makes_it_whole(kind: str, tmp_path: Path) -> None:
     assert facts["clip.use_gelu"] is (kind == "siglip")
     mean = 0.48145466 if kind == "clip" else 0.5
     assert facts["clip.vision.image_mean"][0] == pytest.approx(mean)
-    cls = "llama.cpp since May 2025 feeds CLIP's tokens on one place off (its issue 25814)"
+    cls = "since May 2025 llama.cpp passes on CLIP's tokens shifted by one (its issue 25814)"
     assert (cls in report.notes) == (kind == "clip")
 
 
@@ -331,21 +331,21 @@ def test_a_tower_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     tower("siglip", folder)
     assert refusal(ldpnet, path, tower=folder) == (
         f"{folder}: LayerNorms with an eps of 1e-06; expected 1e-05. "
-        "llama.cpp would give the projector's norms the tower's eps."
+        "llama.cpp would use the tower's eps for the projector's norms."
     )
     assert refusal(build_projector("mlp2x_gelu", 32, D), path, tower=folder) == (
         f"{folder}: the tower gives 64 channels; expected 32"
     )
     assert refusal(mlp, path, tower=folder, grid=(16, 16)) == (
-        "grid: 16x16, and the tower gives 24x24; expected the same"
+        "grid: 16x16, but the tower gives 24x24; expected the same"
     )
     tower("clip", folder, image_size=224)
     assert refusal(ldpnet, path, tower=folder) == (
-        "grid: 16x16; expected 24x24. llama.cpp's ldp is written for that grid alone."
+        "grid: 16x16; expected 24x24. llama.cpp's ldp only supports that grid."
     )
     tower("clip", folder, intermediate_size=64)
     assert refusal(mlp, path, tower=folder) == (
-        f"{folder}: feed-forward layers of width 64; expected wider than the rest"
+        f"{folder}: feed-forward layers of width 64; expected a width other than the tower's 64"
     )
     tower("clip", folder, hidden_act="relu")
     assert refusal(mlp, path, tower=folder) == (
@@ -353,7 +353,9 @@ def test_a_tower_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     )
     save_file({"weight": torch.zeros(2, 2)}, folder / "model.safetensors")
     assert refusal(mlp, path, tower=folder) == (
-        f"{folder}: 0 tensors called embeddings.patch_embedding.weight; expected the folder of a "
+        f"{folder}: 0 tensors named embeddings.patch_embedding.weight; expected the folder of a "
         "CLIP or SigLIP vision tower"
     )
-    assert refusal(mlp, tmp_path / "p.pt2", tower=folder) == ("tower: .pt2 does not take it")
+    assert refusal(mlp, tmp_path / "p.pt2", tower=folder) == (
+        "tower: .pt2 does not take this option"
+    )

@@ -20,7 +20,7 @@ from torch.export import Dim
 from mobilevlm import MobileVLMError, Projector, build_projector, export_projector, load_spec
 from mobilevlm.export import Mismatch
 from mobilevlm.export import onnx as target
-from mobilevlm.export.door import AnyGrid
+from mobilevlm.export.signature import AnyGrid
 
 
 def session(path: Path) -> Any:
@@ -51,7 +51,13 @@ def test_it_is_one_file_that_says_what_it_is(
     projector = build_projector("ldp", 8, 12)
     stages: list[str] = []
     report = export_projector(projector, path, grid=(5, 7), progress=stages.append)
-    assert stages == ["Tracing", "Converting to ONNX", "Running it again", "Timing it", "Writing"]
+    assert stages == [
+        "Tracing",
+        "Converting to ONNX",
+        "Running the file",
+        "Timing the file",
+        "Writing",
+    ]
     assert list(tmp_path.iterdir()) == [path]
     assert report.inputs == ("batch", 35, 8)
     assert report.outputs == ("batch", 12, 12)
@@ -129,8 +135,7 @@ def test_an_opset_it_cannot_write_is_refused(
 ) -> None:
     ldp, path = build_projector("ldp", 8, 12), tmp_path / "p.onnx"
     assert refusal(ldp, path, grid=(4, 4), opset=17) == (
-        "opset: 17; expected 18 to 23. "
-        "Asked for a lower one, PyTorch's exporter may write 18 without a word."
+        "opset: 17; expected 18 to 23. For a lower one PyTorch's exporter may silently write 18."
     )
     monkeypatch.setattr(target, "OPSETS", range(17, 24))  # so that it is asked
     assert refusal(build_projector("ldpnet", 8, 12), path, grid=(4, 4), opset=17) == (
@@ -152,7 +157,7 @@ def test_what_freezes_the_grid_is_not_kept(tmp_path: Path, monkeypatch: pytest.M
     # With Dim.AUTO the file declares the grid free, and reshapes to 5 rows inside.
     monkeypatch.setattr(Dim, "DYNAMIC", lambda max=None: Dim.AUTO)
     message = refusal(projector, path, grid=(4, 4), dynamic_grid=True)
-    assert "an input of (1, 4, 4, 8) fails" in message
+    assert "running it on an input of (1, 4, 4, 8) fails" in message
 
 
 # ---------------------------------------------------------------------- int8
@@ -241,7 +246,7 @@ def test_int8_is_the_same_on_every_processor(
     monkeypatch.setattr(quantization, "quantize_dynamic", wide)
     assert re.fullmatch(
         r"\S+: int8 weights of up to 12[78]; expected at most 64\. "
-        r"Larger ones give other sums on processors without VNNI\.",
+        r"Larger ones give different sums on processors without VNNI\.",
         refusal(projector, path, grid=GRID, weights="int8"),
     )
     exact, saturated = (
@@ -268,7 +273,7 @@ def test_weights_that_no_file_holds_are_refused(
     assert refusal(build_projector("ldp", 8, 12), path, grid=(4, 4), weights="f16") == (
         "weights: 'f16'; expected one of f32, int8"
     )
-    monkeypatch.setattr(target, "_LIMIT", 1000)
+    monkeypatch.setattr(target, "_MAX_BYTES", 1000)
     assert refusal(build_projector("ldp", 8, 12), path, grid=(4, 4)) == (
         "projector: weights of 0.0 GB; expected at most 2 GB, in one ONNX file"
     )

@@ -1,4 +1,4 @@
-"""How an exported projector is called: the shape of its input, and which axes are free."""
+"""The signature of an exported projector: the shape of its input, and which axes are free."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..registry import MobileVLMError, told
 from .axes import Dims
 from .errors import ExportError
 
-__all__ = ["BATCH", "Door", "open_door"]
+__all__ = ["BATCH", "DEFAULT_GRID", "ExportSignature", "export_signature"]
 
 BATCH = "batch"
-USUAL = (24, 24)
+DEFAULT_GRID = (24, 24)
 _SIDES = ("height", "width")
-_FARTHEST = 130  # how many rows and columns more are tried
+_MAX_EXTRA = 130  # rows and columns beyond the grid that are tried
 
 
 class FixedGrid(nn.Module):
-    """One grid, as tokens; ``(b, n, c) -> (b, m, d)``."""
+    """A projector at one grid, on tokens; ``(b, n, c) -> (b, m, d)``."""
 
     def __init__(self, projector: Projector, grid: Grid) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class FixedGrid(nn.Module):
 
 
 class AnyTokens(nn.Module):
-    """Any number of tokens, for blocks that do not read the grid; ``(b, n, c) -> (b, m, d)``."""
+    """A projector whose blocks do not read the grid; ``(b, n, c) -> (b, m, d)`` for any n."""
 
     def __init__(self, projector: Projector) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class AnyTokens(nn.Module):
 
 
 class AnyGrid(nn.Module):
-    """Any grid, which the input itself shows; ``(b, h, w, c) -> (b, m, d)``."""
+    """A projector that takes its grid from the input; ``(b, h, w, c) -> (b, m, d)``."""
 
     def __init__(self, projector: Projector) -> None:
         super().__init__()
@@ -62,59 +62,59 @@ class AnyGrid(nn.Module):
 
 
 @dataclass(frozen=True)
-class Door:
+class ExportSignature:
     """A projector as it is exported.
 
     Attributes:
-        module: What is traced; takes one tensor ``x`` and returns tokens ``(b, m, d)``.
+        module: The module to trace; it takes one tensor ``x`` and returns tokens ``(b, m, d)``.
         dims: The axes of ``x``: ``(batch, n, c)``, ``(batch, tokens, c)`` or
             ``(batch, height, width, c)``, where the named ones are free.
         traced: The grid to trace at.
-        checked: Two grids to check at. If the grid is free, all three differ, the last two in
-            both sides and neither of those is a square, so that nothing that was frozen goes
-            unseen.
-        prefix: How many tokens stand before those of the grid.
-        longest: The largest size of each free axis; one that is not named has none.
+        checked: The two grids to check at. If the grid is free, the three grids differ, the
+            two larger ones in both sides, and those are not square, so that every size that
+            the exporter has frozen is noticed.
+        prefix_tokens: The number of tokens before those of the grid.
+        max_sizes: The largest size of each free axis; an axis that is absent has no limit.
     """
 
     module: nn.Module
     dims: Dims
     traced: Grid
     checked: tuple[Grid, Grid]
-    prefix: int = 0
-    longest: Mapping[str, int] = field(default_factory=dict)
+    prefix_tokens: int = 0
+    max_sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def batches(self) -> tuple[int, int, int]:
-        """The batch to trace, and the two to check."""
-        most = self.longest.get(BATCH, 3)
-        return min(2, most), 1, min(3, most)
+        """The batch to trace with, and the two to check with."""
+        limit = self.max_sizes.get(BATCH, 3)
+        return min(2, limit), 1, min(3, limit)
 
     def example(self, batch: int, grid: Grid, seed: int = 0) -> Tensor:
-        """Return random features for a grid, of the parameters' dtype and unit scale."""
+        """Return random features for a grid, in the parameters' dtype, at unit scale."""
         h, w = grid
-        sizes = {BATCH: batch, "tokens": self.prefix + h * w, "height": h, "width": w}
+        sizes = {BATCH: batch, "tokens": self.prefix_tokens + h * w, "height": h, "width": w}
         shape = [size if isinstance(size, int) else sizes[size] for size in self.dims]
         first = next(self.module.parameters(), None)
         dtype = torch.get_default_dtype() if first is None else first.dtype
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
     def trace(self) -> ExportedProgram:
-        """Trace the module with a batch of 2, at a grid that is not checked if it is free.
+        """Trace the module with a batch of 2; a free grid at a size that is not checked later.
 
         Raises:
-            ExportError: It cannot be traced with the free axes that were asked for.
+            ExportError: The module cannot be traced with these axes free.
         """
         axes = {
-            axis: Dim(BATCH, min=1, max=self.longest.get(BATCH))
+            axis: Dim(BATCH, min=1, max=self.max_sizes.get(BATCH))
             if name == BATCH
-            else Dim.DYNAMIC(max=self.longest.get(name))
+            else Dim.DYNAMIC(max=self.max_sizes.get(name))
             for axis, name in enumerate(self.dims)
             if isinstance(name, str)
         }
         x = self.example(self.batches[0], self.traced)
         try:
-            # Never Dim.AUTO: where something needs a number, it freezes the axis without a word.
+            # Never Dim.AUTO: where the code needs a number, it silently freezes the axis.
             return export(self.module, (x,), dynamic_shapes={"x": axes})
         except MobileVLMError:
             raise
@@ -123,56 +123,60 @@ class Door:
             raise ExportError(
                 f"torch.export failed: {told(error)}",
                 expected=f"blocks that can be traced with {free} free",
-                hint="A Python number made of a tensor or of a size is the usual cause.",
+                hint="The usual cause is a Python number computed from a tensor or a size.",
             ) from error
 
 
-def open_door(projector: Projector, grid: Grid | None, *, dynamic_grid: bool) -> Door:
-    """Choose how a projector is called from outside.
+def export_signature(
+    projector: Projector, grid: Grid | None, *, dynamic_grid: bool
+) -> ExportSignature:
+    """Choose the signature of an exported projector.
 
-    A stack that does not read the grid takes any number of tokens, unless it is given a grid.
+    A stack that does not read the grid takes any number of tokens, unless a grid is given.
 
     Args:
         projector: The projector.
-        grid: The token grid. If it is to stay free, the one to time.
-        dynamic_grid: Whether it is to stay free.
+        grid: The token grid. If the grid stays free, the one to time.
+        dynamic_grid: Whether the grid stays free.
 
     Raises:
         ExportError: The grid is not known, or cannot be free.
         GridError: A block does not take the grid.
     """
     spec = projector.spec
-    home = grid or USUAL
+    size = grid or DEFAULT_GRID
     prefix = spec.prefix_tokens
     if not spec.needs_grid and (dynamic_grid or grid is None):
         dims: Dims = (BATCH, "tokens", spec.in_)
-        near, far = _other_grids(spec, home)
-        return Door(AnyTokens(projector), dims, near, (home, far), prefix)
+        near, far = _larger_grids(spec, size)
+        return ExportSignature(AnyTokens(projector), dims, near, (size, far), prefix)
     if dynamic_grid:
         if prefix:
             raise ExportError(
-                f"{prefix} prefix tokens have no place in (b, h, w, c)",
+                f"an input (b, h, w, c) has no place for {prefix} prefix tokens",
                 "dynamic_grid",
                 "prefix_tokens=0, or a fixed grid",
-                "Drop them before, with prefix_tokens=0 here.",
+                "Drop them before the projector, and build it with prefix_tokens=0.",
             )
-        sides = [1 if side == 1 else name for side, name in zip(home, _SIDES, strict=True)]
-        near, far = _other_grids(spec, home)
-        return Door(AnyGrid(projector), (BATCH, *sides, spec.in_), near, (home, far))
+        sides = [1 if side == 1 else name for side, name in zip(size, _SIDES, strict=True)]
+        near, far = _larger_grids(spec, size)
+        return ExportSignature(AnyGrid(projector), (BATCH, *sides, spec.in_), near, (size, far))
     if grid is None:
-        hint = "Give grid=(24, 24), or dynamic_grid=True."
+        hint = "Pass grid=(24, 24) or dynamic_grid=True."
         raise ExportError("the grid is not known", "grid", "(height, width)", hint)
     spec.tokens(*grid)
     n = prefix + grid[0] * grid[1]
-    return Door(FixedGrid(projector, grid), (BATCH, n, spec.in_), grid, (grid, grid), prefix)
+    return ExportSignature(
+        FixedGrid(projector, grid), (BATCH, n, spec.in_), grid, (grid, grid), prefix
+    )
 
 
-def _other_grids(spec: Stack, home: Grid) -> tuple[Grid, Grid]:
-    """Return two more grids that fit. A side of 1 stays 1, as in a sequence of frames."""
-    free = [axis for axis in (0, 1) if home[axis] > 1]
+def _larger_grids(spec: Stack, size: Grid) -> tuple[Grid, Grid]:
+    """Return two larger grids that fit. A side of 1 stays 1, as in a sequence of frames."""
+    free = [axis for axis in (0, 1) if size[axis] > 1]
     found: list[Grid] = []
     why = ""
-    for grid in dict.fromkeys(_larger(home)):
+    for grid in dict.fromkeys(_candidates(size)):
         if any(grid[axis] == other[axis] for other in found for axis in free):
             continue
         try:
@@ -184,20 +188,20 @@ def _other_grids(spec: Stack, home: Grid) -> tuple[Grid, Grid]:
         if len(found) == 2:
             return found[0], found[1]
     raise ExportError(
-        f"it takes {home[0]}x{home[1]}, and no larger grid that was tried",
+        f"it takes {size[0]}x{size[1]}, but none of the larger grids that were tried",
         "dynamic_grid",
         "blocks that take several grids",
         why,
     )
 
 
-def _larger(home: Grid) -> Iterator[Grid]:
-    """Yield larger grids that are no squares, the nearest first."""
-    for total in range(2, _FARTHEST):
+def _candidates(size: Grid) -> Iterator[Grid]:
+    """Yield larger grids that are not square, the nearest first."""
+    for total in range(2, _MAX_EXTRA):
         for rows in range(1, total):
             h, w = (
                 side + more if side > 1 else 1
-                for side, more in zip(home, (rows, total - rows), strict=True)
+                for side, more in zip(size, (rows, total - rows), strict=True)
             )
             if h != w:
                 yield h, w

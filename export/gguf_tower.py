@@ -1,4 +1,4 @@
-"""A CLIP or SigLIP vision tower, read from its folder under llama.cpp's names."""
+"""A CLIP or SigLIP vision tower to include in a GGUF file, with llama.cpp's tensor names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..checkpoints.weights import JSON, Weights
 from ..registry import quote
 from .errors import ExportError
 
-__all__ = ["Tower", "read_tower"]
+__all__ = ["VisionTower", "read_vision_tower"]
 
 _PATCH = "embeddings.patch_embedding.weight"
 _NAMES = {
@@ -34,7 +34,7 @@ _NAMES = {
 }
 _KEY = re.compile(r"(?:encoder\.layers\.(\d+)\.)?(.+?)(\.weight|\.bias)?")
 _ACTS = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu", "quick_gelu": "quick-gelu"}
-# transformers' defaults, which a config may leave out; and the normalisation of the images.
+# transformers' defaults for fields that a config may omit, and for the images' normalisation.
 _CLIP = {
     "num_attention_heads": 12,
     "hidden_act": "quick_gelu",
@@ -52,24 +52,24 @@ _SIGLIP = {
 
 
 @dataclass(frozen=True)
-class Tower:
+class VisionTower:
     """A vision tower.
 
     Attributes:
-        weights: Where its tensors are.
-        names: The tensors' names in GGUF, each with its key.
-        width: The channels of what it gives.
-        hidden: The width inside its feed-forward layers.
+        weights: The file or folder of its tensors.
+        names: GGUF tensor name to checkpoint key.
+        width: The channels of its features.
+        hidden: The hidden width of its feed-forward layers.
         heads: The number of attention heads.
-        layers: The number of layers to keep: one more than are needed, if there is one, for older
-            versions of llama.cpp leave the last one out.
-        feature_layer: How many layers the features have passed.
+        layers: The number of layers to write: one more than needed, if there is one, because
+            older versions of llama.cpp leave out the last one.
+        feature_layer: The number of layers before the features.
         image: The image's side in pixels.
-        patch: A patch's side.
-        eps: Of its LayerNorms.
+        patch: A patch's side in pixels.
+        eps: The eps of its LayerNorms.
         gelu: Whether its activation is GELU; otherwise quick GELU.
-        mean: What is taken from the pixels' channels.
-        std: What they are divided by.
+        mean: The mean of each colour channel, subtracted from the pixels.
+        std: The standard deviation of each colour channel.
     """
 
     weights: Weights
@@ -92,27 +92,27 @@ class Tower:
         return self.image // self.patch
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Read the tensors, one after the other."""
+        """Read the tensors one by one."""
         for name, key in self.names.items():
             [(_, tensor)] = self.weights.read([key])
             yield name, tensor
 
 
-def read_tower(folder: str | os.PathLike[str]) -> Tower:
-    """Find the vision tower in a folder: its own, or a whole LLaVA-like model's.
+def read_vision_tower(folder: str | os.PathLike[str]) -> VisionTower:
+    """Read the vision tower in a folder of its own, or in a whole LLaVA-like model's.
 
-    The features are those the config names (``vision_feature_layer``, ``mm_vision_select_layer``),
-    else the last layer's but one, as LLaVA and MobileVLM take them.
+    The features are those of the layer that the config names (``vision_feature_layer`` or
+    ``mm_vision_select_layer``), or else of the second-to-last layer, as in LLaVA and MobileVLM.
 
     Raises:
         CheckpointError: The weights cannot be read.
-        ExportError: There is no tower in it, or one that llama.cpp does not compute.
+        ExportError: The folder has no tower, or one that llama.cpp does not support.
     """
     weights = Weights(folder)
     roots = [key.removesuffix(_PATCH) for key in weights.keys if key.endswith(_PATCH)]
     where = str(weights.path)
     if len(roots) != 1:
-        found = f"{len(roots)} tensors called {_PATCH}"
+        found = f"{len(roots)} tensors named {_PATCH}"
         raise ExportError(found, where, "the folder of a CLIP or SigLIP vision tower")
     [root] = roots
     keys = [key.removeprefix(root) for key in weights.keys if key.startswith(root)]
@@ -138,10 +138,14 @@ def read_tower(folder: str | os.PathLike[str]) -> Tower:
     clip = "embeddings.class_embedding" in keys
     side = math.isqrt(tokens - clip)
     if not side or side * side != tokens - clip:
-        raise ExportError(f"{tokens} positions", where, "a square grid, as llama.cpp has it")
+        raise ExportError(f"{tokens} positions", where, "a square grid, as llama.cpp requires")
     if hidden == width:
-        # llama.cpp would take the two layers for each other: it tells them by these widths.
-        raise ExportError(f"feed-forward layers of width {hidden}", where, "wider than the rest")
+        # llama.cpp tells the two layers apart by their widths, and would swap them.
+        raise ExportError(
+            f"feed-forward layers of width {hidden}",
+            where,
+            f"a width other than the tower's {width}",
+        )
     count = _layers(keys, where)
     model = weights.config
     own = model.get("vision_config")
@@ -166,9 +170,9 @@ def read_tower(folder: str | os.PathLike[str]) -> Tower:
         )
     layer = _feature_layer(model, count, where)
     layers = min(layer + 1, count)
-    return Tower(
+    return VisionTower(
         weights=weights,
-        names={name: root + key for key in keys if (name := _named(key, layers)) is not None},
+        names={name: root + key for key in keys if (name := _gguf_name(key, layers)) is not None},
         width=width,
         hidden=hidden,
         heads=heads,
@@ -183,8 +187,8 @@ def read_tower(folder: str | os.PathLike[str]) -> Tower:
     )
 
 
-def _named(key: str, layers: int) -> str | None:
-    """Return a tensor's name in GGUF; None if llama.cpp does not need it, as the last norm."""
+def _gguf_name(key: str, layers: int) -> str | None:
+    """Return a tensor's name in GGUF; None if llama.cpp does not need it, such as the last norm."""
     match = _KEY.fullmatch(key)
     if match is None:
         return None
@@ -196,7 +200,7 @@ def _named(key: str, layers: int) -> str | None:
 
 
 def _feature_layer(config: Mapping[str, Any], count: int, where: str) -> int:
-    """Return how many layers the features have passed."""
+    """Return the number of layers before the features."""
     for field in ("vision_feature_layer", "mm_vision_select_layer"):
         layer = config.get(field, -2)
         passed = layer if type(layer) is not int or layer >= 0 else count + 1 + layer
@@ -210,14 +214,14 @@ def _feature_layer(config: Mapping[str, Any], count: int, where: str) -> int:
 
 
 def _layers(keys: Sequence[str], where: str) -> int:
-    """Return how many layers there are, numbered from 0."""
+    """Return the number of layers; they must be numbered from 0."""
     matches = (_KEY.fullmatch(key) for key in keys)
     numbers = {match[1] for match in matches if match and match[1]}
-    # As text: a number may have more digits than Python reads.
+    # As text, because a number may have more digits than Python parses.
     missing = next(number for number in map(str, range(len(numbers) + 1)) if number not in numbers)
     if int(missing) < len(numbers):
-        found = f"{len(numbers)} layers, and none with the number {missing}"
-        raise ExportError(found, where, "layers numbered from 0, without a gap")
+        found = f"{len(numbers)} layers, but none with the number {missing}"
+        raise ExportError(found, where, "layers numbered from 0 without gaps")
     return len(numbers)
 
 
@@ -226,7 +230,7 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 
 
 def _channels(config: Mapping[str, Any], field: str, where: str) -> list[float]:
-    """Return one number for each of a picture's three channels."""
+    """Return a field with one number per colour channel."""
     value = config[field]
     least = 0 if field == "image_std" else -math.inf
     if (
@@ -234,13 +238,13 @@ def _channels(config: Mapping[str, Any], field: str, where: str) -> list[float]:
         or len(value) != 3
         or not all(_is_number(each) and least < each < 1e6 for each in value)
     ):
-        wanted = "three numbers above 0" if field == "image_std" else "three numbers"
-        raise ExportError(quote(value), f"{where}: {field}", wanted)
+        expected = "three numbers above 0" if field == "image_std" else "three numbers"
+        raise ExportError(quote(value), f"{where}: {field}", expected)
     return [float(each) for each in value]
 
 
 def _preprocessor(weights: Weights) -> dict[str, Any]:
-    """Read how images are normalised, where a file says so."""
+    """Read how images are normalised, if the folder has that file."""
     path = weights.path / "preprocessor_config.json"
     found = JSON.read(path) if os.path.exists(path) else {}
     return {field: found[field] for field in ("image_mean", "image_std") if field in found}
