@@ -1,4 +1,4 @@
-"""The conformance kit: what every block and every projector must satisfy, checked in one call.
+"""The conformance kit: one call checks what every block and every projector must satisfy.
 
 from mobilevlm.testing import check_block, check_projector
 

@@ -1,64 +1,75 @@
-"""What is examined: modules to build, and the inputs that each must take."""
+"""The modules that a check builds, and the inputs that each of them must accept."""
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..registry import quote
+from ..blocks.core.feature import Grid
+from ..registry import MobileVLMError, quote
+from .global_state import default_device
 from .report import Finding, attempt
-from .world import on
 
 __all__ = [
+    "ACCEPTS",
     "CLOSE",
-    "LARGE",
-    "SMALLER",
-    "TAKES",
+    "LIMITED",
+    "Builder",
     "Case",
     "Subject",
-    "Target",
+    "Variant",
+    "check_packed",
+    "check_shapes",
     "difference",
-    "run_large",
+    "examine",
 ]
 
 _BUILD = (
-    "A projector is built before its grid is known, with None for a side: raise a GridError or "
-    "SpecError if that will not do."
+    "A projector is built before its grid is known, so sides may be None: raise a GridError or "
+    "SpecError if build needs them."
 )
-TAKES = "Its flow takes this: run it too, or refuse it there with a GridError or SpecError."
-LARGE = ((33, 47), (34, 46), (40, 40), (48, 36))
-"""Grids beyond 32 a side and 1,024 tokens; some merges and token orders ask for even sides."""
-SMALLER = (
-    "Treat large grids like small ones: look for a branch on a side or a number of tokens, and for "
-    "tables and tiles that end."
+ACCEPTS = (
+    "Its flow accepts this input: support it, or refuse it in flow with a GridError or SpecError."
 )
+# Beyond 32 a side and 1,024 tokens; some merges and token orders need even sides.
+_LARGE_GRIDS = ((33, 47), (34, 46), (40, 40), (48, 36))
+LIMITED = (
+    "Treat large grids like small ones: look for branches on a side or a token count, and for "
+    "tables and tiles of limited size."
+)
+_RANDOM_GRIDS = 12
+_MAX_SIDE = 20
 _OFF = 0.02
 CLOSE = 1e-4  # of the largest value
 
 
 @dataclass(frozen=True)
 class Case:
-    """An input, and what was said on paper to come of it.
+    """An input, and the predicted shape of its output.
 
     Attributes:
-        where: What a finding calls it.
+        where: Its name in a finding.
+        grid: Its grid.
         shape: The input's shape, without the batch.
-        said: The output's, likewise.
-        args: What else the module is called with.
+        predicted: The output's shape, without the batch.
+        args: Further arguments of the module.
     """
 
     where: str
+    grid: Grid
     shape: tuple[int, ...]
-    said: tuple[int, ...]
+    predicted: tuple[int, ...]
     args: tuple[Any, ...] = ()
 
     def input(self, batch: int = 2, *, seed: int = 0) -> Tensor:
-        """Return numbers of unit scale, the same at every call."""
+        """Return random values of unit scale, the same at every call."""
         generator = torch.Generator().manual_seed(seed)
         sizes = (batch, *self.shape)
         return torch.randn(sizes, generator=generator, dtype=torch.float32, device="cpu")
@@ -69,47 +80,85 @@ class Case:
         """Call the module.
 
         Raises:
-            Finding: It raises, or gives no tensor.
+            Finding: It raises, or does not return a tensor.
         """
         with attempt(doing, self.where, hint=hint):
             y = module(x, *self.args)
         if not isinstance(y, Tensor):
-            hint = "Return the feature, and nothing else."
+            hint = "Return the feature and nothing else."
             raise Finding(f"{doing} gives a {type(y).__name__}", self.where, "a Tensor", hint)
         return y
 
 
-@dataclass(frozen=True)
-class Target:
-    """A module to build, and the inputs it must take once it is built.
+class Builder(ABC):
+    """Builds the modules of a specification, and predicts what they compute.
 
     Attributes:
-        where: What a finding calls it.
-        make: Builds it, on the current default device.
-        cases: The inputs, at least one.
+        layout: The layout of its input.
+    """
+
+    layout: str = "raster"
+
+    @abstractmethod
+    def describe(self, grid: Grid | None) -> str:
+        """Return the name of a module built for one grid, or for any, in a finding."""
+
+    @abstractmethod
+    def build(self, grid: Grid | None) -> nn.Module:
+        """Build a module for one grid, or for any."""
+
+    @abstractmethod
+    def case(self, grid: Grid) -> Case:
+        """Return the case of a grid.
+
+        Raises:
+            Finding: The prediction itself is wrong.
+            MobileVLMError: The specification refuses the grid.
+        """
+
+    def accepted(self, grid: Grid) -> Case | None:
+        """Return the case of a grid, or None if the specification refuses it."""
+        try:
+            return self.case(grid)
+        except Finding:
+            raise
+        except MobileVLMError:
+            return None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A module to build, and the inputs that it must accept.
+
+    Attributes:
+        where: Its name in a finding.
+        builder: Builds it, on the current default device.
+        grid: The grid it is built for; None if it is built for any grid.
+        cases: The inputs; at least one.
     """
 
     where: str
-    make: Callable[[], nn.Module]
+    builder: Builder
+    grid: Grid | None
     cases: tuple[Case, ...]
 
     def build(self, device: str = "cpu") -> nn.Module:
-        """Build the module; what that changes in the process is put back.
+        """Build the module, and undo what that changes in the process.
 
         Raises:
-            Finding: That raises, or gives no module.
+            Finding: The build raises, or does not return a module.
         """
         doing = "its build" + (" on meta" if device == "meta" else "")
-        with attempt(doing, self.where, hint=_BUILD), on(device):
-            module = self.make()
+        with attempt(doing, self.where, hint=_BUILD), default_device(device):
+            module = self.builder.build(self.grid)
         if not isinstance(module, nn.Module):
-            hint = "Put a function into the forward of one."
+            hint = "Put the function into a module's forward."
             found = f"its build returns {quote(module)}"
             raise Finding(found, self.where, "a torch.nn.Module", hint)
         return module
 
     def module(self) -> nn.Module:
-        """Return it in eval mode, moved a little off its start, so that no zero hides anything."""
+        """Build the module for evaluation, with shifted weights: zeros could hide errors."""
         torch.manual_seed(0)
         module = self.build().eval()
         with torch.no_grad():
@@ -118,26 +167,36 @@ class Target:
                     parameter.add_(torch.randn_like(parameter), alpha=_OFF)
         return module
 
+    def random_cases(self) -> Iterator[Case]:
+        """Yield cases of random grids, always the same ones, if it is built for any grid."""
+        if self.grid is None:
+            numbers = random.Random(0)
+            for _ in range(_RANDOM_GRIDS):
+                grid = (numbers.randint(1, _MAX_SIDE), numbers.randint(1, _MAX_SIDE))
+                case = self.builder.accepted(grid)
+                if case is not None:
+                    yield case
+
 
 @dataclass(frozen=True)
 class Subject:
-    """A block or a projector under examination.
+    """The block or projector that is checked.
 
     Attributes:
-        title: What the report calls it.
-        spec: The block or the preset itself, or the stack if there is no more to it.
-        targets: Its modules and their inputs.
-        large: The same on grids larger than the usual ones, as far as they are taken.
+        title: Its name in the report.
+        spec: The block or the preset; the stack if there is no preset.
+        variants: Its modules and their inputs.
+        large: The same on larger grids, where they are accepted.
     """
 
     title: str
     spec: Any
-    targets: tuple[Target, ...]
-    large: tuple[Target, ...]
+    variants: tuple[Variant, ...]
+    large: tuple[Variant, ...]
 
     @property
     def home(self) -> str | None:
-        """The module that its class can be imported from; None for a notebook's or a function's."""
+        """The module to import its class from; None for a class of a notebook or a function."""
         cls = type(self.spec)
         thing: Any = sys.modules.get(cls.__module__)
         if getattr(thing, "__file__", None) is None or getattr(thing, "__spec__", None) is None:
@@ -147,31 +206,137 @@ class Subject:
         return cls.__module__ if thing is cls else None
 
 
-def run_large(subject: Subject, said: str, hint: str) -> None:
-    """Run a module on its large grids.
+def examine(
+    kind: str, candidates: Iterable[tuple[Builder, Grid]], hint: str, *, given: bool
+) -> tuple[tuple[Variant, ...], tuple[Variant, ...]]:
+    """Return the modules to check, and those for large grids.
 
     Args:
-        subject: What is examined.
-        said: Who says what comes out, for the finding.
-        hint: What to do where that is not so.
+        kind: The word for a candidate in a finding.
+        candidates: The grids to try, each with its builder.
+        hint: What to do if none is accepted.
+        given: Whether the user chose the candidates; then all must be accepted.
 
     Raises:
-        Finding: It raises, gives another shape than was said, or gives nan or inf.
+        Finding: A prediction is wrong, or no candidate, or not every given one, is accepted.
     """
-    for target in subject.large:
-        module = target.module()
-        for case in target.cases:
+    accepted: dict[Builder, list[Case]] = {}
+    refused: list[str] = []
+    reason = ""
+    for builder, grid in candidates:
+        where = builder.describe(grid)
+        try:
+            case = builder.case(grid)
+        except Finding:
+            raise
+        except MobileVLMError as error:
+            if given:
+                found = f"it refuses the {kind}: {error}"
+                raise Finding(found, where, f"{kind}s that it accepts") from error
+            refused.append(where)
+            reason = reason or str(error).rstrip(".")
+        else:
+            accepted.setdefault(builder, []).append(case)
+    if not accepted:
+        found = f"it accepts none of the usual {kind}s: {reason}"
+        raise Finding(found, ", ".join(refused), "at least one", hint)
+    variants = [each for builder, cases in accepted.items() for each in _variants(builder, cases)]
+    return tuple(variants), tuple(_large(variants))
+
+
+def _variants(builder: Builder, cases: Sequence[Case]) -> list[Variant]:
+    """Return one module for all grids, as in a projector; if its build refuses, one for each."""
+    try:
+        with default_device("meta"):
+            builder.build(None)
+    except MobileVLMError:
+        return [Variant(case.where, builder, case.grid, (case,)) for case in cases]
+    except Exception:  # reported by the first check
+        pass
+    return [Variant(builder.describe(None), builder, None, tuple(cases))]
+
+
+def _large(variants: Iterable[Variant]) -> Iterator[Variant]:
+    """Yield, for each layout, the first large grid that is accepted."""
+    done = set()
+    for variant in variants:
+        builder = variant.builder
+        for grid in () if builder.layout in done else _LARGE_GRIDS:
+            case = builder.accepted(grid)
+            if case is not None:
+                done.add(builder.layout)
+                yield Variant(case.where, builder, variant.grid and case.grid, (case,))
+                break
+
+
+def check_shapes(subject: Subject, source: str, hint: str) -> None:
+    """Compare the predicted shapes with the modules', also on random and large grids.
+
+    Args:
+        subject: The block or projector.
+        source: The source of the prediction, for the finding.
+        hint: What to do if the shapes differ.
+
+    Raises:
+        Finding: The module raises, or gives another shape, nan or inf.
+    """
+
+    def check(case: Case, module: nn.Module, batch: int, hint_on_error: str = "") -> Tensor:
+        shape = (batch, *case.predicted)
+        y = case.run(module, case.input(batch), hint=hint_on_error)
+        if tuple(y.shape) != shape:
+            found = f"{source} says {shape}, its module gives {tuple(y.shape)}"
+            raise Finding(found, case.where, "the same", hint)
+        return y
+
+    for variant in subject.variants:
+        module = variant.build().eval()
+        for index, case in enumerate((*variant.cases, *variant.random_cases())):
+            check(case, module, 2 - index % 2)
+    for variant in subject.large:
+        module = variant.module()
+        for case in variant.cases:
             with torch.no_grad():
-                y = case.run(module, case.input(1), hint=TAKES)
-            if tuple(y.shape) != (1, *case.said):
-                found = f"{said} {(1, *case.said)}, its module gives {tuple(y.shape)}"
-                raise Finding(found, case.where, "the same", hint)
+                y = check(case, module, 1, ACCEPTS)
             if not y.isfinite().all():
-                raise Finding("its module gives nan or inf", case.where, "numbers", SMALLER)
+                raise Finding("its module gives nan or inf", case.where, "finite values", LIMITED)
+
+
+def check_packed(
+    module: nn.Module,
+    cases: Sequence[Case],
+    run_packed: Callable[[Tensor, list[Grid]], Tensor],
+    doing: str,
+    hint: str,
+    prefix_tokens: int = 0,
+) -> None:
+    """Compare packed images with each image alone.
+
+    Args:
+        module: The module.
+        cases: The images.
+        run_packed: Maps tokens ``(n, c)`` and their grids to ``(m, d)``.
+        doing: The name of that call in a finding.
+        hint: What to do if the outputs differ.
+        prefix_tokens: How many tokens of each input packed images do not have.
+
+    Raises:
+        Finding: The call raises, or its output differs.
+    """
+    inputs = [case.input(1) for case in cases]
+    alone = [case.run(module, x).flatten(0, -2) for case, x in zip(cases, inputs, strict=True)]
+    where = ", ".join(case.where for case in cases)
+    with attempt(doing, where):
+        packed = torch.cat([x.flatten(0, -2)[prefix_tokens:] for x in inputs])
+        y = run_packed(packed, [case.grid for case in cases])
+    off = difference(y, torch.cat(alone))
+    if off:
+        found = f"packed images give a different output: {off}"
+        raise Finding(found, where, "the outputs of the single images, concatenated", hint)
 
 
 def difference(a: Tensor, b: Tensor, tolerance: float = CLOSE) -> str:
-    """Say how one tensor differs from another; an empty string if it does not.
+    """Describe how one tensor differs from another; an empty string if it does not.
 
     The tolerance is relative to the largest value.
     """

@@ -1,75 +1,69 @@
-"""What compilers and exporters make of a module."""
+"""Compiling and exporting a module."""
 
 from __future__ import annotations
 
-import io
 import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 
 import torch
 from torch.export import Dim
 
+from ..blocks.core.quiet import quiet
+from .cases import Subject, difference
 from .report import Finding, attempt
-from .subject import Subject, difference
 
 __all__ = ["compile_", "export"]
 
 _STATIC = (
-    "Let shapes alone decide shapes and branches: no .item(), .tolist(), nonzero(), mask indexing "
-    "or `if` on values, and no Python side effects in forward."
+    "Shapes and branches may depend on shapes only: no .item(), .tolist(), nonzero(), mask "
+    "indexing or `if` on values, and no Python side effects in forward."
 )
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Compile from a clean slate; what torch warns about and prints meanwhile is not the author's.
-
-    Its trace is a logger that heeds its own level only; pytest would show thousands of its lines.
-    """
-    trace, disabled = logging.getLogger("torch.__trace"), logging.root.manager.disable
+def _fresh_compiler() -> Iterator[None]:
+    """Reset the compiler's state around the body, and hide what torch prints and logs."""
+    # A logger that only obeys its own level: pytest would show thousands of its lines.
+    trace = logging.getLogger("torch.__trace")
     level = trace.level
-    torch.compiler.reset()
-    logging.disable()
     trace.setLevel(logging.CRITICAL)
+    torch.compiler.reset()
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with quiet(show_on_error=False):
             yield
     finally:
         trace.setLevel(level)
-        logging.disable(disabled)
         torch.compiler.reset()
 
 
 def compile_(subject: Subject) -> None:
-    """`torch.compile(fullgraph=True)` gives the same numbers, on a second grid too."""
-    target = subject.targets[0]
-    module = target.module()
-    with _quiet(), torch.no_grad():
+    """`torch.compile(fullgraph=True)` gives the same numbers, also on a second grid."""
+    variant = subject.variants[0]
+    module = variant.module()
+    with _fresh_compiler(), torch.no_grad():
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-        for batch, case in enumerate(target.cases[:2], 2):
+        for batch, case in enumerate(variant.cases[:2], 2):
             x = case.input(batch)
             expected = case.run(module, x)
             with attempt("torch.compile(fullgraph=True)", case.where, "one graph", _STATIC):
                 off = difference(compiled(x, *case.args), expected)
             if off:
-                found = f"compiled, it gives something else: {off}"
+                found = f"compiled, it gives a different output: {off}"
                 raise Finding(found, case.where, "the same", _STATIC)
 
 
 def export(subject: Subject) -> None:
-    """`torch.export` takes it with a dynamic batch, and the program gives the same numbers."""
-    target = subject.targets[0]
-    module, case = target.module(), target.cases[0]
+    """`torch.export` works with a dynamic batch, and the program gives the same numbers."""
+    variant = subject.variants[0]
+    module, case = variant.module(), variant.cases[0]
     x, other = case.input(2), case.input(5)
     shapes = ({0: Dim("batch")}, *((None,) * len(arg) for arg in case.args))
-    with _quiet(), torch.no_grad():
+    with _fresh_compiler(), torch.no_grad():
         expected = case.run(module, other)
         with attempt("torch.export with a dynamic batch", case.where, "a program", _STATIC):
             program = torch.export.export(module, (x, *case.args), dynamic_shapes=shapes)
             off = difference(program.module()(other, *case.args), expected)
     if off:
-        found = f"exported, it gives something else for another batch: {off}"
+        found = f"exported, it gives a different output for another batch: {off}"
         raise Finding(found, case.where, "the same", _STATIC)

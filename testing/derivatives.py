@@ -1,4 +1,4 @@
-"""Whether a module computes in fp64 when it is given that, and whether its gradients are true."""
+"""Checks of fp64 computation and of gradients."""
 
 from __future__ import annotations
 
@@ -12,39 +12,38 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from .cases import Case, Subject, Variant
 from .report import Finding, attempt, author_line
-from .subject import Case, Subject, Target
 
 __all__ = ["fp64", "gradcheck", "seed"]
 
-# Central differences are off by O(step^2), by rounding of O(eps / step), and by each kink in
-# between (a ReLU, a maximum) up to its share of the whole. fp64 leaves room for a step so small
-# that hardly any kink among a million is met; another direction then misses it. What is wrong is
-# wrong along each.
+# Central differences have an error of O(step^2), a rounding error of O(eps / step), and an error
+# from each kink within the step (a ReLU, a maximum). fp64 allows a step so small that hardly any of
+# a million kinks is hit, and another direction then misses it. A wrong gradient is wrong along all.
 _STEP = 1e-8
-_CLOSE = 1e-4  # of the gradient's norm: <gradient, direction> is as large as that
+_CLOSE = 1e-4  # of the gradient's norm, which is the size of <gradient, direction>
 _DIRECTIONS = 4
-# Where something is computed in fp32 on the way, only the size can be told.
+# If part of the computation is in fp32, only the magnitude can be checked.
 _COARSE_STEP = 1e-2
 _COARSE = 0.1
 _CASES = 2
 
-# They take a tensor for its shape; what they make holds none of its values.
+# These only use a tensor's shape; their result holds none of its values.
 _SHAPE_ONLY = ("new_", "empty_like", "zeros_like", "ones_like", "full_like", "rand")
 
 
 def seed() -> None:
-    """Seed what a module may draw from, so that it draws the same again."""
+    """Seed the generators that a module may use, so that it draws the same numbers again."""
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
 
 
 class _Narrowing(TorchFunctionMode):
-    """Note the first operation that is given fp64 and gives a float of fewer bits.
+    """Record the first operation that takes fp64 and returns a narrower float.
 
     Attributes:
-        found: The dtype that it gives and the author's line, or an empty string.
+        found: The returned dtype and the author's line, or an empty string.
     """
 
     found: str = ""
@@ -71,14 +70,14 @@ def _is_double(x: Tensor) -> bool:
 
 
 def fp64(subject: Subject) -> None:
-    """In fp64 it computes in fp64, from input to output."""
+    """In fp64 it computes in fp64 throughout."""
     hint = (
         "Compute in the wider of fp32 and x.dtype: "
-        "x.to(torch.promote_types(x.dtype, torch.float32)); make tensors of x.dtype."
+        "x.to(torch.promote_types(x.dtype, torch.float32)); create tensors in x.dtype."
     )
-    for target in subject.targets:
-        module = target.module().double()
-        for case in target.cases[:_CASES]:
+    for variant in subject.variants:
+        module = variant.module().double()
+        for case in variant.cases[:_CASES]:
             with _Narrowing() as narrowing:
                 y = case.run(module, case.input().double(), "its module, in fp64,", hint)
             if y.dtype != torch.float64:
@@ -89,33 +88,33 @@ def fp64(subject: Subject) -> None:
 
 
 def gradcheck(subject: Subject) -> None:
-    """Its gradients are the derivatives of what it computes, by finite differences in fp64."""
-    for target in subject.targets:
-        for case in target.cases[:_CASES]:
-            off = _Slopes(target, case).off()
+    """Its gradients agree with finite differences in fp64."""
+    for variant in subject.variants:
+        for case in variant.cases[:_CASES]:
+            off = _Slopes(variant, case).off()
             if off:
                 raise Finding(
                     off,
                     case.where,
-                    "the derivative of what it computes",
-                    "Look for detach() on the way of some of it, and for a backward of your own "
-                    "(torch.autograd.Function) that does not fit its forward.",
+                    "the derivative of its output",
+                    "Look for detach() in part of the computation, and for a "
+                    "torch.autograd.Function whose backward does not match its forward.",
                 )
 
 
 class _Slopes:
-    """How a random sum of a module's outputs changes with its input and its parameters."""
+    """The derivative of a random sum of a module's outputs, by its input and its parameters."""
 
-    def __init__(self, target: Target, case: Case) -> None:
+    def __init__(self, variant: Variant, case: Case) -> None:
         self._case = case
         self._draws = torch.Generator().manual_seed(1)
         try:
-            self._build(target, torch.float64)
+            self._build(variant, torch.float64)
             with _Narrowing() as narrowing:
                 y = self._outputs()
             exact = y.dtype == torch.float64 and not narrowing.found
-        except Finding:  # told by fp64
-            self._build(target, torch.float32)
+        except Finding:  # reported by fp64
+            self._build(variant, torch.float32)
             y, exact = self._outputs(), False
         self._step, self._close = (_STEP, _CLOSE) if exact else (_COARSE_STEP, _COARSE)
         self._weights = torch.randn(y.shape, generator=self._draws, dtype=torch.float64)
@@ -123,10 +122,10 @@ class _Slopes:
         eps = torch.finfo(torch.float64 if exact else torch.float32).eps
         # Rounding, of each output and of their sum.
         self._noise = 16 * eps * float(products.detach().abs().sum()) / self._step
-        # Those that do not arrive, or are no numbers, `gradients` tells of.
+        # Gradients that are missing or not finite are reported by `gradients`.
         self._gradients: dict[str, Tensor] = {}
         if y.requires_grad:
-            with attempt("going backward in fp64", case.where):
+            with attempt("its backward in fp64", case.where):
                 gradients = torch.autograd.grad(
                     products.sum(), list(self._tensors.values()), allow_unused=True
                 )
@@ -134,8 +133,8 @@ class _Slopes:
                 if gradient is not None and gradient.isfinite().all():
                     self._gradients[name] = gradient
 
-    def _build(self, target: Target, dtype: torch.dtype) -> None:
-        self._module = target.module().to(dtype).train()
+    def _build(self, variant: Variant, dtype: torch.dtype) -> None:
+        self._module = variant.module().to(dtype).train()
         self._x = self._case.input().to(dtype).requires_grad_()
         self._tensors = {"the input": self._x} | {
             f"parameter {name!r}": parameter
@@ -144,31 +143,31 @@ class _Slopes:
         }
 
     def _outputs(self) -> Tensor:
-        """Run the module as it trains; with gradients recorded, in case it looks at that."""
+        """Run the module in training, with gradients recorded."""
         seed()
-        # What is no leaf may be written to: another finding.
+        # A non-leaf, which may be written to: `input` reports that.
         return self._case.run(self._module, self._x * 1.0)
 
     def _value(self) -> float:
         return float((self._outputs().detach() * self._weights).sum())
 
     def off(self) -> str:
-        """Say whose gradient is wrong and how; an empty string if none is."""
+        """Describe the first wrong gradient; an empty string if there is none."""
         if not self._wrong(list(self._gradients)):
             return ""
         if abs(self._value() - self._value()) > self._noise * self._step:
-            return ""  # it draws from what no seed reaches: there is no derivative to compare
+            return ""  # noise that no seed controls: there is no derivative to compare
         for name in self._gradients:
             slopes = self._wrong([name])
             if slopes:
                 return (
-                    f"the gradient of {name} is wrong: along a random direction it says "
-                    f"{slopes[0]:.3g}, finite differences say {slopes[1]:.3g}"
+                    f"the gradient of {name} is wrong: along a random direction it is "
+                    f"{slopes[0]:.3g}, by finite differences {slopes[1]:.3g}"
                 )
         return ""
 
     def _wrong(self, names: list[str]) -> tuple[float, float] | None:
-        """Return both slopes along the last direction, if they differ along every one."""
+        """Return both slopes along the last direction, if they differ along every direction."""
         slopes = (0.0, 0.0)
         size = sum(float(self._gradients[name].square().sum()) for name in names) ** 0.5
         for _ in range(_DIRECTIONS):
@@ -177,15 +176,15 @@ class _Slopes:
                 for name in names
                 for tensor in [self._tensors[name]]
             }
-            said = sum(float((self._gradients[name] * directions[name]).sum()) for name in names)
-            seen = self._difference(directions)
-            slopes = (said, seen)
-            if abs(said - seen) <= self._close * max(size, abs(seen)) + self._noise:
+            slope = sum(float((self._gradients[name] * directions[name]).sum()) for name in names)
+            measured = self._difference(directions)
+            slopes = (slope, measured)
+            if abs(slope - measured) <= self._close * max(size, abs(measured)) + self._noise:
                 return None
         return slopes
 
     def _difference(self, directions: Mapping[str, Tensor]) -> float:
-        """Return the central difference along some directions at once."""
+        """Return the central difference along all given directions at once."""
         before = {name: self._tensors[name].detach().clone() for name in directions}
         values = []
         for sign in (1, -1):

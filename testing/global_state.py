@@ -1,4 +1,4 @@
-"""Watching the process's state, which no block has any business to change."""
+"""The process's global state, which no block may change."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 
 from ..blocks.core.process_state import STATES, GlobalState
 
-__all__ = ["changes", "kept", "on", "snapshot"]
+__all__ = ["changes", "default_device", "preserve_global_state", "snapshot"]
 
 
 def snapshot() -> dict[str, Any]:
-    """Return every state's value now, by name."""
+    """Return the current value of every state, by name."""
     return {state.name: state.read() for state in STATES}
 
 
 def changes(before: dict[str, Any]) -> list[str]:
-    """Return the names of the states that are no longer what they were."""
+    """Return the names of the states that have changed."""
     return [state.name for state in _changed(before)]
 
 
@@ -34,8 +34,8 @@ def _changed(before: dict[str, Any]) -> list[GlobalState]:
 
 
 @contextmanager
-def kept() -> Iterator[None]:
-    """Put every state back afterwards, but for what cannot be."""
+def preserve_global_state() -> Iterator[None]:
+    """Restore every state after the body, as far as it can be restored."""
     before = snapshot()
     try:
         yield
@@ -46,12 +46,12 @@ def kept() -> Iterator[None]:
 
 
 @contextmanager
-def on(device: str) -> Iterator[None]:
-    """Make tensors on a device by default, and put every state back afterwards.
+def default_device(device: str) -> Iterator[None]:
+    """Set the default device for the body, and restore every state afterwards.
 
-    ``with torch.device(device)`` cannot: what sets the default device inside it breaks torch's
+    Trap: within ``with torch.device(device)``, code that sets the default device breaks torch's
     stack of modes.
     """
-    with kept():
+    with preserve_global_state():
         torch.set_default_device(device)
         yield

@@ -1,4 +1,4 @@
-"""The two calls: examine a block or a projector, and raise what was found."""
+"""The two entry points: check a block or a projector, and raise all findings together."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from ..projectors.preset import Preset
 from ..projectors.stack import Stack
 from ..registry import RegistryError, did_you_mean, quote
 from . import block as on_block
-from . import compilers, derivatives, effects, modules, state
+from . import compilers, derivatives, modules, side_effects, state
 from . import projector as on_projector
+from .cases import Subject
+from .global_state import preserve_global_state
 from .report import ConformanceError, Finding
-from .subject import Subject
-from .world import kept
 
 __all__ = ["BLOCK_CHECKS", "PROJECTOR_CHECKS", "check_block", "check_projector"]
 
 _FIRST = ("run", "input", "determinism", "flow")
 
 
-def _checks(paper: Any) -> dict[str, Callable[[Any], None]]:
-    """Return every property's check, in order; some are a block's or a projector's own."""
-    corners = {"large-grids": paper.large_grids} if hasattr(paper, "large_grids") else {}
+def _checks(own: Any) -> dict[str, Callable[[Any], None]]:
+    """Return the check of every property, in order; some are specific to blocks or projectors."""
+    corners = {"large-grids": own.large_grids} if hasattr(own, "large_grids") else {}
     return {
         "run": modules.run,
         "input": modules.input_,
         "determinism": modules.determinism,
-        "flow": paper.flow,
+        "flow": own.flow,
         "meta": modules.meta,
         "parameters": modules.parameters,
         "gradients": modules.gradients,
@@ -41,17 +41,17 @@ def _checks(paper: Any) -> dict[str, Callable[[Any], None]]:
         "state": state.state,
         "batch": modules.batch,
         "strides": modules.strides,
-        "tokens": paper.tokens,
+        "tokens": own.tokens,
         **corners,
         "extremes": modules.extremes,
-        "document": paper.document,
+        "document": own.document,
         "state-dict": modules.state_dict,
         "deepcopy": modules.deepcopy,
         "pickle": modules.pickle,
         "bf16": modules.bf16,
         "fp64": derivatives.fp64,
-        "globals": effects.globals_,
-        "import": effects.import_,
+        "globals": side_effects.globals_,
+        "import": side_effects.import_,
         "compile": compilers.compile_,
         "export": compilers.export,
         "training-batch": modules.training_batch,
@@ -68,30 +68,31 @@ def check_block(
     features: Sequence[Feature] | None = None,
     skip: Collection[str] = (),
 ) -> None:
-    """Check that a block does what every built-in does.
+    """Check that a block satisfies everything that the built-in blocks satisfy.
 
-    It need not be registered: where it is not, it is for the time being. Properties that need the
-    file its class comes from hold by default for a class that has none, as in a notebook. Whatever
-    a block does to the process is undone.
+    It need not be registered; during the check it is. For a class without a file, as in a notebook,
+    the properties that need the file are not checked. Whatever a block changes in the process is
+    undone.
 
         check_block(Gate)
         check_block(Gate(bias=False), features=[Feature(channels=8, grid=(3, 5), ends=(8, 8))])
 
     Args:
         block: The block, or its class if every field has a default.
-        features: What to give it. Default: 48 channels between ends of 48 and 96 (and of 24 and
-            96), on several grids and as a sequence, as far as its `flow` takes them.
+        features: The features to try. Default: 48 channels between ends of 48 and 96 (and of 24
+            and 96), on several grids and as a sequence; those that its `flow` accepts are used.
         skip: Names of properties to leave out; ``compile`` and ``export`` are the slow ones.
 
     Raises:
-        ConformanceError: Some properties do not hold; it is an AssertionError.
-        SpecError: It is no block, a class with fields to fill in, or there is no such property.
+        ConformanceError: Some properties do not hold. It is an AssertionError.
+        SpecError: `block` is not a block, or a class with required fields; or a property to skip
+            does not exist.
     """
-    __tracebackhide__ = True  # in pytest: the report says it all
+    __tracebackhide__ = True  # pytest then shows the report only
     spec = on_block.instance(block)
     checks = _chosen(BLOCK_CHECKS, skip, "check_block")
     with _registered([spec]):
-        _review(repr(spec), lambda: on_block.examine(spec, features), checks)
+        _review(repr(spec), lambda: on_block.examine_block(spec, features), checks)
 
 
 def check_projector(
@@ -103,7 +104,7 @@ def check_projector(
     skip: Collection[str] = (),
     **options: Any,
 ) -> None:
-    """Check that a projector does what every built-in does.
+    """Check that a projector satisfies everything that the built-in projectors satisfy.
 
         check_projector("gated-mlp", bias=False)
         check_projector(GatedMlp(bias=False), 64, 64, grids=[(6, 6)])
@@ -112,21 +113,22 @@ def check_projector(
         spec: A registered name, a preset or its class, a document or a stack.
         in_: The input width. Default: 48, or the document's.
         out: The output width. Default: 96, or the document's.
-        grids: What to give it. Default: several, as far as its blocks take them.
+        grids: The grids to try. Default: several; those that its blocks accept are used.
         skip: Names of properties to leave out; ``compile`` and ``export`` are the slow ones.
         **options: The options of a registered name or of a preset's class.
 
     Raises:
-        ConformanceError: Some properties do not hold; it is an AssertionError.
-        RegistryError: There is no such name.
-        SpecError: An option, a width or the document does not fit, or there is no such property.
+        ConformanceError: Some properties do not hold. It is an AssertionError.
+        RegistryError: The name is not registered.
+        SpecError: An option, a width or the document does not fit, or a property to skip does not
+            exist.
     """
     __tracebackhide__ = True
     checks = _chosen(PROJECTOR_CHECKS, skip, "check_projector")
     thing, stack = on_projector.stack_of(spec, in_, out, options)
     title = spec if isinstance(spec, str) else repr(thing)
     with _registered(stack.blocks):
-        _review(title, lambda: on_projector.examine(thing, stack, grids), checks)
+        _review(title, lambda: on_projector.examine_projector(thing, stack, grids), checks)
 
 
 def _chosen(
@@ -136,9 +138,9 @@ def _chosen(
     for name in skip:
         if name not in checks:
             raise SpecError(
-                f"no property is called {quote(name)}",
+                f"no property is named {quote(name)}",
                 f"{where}(skip=...)",
-                f"some of {', '.join(checks)}",
+                f"one of {', '.join(checks)}",
                 did_you_mean(name, checks),
             )
     return {name: check for name, check in checks.items() if name not in skip}
@@ -147,14 +149,14 @@ def _chosen(
 def _review(
     title: str, examine: Callable[[], Subject], checks: Mapping[str, Callable[[Any], None]]
 ) -> None:
-    """Run every check, and raise what they found together.
+    """Run every check, and raise all findings together.
 
-    The first ones are what the others rely on: where one of them fails, it is told alone.
+    All other checks rely on the first ones; if one of these fails, it is reported alone.
     """
     __tracebackhide__ = True
     findings: dict[str, Finding] = {}
     left = list(checks)
-    with kept():
+    with preserve_global_state():
         try:
             subject = examine()
         except Finding as finding:
@@ -162,18 +164,18 @@ def _review(
             left = [name for name in left if name != "flow"]
         while left and not any(name in findings for name in _FIRST):
             name = left.pop(0)
-            with kept():
+            with preserve_global_state():
                 try:
                     checks[name](subject)
                 except Finding as finding:
                     findings[name] = finding
-    if findings:  # each keeps its cause; their tracebacks would bury the review
+    if findings:  # each keeps its cause; their tracebacks would hide the report
         raise ConformanceError.of(title, findings, len(checks), len(left)) from None
 
 
 @contextmanager
 def _registered(blocks: Sequence[Block]) -> Iterator[None]:
-    """Give the classes of these blocks, and of those inside them, names for the time being."""
+    """Temporarily register the classes of these blocks, and of the blocks inside them."""
     with ExitStack() as stack:
         for number, cls in enumerate(dict.fromkeys(_classes(blocks))):
             try:

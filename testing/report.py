@@ -1,4 +1,4 @@
-"""What the kit says: one finding per property that does not hold, and all of them as a review."""
+"""The report: one finding for each property that does not hold."""
 
 from __future__ import annotations
 
@@ -16,45 +16,41 @@ from ..registry import MobileVLMError
 __all__ = ["ConformanceError", "Finding", "attempt", "author_line"]
 
 _LENGTH = 300
-# What the author did not write: torch, safetensors and this kit.
+# Code that the author of a block did not write: torch, safetensors and this kit.
 _TOOLS = tuple(Path(file).parent for file in (torch.__file__, safetensors.__file__, __file__))
 
 
 class Finding(MobileVLMError):
-    """One property that does not hold: what happened, on what, what was expected, how to mend."""
+    """A property that does not hold: what was found, where, what was expected, and a hint."""
 
 
 class ConformanceError(MobileVLMError, AssertionError):
-    """A block or a projector that breaks some of the properties; reads like a review.
+    """Some properties of a block or a projector do not hold.
 
     Attributes:
-        findings: What was found, by the name of the property; where an exception was behind it,
-            that is its ``__cause__``.
+        findings: The finding of each such property, by name. If an exception caused it, that is
+            its ``__cause__``.
     """
 
     findings: Mapping[str, Finding]
 
     @classmethod
     def of(cls, title: str, findings: Mapping[str, Finding], total: int, left: int) -> Self:
-        """Return the error that tells these findings.
+        """Return the error that reports these findings.
 
         Args:
-            title: What was examined.
-            findings: What was found.
-            total: How many properties there are to check.
-            left: How many were left unchecked for what was found.
+            title: The name of the block or projector.
+            findings: The findings, by property.
+            total: The number of properties to check.
+            left: The number of properties not checked because of these findings.
         """
         verb = "does" if len(findings) == 1 else "do"
         head = f"{len(findings)} of {total} properties {verb} not hold"
         parts = [head + (f"; {left} are checked once it does" if left else "")]
         for name, finding in findings.items():
             lines = [f"{name}, on {finding.where}" if finding.where else name]
-            told = {
-                "happened": finding.found,
-                "expected": finding.expected,
-                "to mend": finding.hint,
-            }
-            lines += [f"  {word}: {text}" for word, text in told.items() if text]
+            facts = {"found": finding.found, "expected": finding.expected, "hint": finding.hint}
+            lines += [f"  {word}: {text}" for word, text in facts.items() if text]
             parts.append("\n".join(lines))
         error = cls("\n\n".join(parts), title)
         error.findings = dict(findings)
@@ -69,30 +65,30 @@ def attempt(
     hint: str = "",
     passing: type[MobileVLMError] = Finding,
 ) -> Iterator[None]:
-    """Turn whatever other people's code raises into a finding, but for errors that may pass."""
+    """Turn any exception of the author's code into a finding, except errors that may pass."""
     try:
         yield
     except passing:
         raise
     except Exception as error:
-        raise Finding(f"{doing} raises {_told(error)}", where, expected, hint) from error
+        raise Finding(f"{doing} raises {_describe(error)}", where, expected, hint) from error
 
 
-def _told(error: Exception) -> str:
-    """Name an error, the start of what it says, and the author's line that it comes from.
+def _describe(error: Exception) -> str:
+    """Describe an error by its name, the start of its message, and the author's line.
 
-    Errors of ours say where by themselves.
+    Errors of this library name the place themselves.
     """
     text = " ".join(str(error).split("\n\n")[0].split())
     text = text if len(text) <= _LENGTH else text[: _LENGTH - 3] + "..."
-    told = f"{type(error).__name__}: {text}"
+    message = f"{type(error).__name__}: {text}"
     if isinstance(error, MobileVLMError):
-        return told
-    return told + author_line(traceback.extract_tb(error.__traceback__))
+        return message
+    return message + author_line(traceback.extract_tb(error.__traceback__))
 
 
 def author_line(frames: Iterable[traceback.FrameSummary] | None = None) -> str:
-    """Name the author's line among some frames, or among those that call this; "" if none is."""
+    """Return the author's line among these frames, by default the callers'; "" if there is none."""
     own = [
         f" ({file.name}:{frame.lineno})"
         for frame in (traceback.extract_stack() if frames is None else frames)

@@ -1,4 +1,4 @@
-"""What using and importing a block leaves behind in the process."""
+"""The side effects of using and importing a block."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from functools import cache
 import torch
 
 from ..blocks.core.process_state import DRAWS
+from .cases import Subject
+from .global_state import changes, snapshot
 from .report import Finding
-from .subject import Subject
-from .world import changes, snapshot
 
 __all__ = ["globals_", "import_"]
 
@@ -20,21 +20,21 @@ _SEED = 1234
 
 
 def globals_(subject: Subject) -> None:
-    """Building and running it leave dtype, device, threads and random numbers alone.
+    """Building and running it do not change global state: dtype, device, threads, random numbers.
 
     Building may draw torch's random numbers, to initialise.
     """
-    for target in subject.targets:
+    for variant in subject.variants:
         torch.manual_seed(_SEED)
         before = snapshot()
-        module = target.make()
+        module = variant.builder.build(variant.grid)
         changed = [name for name in changes(before) if name != DRAWS.name]
         if torch.initial_seed() != _SEED:
             changed.append("the seed")
-        _check(changed, "building it", target.where)
+        _check(changed, "building it", variant.where)
         module.eval()
         before = snapshot()
-        for case in target.cases:
+        for case in variant.cases:
             case.run(module, case.input())
             _check(changes(before), "running it in evaluation", case.where)
 
@@ -44,16 +44,16 @@ def _check(changed: list[str], doing: str, where: str) -> None:
         raise Finding(
             f"{doing} changes {', '.join(changed)}",
             where,
-            "the process as it was",
-            "Pass dtype, device or generator to the calls that need them; leave switches and "
-            "variables to the user.",
+            "unchanged global state",
+            "Pass dtype, device or generator to the calls that need them; leave settings and "
+            "environment variables to the user.",
         )
 
 
 _IMPORT = """\
 import contextlib, importlib, io, json, sys
 sys.path[:] = json.loads(sys.argv[2])
-from mobilevlm.testing.world import changes, snapshot
+from mobilevlm.testing.global_state import changes, snapshot
 before, out = snapshot(), io.StringIO()
 missing = False
 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
@@ -68,17 +68,17 @@ print(json.dumps([missing, changes(before), out.getvalue()]))
 
 
 def import_(subject: Subject) -> None:
-    """Importing its module, in a fresh interpreter, prints nothing and changes nothing either."""
+    """Importing its module in a new interpreter prints nothing and changes no global state."""
     if subject.home is None:  # nothing to import it from
         return
     missing, changed, printed = _import(subject.home)
-    if missing:  # a test module that pytest alone can find
+    if missing:  # a test module that only pytest can find
         return
     doing = f"importing {subject.home}"
     _check(changed, doing, "")
     if printed:
         found = f"{doing} prints {printed.splitlines()[0]!r}"
-        raise Finding(found, expected="silence", hint="Use logging, and only when called.")
+        raise Finding(found, expected="no output", hint="Use logging, and only in calls.")
 
 
 @cache
@@ -90,8 +90,8 @@ def _import(name: str) -> tuple[bool, list[str], str]:
     if result.returncode:
         last = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise Finding(
-            f"importing {name} in a fresh interpreter fails: {last[0]}",
-            expected="an import that needs nothing else",
+            f"importing {name} in a new interpreter fails: {last[0]}",
+            expected="an import that works on its own",
         )
     missing, changed, printed = json.loads(result.stdout.splitlines()[-1])
     return missing, changed, printed

@@ -1,4 +1,4 @@
-"""What using a module leaves behind in it, and of its input and output in memory."""
+"""What a call leaves behind: in the module, and in memory."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ import torch
 from torch import Tensor, nn
 
 from ..projectors.projector import Projector
+from .cases import Case, Subject
 from .report import Finding
-from .subject import Case, Subject
 
 __all__ = ["state"]
 
 _HINT = (
-    "Write nothing to self in forward, nor to a list or a cache elsewhere: a kept tensor holds its "
-    "memory and its graph, and threads that share the module write over each other's."
+    "Do not write to self, a list or a cache in forward: a stored tensor keeps its memory and "
+    "graph alive, and threads that share the module overwrite each other's values."
 )
 
 
 def state(subject: Subject) -> None:
-    """Being used in evaluation changes nothing in it, and it keeps neither input nor output."""
-    for target in subject.targets:
-        module = target.module()
-        # A projector remembers which grids fit: numbers, and its own affair.
+    """Running in evaluation changes nothing in it, and it keeps neither input nor output."""
+    for variant in subject.variants:
+        module = variant.module()
+        # A projector caches which grids fit: numbers only.
         own = module.blocks if isinstance(module, Projector) else module
         before = dict(_contents(own))
-        for case in target.cases:
+        for case in variant.cases:
             for context in (nullcontext(), torch.no_grad()):
                 with context:
                     held = _held(module, case)
                 _compare(before, dict(_contents(own)), case.where)
                 if held:
                     found = f"after the call its {held} is still in memory"
-                    raise Finding(found, case.where, "nothing kept", _HINT)
+                    raise Finding(found, case.where, "no reference to it", _HINT)
 
 
 def _compare(before: Mapping[str, Any], after: Mapping[str, Any], where: str) -> None:
@@ -54,13 +54,13 @@ def _compare(before: Mapping[str, Any], after: Mapping[str, Any], where: str) ->
             what = f"{name!r} changes"
         else:
             continue
-        raise Finding(f"{what} when it is used in evaluation", where, "the module as it was", _HINT)
+        raise Finding(f"{what} when it runs in evaluation", where, "an unchanged module", _HINT)
 
 
 def _held(module: nn.Module, case: Case) -> str:
-    """Run it, drop its input and output, and say which of the two somebody holds.
+    """Run the module, drop its input and output, and return which of the two is still alive.
 
-    A storage's Python object lives as long as any tensor on that memory does.
+    A storage's Python object lives as long as any tensor that uses the storage.
     """
     x = case.input()
     y = case.run(module, x)
@@ -74,14 +74,14 @@ def _held(module: nn.Module, case: Case) -> str:
     }
     del x, y, storages
     if any(each() is not None for each in alive.values()):
-        gc.collect()  # it may hang in a cycle
+        gc.collect()  # it may be part of a cycle
     return next((name for name, each in alive.items() if each() is not None), "")
 
 
 def _contents(thing: Any, name: str = "", seen: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield whatever a module holds, by path: tensors as copies, other things as they are.
+    """Yield everything a module holds, by path: copies of tensors, other objects themselves.
 
-    Modules and containers are looked into; other objects are only told apart.
+    Modules and containers are traversed; other objects are only compared by identity.
     """
     if id(thing) in seen:
         return

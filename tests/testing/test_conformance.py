@@ -54,7 +54,7 @@ def test_importing_them_changes_nothing() -> None:
     ]
     code = (
         "import importlib, json, sys\n"
-        "from mobilevlm.testing.world import changes, snapshot\n"
+        "from mobilevlm.testing.global_state import changes, snapshot\n"
         "before = snapshot()\n"
         "for name in json.loads(sys.argv[1]): importlib.import_module(name)\n"
         "print(changes(before))\n"
