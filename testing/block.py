@@ -24,8 +24,8 @@ from .cases import (
     Variant,
     check_packed,
     check_shapes,
-    difference,
     examine,
+    expect_same,
 )
 from .report import Finding, attempt
 
@@ -184,26 +184,17 @@ def _token_facts(
     """Change what `needs_grid` and `mixes_tokens` say does not matter, and compare."""
     y = y.flatten(1, 2)
     if not reads:
-        off = difference(module(x.flatten(1, 2)[:, None]).flatten(1, 2), y)
-        if off:
-            raise Finding(
-                f"needs_grid is False, but the same tokens in one row give a different output: "
-                f"{off}",
-                case.where,
-                "the same on any grid",
-                "Leave needs_grid at True.",
-            )
+        row = module(x.flatten(1, 2)[:, None]).flatten(1, 2)
+        found = "needs_grid is False, but the same tokens in one row give a different output"
+        hint = "Leave needs_grid at True."
+        expect_same(row, y, found, case.where, hint, "the same on any grid")
     if not mixes:
         half = max(1, y.shape[1] // 2)
-        off = difference(module(x.flatten(1, 2)[:, None, :half]).flatten(1, 2), y[:, :half])
-        if off:
-            raise Finding(
-                f"mixes_tokens is False, but half of the tokens alone give a different output: "
-                f"{off}",
-                case.where,
-                "independent tokens: otherwise packed images leak into each other",
-                "Set mixes_tokens: ClassVar[bool] = True.",
-            )
+        alone = module(x.flatten(1, 2)[:, None, :half]).flatten(1, 2)
+        found = "mixes_tokens is False, but half of the tokens alone give a different output"
+        expected = "independent tokens: otherwise packed images leak into each other"
+        hint = "Set mixes_tokens: ClassVar[bool] = True."
+        expect_same(alone, y[:, :half], found, case.where, hint, expected)
 
 
 def large_grids(subject: BlockSubject) -> None:
@@ -241,14 +232,10 @@ def _compare_corners(variant: Variant) -> None:
         if not near.any():
             continue
         whole = cases[-1].run(module, image) if whole is None else whole
-        off = difference(_corner(whole, size, at)[near], other[near])
-        if off:
-            raise Finding(
-                f"its {at} tokens differ from those of the same corner alone: {off}",
-                cases[-1].where,
-                f"the same, as between {reference}x{reference} and {smallest}x{smallest}",
-                LIMITED,
-            )
+        found = f"its {at} tokens differ from those of the same corner alone"
+        expected = f"the same, as between {reference}x{reference} and {smallest}x{smallest}"
+        corner = _corner(whole, size, at)
+        expect_same(corner[near], other[near], found, cases[-1].where, LIMITED, expected)
 
 
 def _corner(x: Tensor, size: int, at: str) -> Tensor:

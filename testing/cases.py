@@ -29,6 +29,8 @@ __all__ = [
     "check_shapes",
     "difference",
     "examine",
+    "expect_finite",
+    "expect_same",
 ]
 
 _BUILD = (
@@ -194,6 +196,13 @@ class Subject:
     variants: tuple[Variant, ...]
     large: tuple[Variant, ...]
 
+    def modules(self) -> Iterator[tuple[nn.Module, Case]]:
+        """Yield every case with a module to run it; the cases of a variant share the module."""
+        for variant in self.variants:
+            module = variant.module()
+            for case in variant.cases:
+                yield module, case
+
     @property
     def home(self) -> str | None:
         """The module to import its class from; None for a class of a notebook or a function."""
@@ -298,8 +307,7 @@ def check_shapes(subject: Subject, source: str, hint: str) -> None:
         for case in variant.cases:
             with torch.no_grad():
                 y = check(case, module, 1, ACCEPTS)
-            if not y.isfinite().all():
-                raise Finding("its module gives nan or inf", case.where, "finite values", LIMITED)
+            expect_finite(y, "its module gives", case.where, LIMITED)
 
 
 def check_packed(
@@ -329,10 +337,8 @@ def check_packed(
     with attempt(doing, where):
         packed = torch.cat([x.flatten(0, -2)[prefix_tokens:] for x in inputs])
         y = run_packed(packed, [case.grid for case in cases])
-    off = difference(y, torch.cat(alone))
-    if off:
-        found = f"packed images give a different output: {off}"
-        raise Finding(found, where, "the outputs of the single images, concatenated", hint)
+    expected = "the outputs of the single images, concatenated"
+    expect_same(y, torch.cat(alone), "packed images give a different output", where, hint, expected)
 
 
 def difference(a: Tensor, b: Tensor, tolerance: float = CLOSE) -> str:
@@ -349,3 +355,18 @@ def difference(a: Tensor, b: Tensor, tolerance: float = CLOSE) -> str:
     if off <= tolerance * largest + 1e-7:
         return ""
     return f"off by up to {off:.2g}, where the values reach {largest:.2g}"
+
+
+def expect_same(
+    a: Tensor, b: Tensor, found: str, where: str, hint: str = "", expected: str = "the same"
+) -> None:
+    """Raise a finding if two tensors differ."""
+    off = difference(a, b)
+    if off:
+        raise Finding(f"{found}: {off}", where, expected, hint)
+
+
+def expect_finite(x: Tensor, what: str, where: str, hint: str, when: str = "") -> None:
+    """Raise a finding if a tensor holds nan or inf."""
+    if not x.isfinite().all():
+        raise Finding(f"{what} nan or inf{when}", where, "finite values", hint)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .cases import ACCEPTS, Case, Subject, Variant, difference
+from .cases import ACCEPTS, Case, Subject, Variant, difference, expect_finite, expect_same
 from .derivatives import seed
 from .report import Finding, attempt
 
@@ -59,10 +59,7 @@ def run(subject: Subject) -> None:
                     hint = "Create tensors in x.dtype, and cast back what is computed in another."
                     found = f"given torch.float32 its module returns {y.dtype}"
                     raise Finding(found, case.where, "the same dtype", hint)
-                if not y.isfinite().all():
-                    raise Finding(
-                        "its module gives nan or inf", case.where, "finite values", _GUARD
-                    )
+                expect_finite(y, "its module gives", case.where, _GUARD)
 
 
 def meta(subject: Subject) -> None:
@@ -174,70 +171,51 @@ def _check_gradient(name: str, tensor: Tensor, where: str) -> None:
             "a gradient",
             "Use it in forward, or do not create it; look for detach() on its path.",
         )
-    if not tensor.grad.isfinite().all():
-        raise Finding(f"the gradient of {name} is nan or inf", where, "finite values", _GUARD)
+    expect_finite(tensor.grad, f"the gradient of {name} is", where, _GUARD)
 
 
 def input_(subject: Subject) -> None:
     """It does not modify its input."""
-    for variant in subject.variants:
-        module = variant.module()
-        for case in variant.cases:
-            for training in (True, False):
-                x = case.input()
-                case.run(module.train(training), x)
-                if not torch.equal(x, case.input()):
-                    raise Finding(
-                        "its module modifies its input",
-                        case.where,
-                        "an unchanged input: other modules read it too",
-                        "Write x = x + y instead of x += y, and do not apply relu_(), "
-                        "inplace=True or x[...] = y to the input.",
-                    )
+    for module, case in subject.modules():
+        for training in (True, False):
+            x = case.input()
+            case.run(module.train(training), x)
+            if not torch.equal(x, case.input()):
+                raise Finding(
+                    "its module modifies its input",
+                    case.where,
+                    "an unchanged input: other modules read it too",
+                    "Write x = x + y instead of x += y, and do not apply relu_(), inplace=True or "
+                    "x[...] = y to the input.",
+                )
 
 
 def determinism(subject: Subject) -> None:
     """In evaluation the same input gives the same output, whatever ran before."""
-    for variant in subject.variants:
-        module = variant.module()
-        for case in variant.cases:
-            x = case.input()
-            first = case.run(module, x).clone()
-            case.run(module, case.input(seed=1))
-            off = difference(case.run(module, x), first)
-            if off:
-                raise Finding(
-                    f"a second call gives a different output: {off}",
-                    case.where,
-                    "the same",
-                    "Keep no state between calls; apply dropout and noise only in training.",
-                )
+    hint = "Keep no state between calls; apply dropout and noise only in training."
+    for module, case in subject.modules():
+        x = case.input()
+        first = case.run(module, x).clone()
+        case.run(module, case.input(seed=1))
+        found = "a second call gives a different output"
+        expect_same(case.run(module, x), first, found, case.where, hint)
 
 
 def batch(subject: Subject) -> None:
     """An image's output does not depend on the other images of its batch, which may be empty."""
-    for variant in subject.variants:
-        module = variant.module()
-        for case in variant.cases:
-            x = case.input(3)
-            together = case.run(module, x)
-            for index in range(3):
-                alone = case.run(module, x[index : index + 1])
-                off = difference(alone, together[index : index + 1])
-                if off:
-                    raise Finding(
-                        f"an image alone gives a different output than in a batch: {off}",
-                        case.where,
-                        "the same",
-                        "Do not compute across the first axis.",
-                    )
-            hint = (
-                "A rank may have no images: write sizes instead of -1, and do not loop over images."
-            )
-            y = case.run(module, x[:0], "its module, on an empty batch,", hint)
-            if y.shape != (0, *case.predicted):
-                found = f"an empty batch gives {tuple(y.shape)}"
-                raise Finding(found, case.where, f"{(0, *case.predicted)}", hint)
+    for module, case in subject.modules():
+        x = case.input(3)
+        together = case.run(module, x)
+        for index in range(3):
+            alone = case.run(module, x[index : index + 1])
+            found = "an image alone gives a different output than in a batch"
+            hint = "Do not compute across the first axis."
+            expect_same(alone, together[index : index + 1], found, case.where, hint)
+        hint = "A rank may have no images: write sizes instead of -1, and do not loop over images."
+        y = case.run(module, x[:0], "its module, on an empty batch,", hint)
+        if y.shape != (0, *case.predicted):
+            found = f"an empty batch gives {tuple(y.shape)}"
+            raise Finding(found, case.where, f"{(0, *case.predicted)}", hint)
 
 
 def training_batch(subject: Subject) -> None:
@@ -268,6 +246,10 @@ def _run_seeded(case: Case, module: nn.Module, x: Tensor) -> Tensor:
 
 def no_grad(subject: Subject) -> None:
     """It gives the same numbers when no gradients are recorded."""
+    hint = (
+        "Compute the same whether or not gradients are recorded; a fast path must give the plain "
+        "path's numbers."
+    )
     for variant in (*subject.variants, *subject.large):  # fast paths only run on large inputs
         modes = (torch.no_grad, torch.inference_mode)[: 1 if variant in subject.large else 2]
         module = variant.module()
@@ -277,15 +259,8 @@ def no_grad(subject: Subject) -> None:
             for mode in modes:
                 with mode():
                     y = case.run(module, x, f"its module, under {mode.__name__},")
-                off = difference(y, expected)
-                if off:
-                    raise Finding(
-                        f"under {mode.__name__} it gives a different output: {off}",
-                        case.where,
-                        "the same",
-                        "Compute the same whether or not gradients are recorded; a fast path must "
-                        "give the plain path's numbers.",
-                    )
+                found = f"under {mode.__name__} it gives a different output"
+                expect_same(y, expected, found, case.where, hint)
 
 
 def extremes(subject: Subject) -> None:
@@ -308,32 +283,27 @@ def extremes(subject: Subject) -> None:
 
 def _check_images(what: str, images: Tensor, where: str) -> None:
     for name, image in zip(_EXTREMES, images, strict=True):
-        if not image.isfinite().all():
-            raise Finding(f"{what} nan or inf on {name}", where, "finite values", _GUARD_EXTREMES)
+        expect_finite(image, what, where, _GUARD_EXTREMES, f" on {name}")
 
 
 def strides(subject: Subject) -> None:
     """The memory layout of its input does not matter."""
-    for variant in subject.variants:
-        module = variant.module()
-        for case in variant.cases:
-            x = case.input()
-            last = x.ndim - 1
-            views = {
-                "a channels-first view": x.movedim(last, 1).contiguous().movedim(1, last),
-                "a sliced view": torch.cat([x, x], last)[..., : x.shape[last]],
-            }
-            expected = case.run(module, x)
-            for name, view in views.items():
-                with attempt(
-                    f"its module, on {name},",
-                    case.where,
-                    hint="Use reshape or flatten instead of view.",
-                ):
-                    off = difference(module(view, *case.args), expected)
-                if off:
-                    found = f"{name} of the same input gives a different output: {off}"
-                    raise Finding(found, case.where, "the same")
+    for module, case in subject.modules():
+        x = case.input()
+        last = x.ndim - 1
+        views = {
+            "a channels-first view": x.movedim(last, 1).contiguous().movedim(1, last),
+            "a sliced view": torch.cat([x, x], last)[..., : x.shape[last]],
+        }
+        expected = case.run(module, x)
+        for name, view in views.items():
+            hint = "Use reshape or flatten instead of view."
+            with attempt(f"its module, on {name},", case.where, hint=hint):
+                y = module(view, *case.args)
+                off = difference(y, expected)
+            if off:
+                found = f"{name} of the same input gives a different output: {off}"
+                raise Finding(found, case.where, "the same")
 
 
 def deepcopy(subject: Subject) -> None:

@@ -1,7 +1,7 @@
 """Core ML from a .pt2 file with a fixed grid: ``python to_coreml.py projector.pt2 out.mlpackage``.
 
-Needs ``pip install coremltools``. It converts anywhere, and runs on macOS only, where the result is
-compared with PyTorch. For one image: Core ML takes no adaptive pool whose batch is free.
+Needs ``pip install coremltools``. It converts on any system. On macOS, the only system that can run
+the result, it is compared with PyTorch. For one image: Core ML's adaptive pools need a fixed batch.
 """
 
 import sys
@@ -19,7 +19,7 @@ program = torch.export.export(module, (example,)).run_decompositions({})
 model = coremltools.convert(
     program,
     outputs=[coremltools.TensorType(name="y")],
-    compute_precision=coremltools.precision.FLOAT32,  # half precision is its default
+    compute_precision=coremltools.precision.FLOAT32,  # the default is half precision
     minimum_deployment_target=coremltools.target.iOS17,
 )
 model.save(target)

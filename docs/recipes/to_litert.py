@@ -1,7 +1,7 @@
 """LiteRT from a .pt2 file with a fixed grid: ``python to_litert.py projector.pt2 out.tflite``.
 
-Needs ``pip install litert-torch`` in an environment of its own: it brings old versions of pydantic
-and typing-extensions. For one image: a free batch is more than it converts (0.10).
+Needs ``pip install litert-torch`` in a separate environment: it installs old versions of pydantic
+and typing-extensions. For one image: litert-torch 0.10 does not convert a free batch.
 """
 
 import sys
@@ -14,7 +14,7 @@ source, target = sys.argv[1:]
 loaded = torch.export.load(source)
 [x] = [node.meta["val"] for node in loaded.graph.nodes if node.name == "x"]
 example = torch.randn([size if isinstance(size, int) else 1 for size in x.shape])
-# Taken apart first: LiteRT knows no linear layers on four axes.
+# Decomposed first: LiteRT does not support linear layers on four axes.
 program = torch.export.export(loaded.module(), (example,)).run_decompositions()
 module = program.module()
 model = litert_torch.convert(module, (example,))
