@@ -1,4 +1,4 @@
-"""The one switch of the fast forms, and when they must stand aside."""
+"""The switch of the fast forms, and the conditions under which they may run."""
 
 from __future__ import annotations
 
@@ -15,53 +15,43 @@ from torch.nn.modules import module as torch_module
 __all__ = ["enabled", "fast_paths", "hooked", "observed", "recording", "reusable"]
 
 
-@dataclass(eq=False)
-class _Wish:
+@dataclass(eq=False)  # removed by identity
+class _Switch:
     on: bool
 
 
-_on = os.environ.get("MOBILEVLM_FAST_PATHS", "1") != "0"
-# The one from the start, then those of the open ``with`` blocks; the last one counts.
-_wishes = [_Wish(_on)]
+# The environment's, then those of the ``with`` blocks that are open; the last one counts.
+_switches = [_Switch(os.environ.get("MOBILEVLM_FAST_PATHS", "1") != "0")]
 
 
 @contextmanager
 def fast_paths(on: bool = True) -> Iterator[None]:
     """Switch the fast forms on or off, for the whole process, within a ``with`` block.
 
-    They compute the same numbers up to rounding: a pool that runs before the pointwise layer it
-    follows, matrix products by oneDNN where torch would take a slower library, products of half
-    precision through fp32 where the processor has no units for it, activations and sums in place.
-    ``MOBILEVLM_FAST_PATHS=0`` in the environment turns them off from the start. Of several ``with``
-    blocks that are open, in whatever threads, the last one entered counts.
+    They compute the same numbers up to rounding: a pool runs before the pointwise layer that it
+    follows; oneDNN multiplies matrices where torch would call a slower library; products in half
+    precision go through fp32 where the processor has no units for them; activations and sums are
+    computed in place. ``MOBILEVLM_FAST_PATHS=0`` in the environment switches them off. Of several
+    open ``with`` blocks, in any threads, the last one entered counts.
 
     Args:
         on: Whether they may run.
     """
-    wish = _Wish(on)
-    _wishes.append(wish)
-    _settle()
+    switch = _Switch(on)
+    _switches.append(switch)
     try:
         yield
     finally:
-        _wishes.remove(wish)
-        _settle()
-
-
-def _settle() -> None:
-    # Not under a lock, which torch.compile cannot trace: whoever writes last looks once more.
-    global _on
-    while _on is not _wishes[-1].on:
-        _on = _wishes[-1].on
+        _switches.remove(switch)
 
 
 def enabled() -> bool:
     """Return whether the fast forms may run."""
-    return _on
+    return _switches[-1].on
 
 
 def hooked(module: nn.Module) -> bool:
-    """Return whether somebody watches a module, who must see it called as it stands."""
+    """Return whether a module has hooks or a patched forward, which a fast form would bypass."""
     return bool(
         module._forward_pre_hooks
         or module._forward_hooks
@@ -83,9 +73,9 @@ def recording(*tensors: Tensor | None) -> bool:
 
 
 def observed() -> bool:
-    """Return whether something follows or changes torch's operators, and must see the plain ones.
+    """Return whether torch's operators are being intercepted, so that the plain ones must run.
 
-    That is autocast, a dispatch mode, a function transform, the tracer or forward differentiation.
+    By autocast, a dispatch mode, a function transform, the tracer or forward differentiation.
     """
     return bool(
         torch.is_autocast_enabled("cpu")
@@ -97,7 +87,7 @@ def observed() -> bool:
 
 
 def reusable(*tensors: Tensor | None) -> bool:
-    """Return whether a result may be written over one of these tensors, if it is nobody else's."""
+    """Return whether a result may overwrite one of these tensors, if nothing else holds it."""
     return (
         enabled()
         and not torch.compiler.is_compiling()

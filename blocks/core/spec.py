@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, NoReturn, Self, TypeAlias
+from typing import Any, NoReturn, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -29,14 +29,14 @@ MAX_DEPTH = 16
 MAX_BLOCKS = 4_096
 MAX_NODES = 65_536
 MAX_PROBLEMS = 10  # shown of one document
-# A level of nesting is a mapping and at most a few lists around it.
+# Mappings count as levels, and lists do not: there may be a few around each mapping.
 MAX_CONTAINERS = 4 * MAX_DEPTH
 
 
 class Refused(ValueError):
-    """An error of ours on its way through pydantic, which makes text of every exception it meets.
+    """Carry one of our errors through pydantic, which makes text of every exception that it meets.
 
-    Its own text takes a search, and few of many are shown: it is made of those alone.
+    The text of ours may take a search for a hint, and only some are shown; so this one has none.
     """
 
     def __init__(self, error: MobileVLMError) -> None:
@@ -47,9 +47,9 @@ class Refused(ValueError):
 class Spec(BaseModel):
     """A strict, frozen piece of a document.
 
-    Nothing is converted: an integer field takes no ``true``, no ``"64"`` and no ``64.0``. Unknown
-    keys, NaN and infinities are refused. Every failure is a `SpecError`. pydantic's own back
-    doors, `model_construct` and `model_copy(update=...)`, check nothing.
+    Nothing is converted: an integer field refuses ``true``, ``"64"`` and ``64.0``. Unknown keys,
+    NaN and infinities are refused. Every failure is a `SpecError`. pydantic's `model_construct`
+    and `model_copy(update=...)` check nothing.
     """
 
     model_config = ConfigDict(
@@ -71,7 +71,7 @@ class Spec(BaseModel):
 
     @classmethod
     def model_validate(cls, obj: Any, **_: Any) -> Self:
-        """Validate a mapping; the same as the constructor, with its limits and its errors."""
+        """Validate a mapping, with the limits and the errors of the constructor."""
         if isinstance(obj, cls):
             return obj
         if not isinstance(obj, Mapping):
@@ -90,14 +90,14 @@ class Spec(BaseModel):
 
     @classmethod
     def _root(cls) -> str:
-        """What a message calls the whole of it."""
+        """Return how messages name the root of the document."""
         return cls.__name__
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and cls.model_config.get("extra") != "allow":
-            known = _keys(cls)
+            known = _field_keys(cls)
             for key in data:
                 if key not in known:
                     raise Refused(_unknown_key(key, known))
@@ -105,8 +105,8 @@ class Spec(BaseModel):
 
 
 @cache
-def _keys(cls: type[Spec]) -> dict[str, None]:
-    """Every spelling of every field, in order."""
+def _field_keys(cls: type[Spec]) -> dict[str, None]:
+    """Return every spelling of every field, in order."""
     found: dict[str, None] = {}
     for name, field in cls.model_fields.items():
         alias = field.validation_alias
@@ -126,75 +126,78 @@ def _unknown_key(key: object, known: Iterable[str]) -> SpecError:
 
 
 class WithDuplicate(dict[str, Any]):
-    """A JSON object in which `key` was given twice; refused once its path is known."""
+    """A JSON object that gives `key` twice; it is refused where its path is known."""
 
     def __init__(self, value: dict[str, Any], key: str) -> None:
         super().__init__(value)
         self.key = key
 
 
-# A container being looked into: id, step of the path, whether it is a level, what is left of it.
-_Open: TypeAlias = tuple[int, str, bool, "Iterator[tuple[str, Any]]"]
-
-
 def check_structure(data: Any, where: str = "") -> None:
-    """Refuse what is too deep, too big or contains itself, before anything looks at it closely.
+    """Refuse what is too deep, too big or contains itself, before anything else reads it.
 
-    Iterative, and bounded by `MAX_NODES` steps whatever is shared inside.
+    At most `MAX_NODES` values are visited, however many are shared.
 
     Raises:
         SpecError: With the path of the offending value.
     """
-    nodes = 0
-    open_: list[_Open] = [(id(data), where, False, _items(data, where))]
-    while open_:
-        for step, value in open_[-1][3]:
-            nodes += 1
-            if nodes > MAX_NODES:
-                raise SpecError(
-                    "too big", _start(open_), f"at most {MAX_NODES:,} values in a document"
-                )
-            if isinstance(value, str | bytes | int | float | None):
-                continue
-            if not isinstance(value, Mapping | list | tuple | Spec):
-                if isinstance(value, Iterable):  # sets, queues, generators, arrays
-                    found = f"a {type(value).__name__}"
-                    raise SpecError(found, _start(open_, step), "a list or an object of JSON")
-                continue
-            if any(each[0] == id(value) for each in open_):
-                raise SpecError("it contains itself", _start(open_, step))
-            level = not isinstance(value, list | tuple)
-            if sum(each[2] for each in open_) + level > MAX_DEPTH or len(open_) > MAX_CONTAINERS:
-                raise SpecError("nested too deep", _start(open_), f"at most {MAX_DEPTH} levels")
-            here = "".join(each[1] for each in open_) + step
-            open_.append((id(value), step, level, _items(value, here)))
-            break
-        else:
-            open_.pop()
+    _check_items(data, (where,), (id(data),), 0, iter(range(MAX_NODES)))
 
 
-def _start(open_: list[_Open], step: str = "") -> str:
-    """Return the path, or the start of a very long one."""
-    path = ("".join(each[1] for each in open_) + step).lstrip(".")
-    return path if len(path) <= 60 else path[:57] + "..."
+def _check_items(
+    data: Any, path: tuple[str, ...], parents: tuple[int, ...], level: int, budget: Iterator[int]
+) -> None:
+    """Check what a container holds.
+
+    Args:
+        data: The container.
+        path: The steps to it.
+        parents: The identities of the containers around it, and its own.
+        level: How many mappings there are on the way.
+        budget: One item for each value that may still be visited.
+    """
+    for step, value in _items(data, path):
+        if next(budget, None) is None:
+            expected = f"at most {MAX_NODES:,} values in a document"
+            raise SpecError("too big", _short_path(path), expected)
+        if isinstance(value, str | bytes | int | float | None):
+            continue
+        if not isinstance(value, Mapping | list | tuple | Spec):
+            if isinstance(value, Iterable):  # sets, queues, generators, arrays
+                found = f"a {type(value).__name__}"
+                raise SpecError(found, _short_path((*path, step)), "a list or an object of JSON")
+            continue
+        if id(value) in parents:
+            raise SpecError("it contains itself", _short_path((*path, step)))
+        inner = level + (not isinstance(value, list | tuple))
+        if inner > MAX_DEPTH or len(parents) > MAX_CONTAINERS:
+            raise SpecError("nested too deep", _short_path(path), f"at most {MAX_DEPTH} levels")
+        _check_items(value, (*path, step), (*parents, id(value)), inner, budget)
 
 
-def _items(value: Any, here: str) -> Iterator[tuple[str, Any]]:
+def _short_path(path: tuple[str, ...]) -> str:
+    """Join a path's steps, and cut a very long one."""
+    text = "".join(path).lstrip(".")
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _items(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield what a container holds, each with its step of the path."""
     if isinstance(value, WithDuplicate):
-        raise SpecError(f"key {quote(value.key)} is given twice", here.lstrip("."))
+        raise SpecError(f"key {quote(value.key)} is given twice", "".join(path).lstrip("."))
     if isinstance(value, Spec):
         yield from ((f".{key}", item) for key, item in value.__dict__.items())
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise SpecError(f"key {quote(key)} is not a string", here.lstrip("."))
+                raise SpecError(f"key {quote(key)} is not a string", "".join(path).lstrip("."))
             yield f".{key}" if key.isidentifier() else f"[{quote(key)}]", item
     else:
         yield from ((f"[{index}]", item) for index, item in enumerate(value))
 
 
 def _explain(error: ValidationError, where: str) -> NoReturn:
-    """Raise pydantic's findings as a `SpecError` in our words."""
+    """Raise what pydantic found as a `SpecError` in our words."""
     count = error.error_count()
     problems = [_problem(each, where) for each in error.errors(include_url=False)[:MAX_PROBLEMS]]
     if count == 1:
@@ -221,8 +224,8 @@ _EXPECTED = {
 }
 
 
-# What transformers calls an activation, and what is its name here.
-_ELSEWHERE = {
+# transformers' names of activations, and ours.
+_TRANSFORMERS_NAMES = {
     "gelu_new": "gelu-tanh",
     "gelu_pytorch_tanh": "gelu-tanh",
     "relu_squared": "relu2",
@@ -244,7 +247,7 @@ def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
         options = context["expected"].replace(" or ", ",").split(",")
         meant = each["input"]
         if isinstance(meant, str):
-            meant = _ELSEWHERE.get(meant.replace("-", "_"), meant)
+            meant = _TRANSFORMERS_NAMES.get(meant.replace("-", "_"), meant)
         hint = did_you_mean(meant, [option.strip("' ") for option in options])
         return SpecError(given, where, context["expected"], hint)
     if kind in _EXPECTED:
@@ -254,7 +257,7 @@ def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
 
 
 def relocate(error: MobileVLMError, where: str) -> MobileVLMError:
-    """Return the same error with its path continued outwards."""
+    """Return the same error with `where` before its path."""
     inner = error.where
     if inner.startswith(f"{where}["):  # a chain's own messages carry its whole path
         joined = inner
@@ -272,7 +275,7 @@ def _path(root: str, loc: tuple[int | str, ...]) -> str:
 
 
 def shown(value: Any) -> str:
-    """Show a value as JSON would write it, with the name of its type where that is the point."""
+    """Show a value as JSON writes it, or with the name of its type if JSON cannot."""
     try:
         text = json.dumps(value, allow_nan=True) if not isinstance(value, dict | list) else ""
     except (TypeError, ValueError, RecursionError):
