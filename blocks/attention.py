@@ -1,4 +1,4 @@
-"""Multi-head attention and the feed-forward layers between, for the blocks made of them."""
+"""Multi-head attention and feed-forward layers, for the blocks that consist of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Queries: TypeAlias = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 """A number of learned queries, which is the number of tokens that come out."""
 
 Ffn: TypeAlias = Literal["gelu", "relu", "swiglu"]
-"""A feed-forward layer: two linear layers and what stands between, or a SwiGLU and a linear."""
+"""A feed-forward layer: two linear layers around an activation, or a SwiGLU and a linear layer."""
 
 
 def head_width(channels: int, heads: int) -> int:
@@ -48,7 +48,7 @@ def head_width(channels: int, heads: int) -> int:
     64
 
     Raises:
-        SpecError: The heads do not share the channels evenly.
+        SpecError: The number of heads does not divide the channels.
     """
     if channels % heads:
         raise SpecError(
@@ -59,18 +59,18 @@ def head_width(channels: int, heads: int) -> int:
 
 
 def square_side(number: int) -> int:
-    """Return the side of a square of so many queries.
+    """Return the side of a square of `number` queries.
 
     >>> square_side(144)
     12
 
     Raises:
-        SpecError: It is no square number.
+        SpecError: It is not a square number.
     """
     side = math.isqrt(number)
     if side * side != number:
         hint = f"Try {side * side} or {(side + 1) ** 2}."
-        raise SpecError(f"{number} is no square", expected="a square number", hint=hint)
+        raise SpecError(f"{number} queries", expected="a square number", hint=hint)
     return side
 
 
@@ -90,10 +90,10 @@ class Attention(nn.Module):
         context: The keys' and values' width d.
         heads: The number of heads.
         head_dim: The width of a head.
-        kv_heads: The number of heads of keys and values, which divides the other (grouped-query
-            attention); None is as many.
+        kv_heads: The number of heads of keys and values, which divides `heads` (grouped-query
+            attention); None is the same number.
         bias: Whether the four linear layers have biases.
-        qk_norm: Whether each head's queries and keys pass a LayerNorm.
+        qk_norm: Whether a LayerNorm normalises each head's queries and keys.
         out: The output's width.
     """
 
@@ -131,12 +131,12 @@ class Attention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """``(b, n, heads * d) -> (b, heads, n, d)``."""
-        b, n, c = x.shape  # no -1: an empty batch leaves it undetermined
+        b, n, c = x.shape  # not -1, which is undetermined for an empty batch
         return x.reshape(b, n, c // self.head_dim, self.head_dim).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
-    """Each token through ``up``, an activation and ``down``; ``(..., c) -> (..., c)``.
+    """Apply ``up``, an activation and ``down`` to each token; ``(..., c) -> (..., c)``.
 
     Keys: ``up.weight`` or, for ``swiglu``, ``up.gate.weight`` and ``up.value.weight``;
     ``down.weight``; and their ``bias``.

@@ -1,4 +1,4 @@
-"""Pooling by attention: each window's mean asks its tokens."""
+"""Attention pooling: each window's mean attends to the window's tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["AttentionPool", "AttentionPoolModule"]
 
 
 class AttentionPool(Block):
-    """Pool windows by attention, whose query is their mean; ``(b, h, w, c) -> (b, h', w', out)``.
+    """Pool each window by attention from its mean; ``(b, h, w, c) -> (b, h', w', out)``.
 
     Multi-head attention with biases from each s x s window's mean to its tokens; its four layers
     map c to heads * head_dim, and that to `out`. Sides become h // s. Source: Molmo's
@@ -31,8 +31,8 @@ class AttentionPool(Block):
         out: The output width.
         stride: The side s of the windows.
         heads: The number of heads.
-        head_dim: The width of a head; None is `out` shared by the heads.
-        ceil: Keep windows cut off by the border, for what they hold, not drop them.
+        head_dim: The width of a head; None is `out` divided by `heads`.
+        ceil: Keep windows that the border cuts off, with the tokens they hold; else drop them.
     """
 
     out: Width = "out"
@@ -59,10 +59,10 @@ class AttentionPoolModule(nn.Module):
     """Windows pooled by attention; ``(b, h, w, c) -> (b, h', w', d)``.
 
     Args:
-        attention: From queries (m, 1, c) to keys and values (m, s * s, c), of which a mask
-            (m, 1, 1, s * s) may hide some.
+        attention: Takes queries (m, 1, c), keys and values (m, s * s, c), and optionally a mask
+            (m, 1, 1, s * s).
         stride: The side s of the windows.
-        ceil: Whether to keep windows cut off by the border.
+        ceil: Whether to keep windows that the border cuts off.
     """
 
     def __init__(self, attention: nn.Module, stride: int, *, ceil: bool) -> None:
@@ -98,7 +98,7 @@ class AttentionPoolModule(nn.Module):
         return self._attend(windows, inside)
 
     def _attend(self, x: Tensor, inside: Tensor | None) -> Tensor:
-        """Pool windows; ``(m, k, c) -> (m, d)``. Where `inside` is false, they hold zeros."""
+        """Pool windows; ``(m, k, c) -> (m, d)``. Where `inside` is false, `x` is zero."""
         if inside is None:
             y: Tensor = self.attention(x.mean(1, keepdim=True), x, x)
         else:

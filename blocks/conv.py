@@ -1,4 +1,4 @@
-"""The convolution that mixes channels and neighbours."""
+"""The convolution, which mixes channels and neighbouring tokens."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["Conv", "ConvModule"]
 
 
 class Conv(Block):
-    """Convolve; ``(b, h, w, c) -> (b, ceil(h/s), ceil(w/s), out)``.
+    """Convolve the grid; ``(b, h, w, c) -> (b, ceil(h/s), ceil(w/s), out)``.
 
-    Zero padding of ``(kernel - 1) / 2`` on every side. A convolution whose kernel is its stride is
-    a patch-merge (``chw``) and a pointwise layer. Keys: ``weight`` (out, c, k, k), ``bias`` (out).
+    Zero padding of ``(kernel - 1) / 2`` on every side. A convolution whose kernel is as large as
+    its stride is a patch-merge (``chw``), then a pointwise layer. Keys: ``weight`` (out, c, k, k),
+    ``bias`` (out).
 
     Attributes:
         out: The output width.
@@ -47,7 +48,8 @@ class Conv(Block):
 class ConvModule(nn.Module):
     """A convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', out)``.
 
-    No `nn.Conv2d`: tools that replace those expect ``(b, c, h, w)``. It starts as one does.
+    Not an `nn.Conv2d`, because tools that replace those expect ``(b, c, h, w)``; it is initialised
+    like one.
     """
 
     def __init__(self, in_: int, out: int, kernel: int, stride: int, *, bias: bool) -> None:

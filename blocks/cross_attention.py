@@ -1,4 +1,4 @@
-"""Cross-attention from learned queries, with nothing around it."""
+"""Cross-attention from learned queries, without norms or skips."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["CrossAttention", "CrossAttentionModule"]
 
 
 class CrossAttention(Block):
-    """Let learned queries read the tokens once; ``(b, h, w, c) -> (b, 1, n, c)``.
+    """Cross-attend once from learned queries to the tokens; ``(b, h, w, c) -> (b, 1, n, c)``.
 
-    Multi-head attention with biases, and no norm, no skip and no places: those are blocks of their
-    own, or in `query-resampler` and `resampler`. Any number of tokens comes in, and their order
-    does not matter. Source: `Kosmos2ImageToTextProjection` of transformers. Keys: ``queries``
+    Multi-head attention with biases, without norm, skip or position: those are blocks of their own,
+    or parts of `query-resampler` and `resampler`. The input may have any number of tokens, in any
+    order. Source: `Kosmos2ImageToTextProjection` of transformers. Keys: ``queries``
     (n, c), ``attention``.
 
     Attributes:
         queries: The number n of queries.
         heads: The number of heads, which divides the width.
-        self_keys: Whether the queries read each other too, after the tokens, as in Kosmos-2.
+        self_keys: Whether the queries are keys and values too, after the tokens, as in Kosmos-2.
     """
 
     needs_grid: ClassVar[bool] = False
@@ -44,7 +44,7 @@ class CrossAttention(Block):
 
 
 class CrossAttentionModule(nn.Module):
-    """Queries read tokens; ``(b, h, w, c) -> (b, 1, n, c)``.
+    """Learned queries attend to the tokens; ``(b, h, w, c) -> (b, 1, n, c)``.
 
     Args:
         channels: The width c.

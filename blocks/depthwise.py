@@ -1,4 +1,4 @@
-"""The depthwise convolution: each channel filtered on its own."""
+"""The depthwise convolution, which filters each channel on its own."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Depthwise(Block):
 
 
 def to_nchw(x: Tensor) -> Tensor:
-    """Show a feature to a convolution; ``(b, h, w, c) -> (b, c, h, w)``.
+    """Return a feature as convolutions take it; ``(b, h, w, c) -> (b, c, h, w)``.
 
     The permuted view of a contiguous feature is channels_last, so nothing is copied. Inductor
-    (torch 2.13) cannot lower a convolution on such a view once the sides are symbolic; there it is
-    a copy that the compiler may fuse.
+    (torch 2.13) cannot lower a convolution on such a view if its sides are symbolic, so compiled
+    code gets a copy, which the compiler may fuse.
     """
     x = x.permute(0, 3, 1, 2)
     return x.contiguous() if torch.compiler.is_compiling() else x
@@ -65,12 +65,12 @@ def convolve(
 ) -> Tensor:
     """Convolve a feature, with padding (k - 1) / 2; ``(b, h, w, c) -> (b, h', w', out)``.
 
-    In half precision through fp32, where the processor has no units for it: torch would then go
-    through a depthwise convolution channel by channel.
+    Half precision goes through fp32 where the processor has no units for it: torch would compute a
+    depthwise convolution channel by channel there.
     """
     if kernel == 1 and stride > 1:
-        # Without AVX-512, oneDNN's gradients of a strided 1x1 on up to six channels are written
-        # past the end of their memory (torch 2.13).
+        # Without AVX-512, the gradients of a strided 1x1 convolution of up to six channels are
+        # written past the end of their memory by oneDNN (torch 2.13).
         x, stride = x[:, ::stride, ::stride], 1
     if (wide := widened(x, weight, bias)) is not None:
         return convolve(*wide, kernel, stride, groups).to(x.dtype)
@@ -82,13 +82,13 @@ def convolve(
 
 
 def _heavier_than(weight: Tensor, x: Tensor) -> bool:
-    """Return whether torch would copy more of the weight than of `x` to bring them in line."""
+    """Return whether torch would copy the weight to align layouts, and that is larger than `x`."""
     aligned = weight.is_contiguous(memory_format=torch.channels_last)
     return not aligned and weight.numel() > x.numel()
 
 
 def init_conv(weight: Tensor, bias: Tensor | None) -> None:
-    """Draw a convolution's parameters as `nn.Conv2d` does."""
+    """Initialise a convolution's parameters as `nn.Conv2d` does."""
     nn.init.kaiming_uniform_(weight, a=5**0.5)
     if bias is not None:
         bound = 1 / weight[0].numel() ** 0.5
@@ -98,7 +98,8 @@ def init_conv(weight: Tensor, bias: Tensor | None) -> None:
 class DepthwiseConv(nn.Module):
     """A depthwise convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``.
 
-    No `nn.Conv2d`: tools that replace those expect ``(b, c, h, w)``. It starts as one does.
+    Not an `nn.Conv2d`, because tools that replace those expect ``(b, c, h, w)``; it is initialised
+    like one.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, *, bias: bool = True) -> None:

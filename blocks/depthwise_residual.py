@@ -1,4 +1,4 @@
-"""The depthwise convolution with a skip around it."""
+"""The depthwise convolution with a skip connection."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["DepthwiseResidual", "DepthwiseResidualConv"]
 class DepthwiseResidual(Depthwise):
     """Depthwise convolution plus skip; ``(b, h, w, c) -> (b, ceil(h/s), ceil(w/s), c)``.
 
-    The skip is the input itself; for a stride s > 1 it is the s x s average, and a window cut off
-    by the border is averaged over what it holds. Keys as for `Depthwise`.
+    The skip is the input itself; for a stride s > 1 it is the s x s average, where a window cut off
+    by the border is averaged over the tokens it holds. Keys as for `Depthwise`.
     """
 
     def build(self, x: Feature) -> nn.Module:

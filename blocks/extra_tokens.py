@@ -1,4 +1,4 @@
-"""Further tokens before or after those of the image."""
+"""Extra tokens before or after those of the image."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["ExtraTokens", "ExtraTokensModule", "MeanTokenModule"]
 
 
 class ExtraTokens(Block):
-    """Put further tokens before or after the image's; ``(b, h, w, c) -> (b, 1, h*w + count, c)``.
+    """Add tokens before or after the image's; ``(b, h, w, c) -> (b, 1, h*w + count, c)``.
 
     The result is a sequence: the grid is lost. Keys: ``tokens`` (count, c), if learned.
 
     Attributes:
         at: Where they stand: ``begin`` or ``end``.
-        count: How many they are.
-        kind: ``learned``, the same for every image; or ``mean``: one token, the image's mean, as
-            in Florence-2.
+        count: How many there are.
+        kind: ``learned``: the same for every image; ``mean``: one token, the mean of the image's,
+            as in Florence-2.
     """
 
     needs_grid: ClassVar[bool] = False
-    mixes_tokens: ClassVar[bool] = True  # packed images get tokens each
+    mixes_tokens: ClassVar[bool] = True  # each packed image gets its own
 
     at: Literal["begin", "end"]
     count: Annotated[int, Field(ge=1, le=4096)] = 1

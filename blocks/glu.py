@@ -16,18 +16,18 @@ __all__ = ["Glu", "GluModule"]
 
 
 class Glu(Block):
-    """Two linear layers, one the gate of the other; ``(b, h, w, c) -> (b, h, w, out)``.
+    """Multiply a linear layer by a gate, another linear layer; ``(b, h, w, c) -> (b, h, w, out)``.
 
-    ``act(gate(x)) * value(x)``; with ``silu`` it is SwiGLU, whose last layer is a pointwise block
-    after this one. Source: Shazeer, "GLU Variants Improve Transformer", 2020. Keys:
+    ``act(gate(x)) * value(x)``; with ``silu`` it is SwiGLU without its last layer, which is a
+    pointwise block. Source: Shazeer, "GLU Variants Improve Transformer", 2020. Keys:
     ``gate.weight`` (out, c), ``value.weight`` (out, c), and their ``bias`` (out).
 
     Attributes:
         out: The output width.
         act: The gate's activation.
         bias: Whether both layers have a bias.
-        limit: Clamp the gate's activation input to at most this and the value to plus or minus
-            this, as GLM5 does; None is no limit.
+        limit: Clamp the gate to at most `limit` before its activation, and the value to plus or
+            minus `limit`, as GLM5 does; None does not clamp.
     """
 
     needs_grid: ClassVar[bool] = False

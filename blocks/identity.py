@@ -1,4 +1,4 @@
-"""The block that changes nothing."""
+"""The identity block."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Identity"]
 
 
 class Identity(Block):
-    """Pass the feature on; ``(b, h, w, c) -> (b, h, w, c)``."""
+    """Return the feature unchanged; ``(b, h, w, c) -> (b, h, w, c)``."""
 
     needs_grid: ClassVar[bool] = False
 

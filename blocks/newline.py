@@ -12,9 +12,9 @@ __all__ = ["Newline", "NewlineModule"]
 
 
 class Newline(Block):
-    """End every row with the same learned token; ``(b, h, w, c) -> (b, h, w + 1, c)``.
+    """Append the same learned token to every row; ``(b, h, w, c) -> (b, h, w + 1, c)``.
 
-    The result still is a grid, row by row. Keys: ``token`` (c).
+    The result is still a grid, row by row. Keys: ``token`` (c).
     """
 
     def flow(self, x: Feature) -> Feature:

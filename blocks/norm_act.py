@@ -30,8 +30,8 @@ class NormAct(Block):
         eps: Added to the variance or mean square before the root.
         weight: The learned scale of ``rms``: ``plain`` (w), ``offset`` (1 + w, as in Gemma) or
             ``none``.
-        cast: When ``rms``, computed in fp32, returns to the input's dtype: ``before`` the weight
-            (T5, Llama, Qwen, Mistral) or ``after`` it (Gemma, Nemotron).
+        cast: When ``rms``, computed in fp32, is cast back to the input's dtype: ``before`` the
+            weight is applied (T5, Llama, Qwen, Mistral) or ``after`` (Gemma, Nemotron).
         act: The activation; ``gelu`` is the exact form, ``softmax`` is over the channels.
     """
 
@@ -102,7 +102,7 @@ class RMSNorm(nn.Module):
         y = x.float() if low else x
         if not reusable(x):
             y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        elif low:  # in the order of the original's roundings, which show once cast back
+        elif low:  # rounded in the original's order: differences show after the cast
             y = y.mul_(torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps))
         else:
             norm = torch.linalg.vector_norm(y, dim=-1, keepdim=True)
@@ -114,7 +114,7 @@ class RMSNorm(nn.Module):
         return self._scaled(y, self.weight.to(y.dtype)).to(x.dtype)
 
     def _scaled(self, y: Tensor, weight: Tensor) -> Tensor:
-        """Multiply a tensor of our own by the weight."""
+        """Multiply `y`, which nothing else holds, by the weight."""
         weight = weight + self.offset if self.offset else weight
         return y.mul_(weight) if y.dtype == weight.dtype and reusable(y, weight) else y * weight
 
@@ -122,5 +122,5 @@ class RMSNorm(nn.Module):
         return f"eps={self.eps}, offset={self.offset}, cast={self.cast}"
 
 
-# Their output is a new tensor that nobody else has.
+# Norms whose output is a new tensor, which nothing else holds.
 FRESH_NORMS = (nn.LayerNorm, RMSNorm)

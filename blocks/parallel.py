@@ -1,4 +1,4 @@
-"""Several chains of blocks from the same feature."""
+"""Several chains of blocks on the same feature."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .core.feature import Feature
 __all__ = ["Parallel", "ParallelModule"]
 
 
-def _several(branches: tuple[Blocks, ...]) -> tuple[Blocks, ...]:
+def _check_branches(branches: tuple[Blocks, ...]) -> tuple[Blocks, ...]:
     if len(branches) < 2:
         found = "there is one branch" if branches else "there are no branches"
         raise SpecError(found, expected="at least two")
@@ -26,23 +26,24 @@ def _several(branches: tuple[Blocks, ...]) -> tuple[Blocks, ...]:
 
 
 class Parallel(Block):
-    """Run several chains on the same feature and join what they give.
+    """Run several chains on the same feature and join their outputs.
 
-    ``(b, h, w, c) -> (b, h', w', d)``; all branches end on the same grid. A branch that passes the
-    feature on is ``["identity"]``. Keys: ``branches.<k>.<i>.`` for the i-th block of the k-th.
+    ``(b, h, w, c) -> (b, h', w', d)``; all branches end on the same grid. ``["identity"]`` is a
+    branch that returns the feature unchanged. Keys: ``branches.<k>.<i>.`` for the i-th
+    block of the k-th.
 
     Attributes:
         branches: The chains, at least two.
-        join: ``add`` or ``mul``, number by number, for branches of the same width; or ``cat``, on
-            channels, in order.
+        join: ``add`` or ``mul``, elementwise, for branches of the same width; or ``cat``, along
+            the channels, in order.
     """
 
-    needs_grid: ClassVar[bool] = False  # it does not; its branches may
+    needs_grid: ClassVar[bool] = False  # its branches may
 
     branches: Annotated[
         tuple[Blocks, ...],
         Field(strict=False, json_schema_extra={"minItems": 2}),
-        AfterValidator(_several),
+        AfterValidator(_check_branches),
     ]
     join: Literal["add", "cat", "mul"] = "add"
 
@@ -58,7 +59,7 @@ class Parallel(Block):
                 raise SpecError("one of its branches keeps the grid, another has lost it")
             for have, other in zip(first.grid, y.grid, strict=True):
                 if have is not None and other is not None and have != other:
-                    raise _apart(first.grid, y.grid)
+                    raise _grid_mismatch(first.grid, y.grid)
             if self.join != "cat" and y.channels != first.channels:
                 raise SpecError(
                     f"its branches end with {first.channels} and {y.channels} channels",
@@ -78,13 +79,13 @@ class Parallel(Block):
         return ParallelModule(*branches, join=self.join)
 
 
-def _apart(a: Sequence[int | None], b: Sequence[int | None]) -> GridError:
+def _grid_mismatch(a: Sequence[int | None], b: Sequence[int | None]) -> GridError:
     sides = [f"{h or '?'}x{w or '?'}" for h, w in (a, b)]
     return GridError(f"its branches end on grids of {' and '.join(sides)}", expected="the same")
 
 
 class ParallelModule(nn.Module):
-    """Chains from the same feature, joined; ``(b, h, w, c) -> (b, h', w', d)``.
+    """Join the outputs of chains on the same feature; ``(b, h, w, c) -> (b, h', w', d)``.
 
     Raises:
         GridError: The chains end on different grids.
@@ -97,9 +98,9 @@ class ParallelModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts: list[Tensor] = [branch(x) for branch in self.branches]
-        for part in parts[1:]:  # never broadcast one over the other
+        for part in parts[1:]:  # which would broadcast
             if part.shape[1:3] != parts[0].shape[1:3]:
-                raise _apart(parts[0].shape[1:3], part.shape[1:3])
+                raise _grid_mismatch(parts[0].shape[1:3], part.shape[1:3])
         if self.join == "cat":
             return torch.cat(parts, -1)
         return reduce(torch.mul if self.join == "mul" else torch.add, parts)

@@ -1,4 +1,4 @@
-"""Space to depth: a window of tokens becomes one wide token."""
+"""Patch merging (space to depth): a window of tokens becomes one wide token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .core.window import take, window_index
 __all__ = ["PatchMerge", "PatchMergeModule"]
 
 
-def _pair(size: Any) -> Any:
+def _window_pair(size: Any) -> Any:
     return (size, size) if type(size) is int else size
 
 
@@ -25,24 +25,24 @@ _Side = Annotated[int, Field(ge=1, le=64)]
 Window = Annotated[
     tuple[_Side, _Side],
     Field(strict=False),
-    BeforeValidator(_pair, json_schema_input_type=_Side | tuple[_Side, _Side]),
+    BeforeValidator(_window_pair, json_schema_input_type=_Side | tuple[_Side, _Side]),
 ]
 
 
 class PatchMerge(Block):
-    """Join each window of tokens on channels; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``.
+    """Concatenate each window's tokens on channels; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``.
 
-    Also called pixel unshuffle, space to depth, patch merger. A convolution whose kernel is its
-    stride is this with order ``chw``, then a pointwise layer.
+    Also called pixel unshuffle, space to depth, patch merger. A convolution whose kernel is
+    as large as its stride is this with order ``chw``, then a pointwise layer.
 
     Attributes:
         size: The window (p, q); one number for both.
-        order: How the window's numbers stand in the wide token: ``hwc`` (token after token, as in
+        order: The order of the window's values in the wide token: ``hwc`` (token after token, as in
             Idefics3, InternVL, Qwen) or ``chw`` (channel after channel, as in `F.unfold`, Mistral3
             and convolutions).
-        odd: What to do with a side that is no multiple: ``refuse``, ``pad`` with zeros below and
-            to the right, or ``drop`` what is left over.
-        transpose: Give the windows column by column, as InternVL's first version did.
+        odd: What to do with a side that is not a multiple of the window's: ``refuse`` it, ``pad``
+            it with zeros below and to the right, or ``drop`` the remainder.
+        transpose: Return the windows column by column, as InternVL's first version did.
     """
 
     size: Window = (2, 2)
@@ -80,7 +80,7 @@ def _merged(side: int, step: int, grid: tuple[int | None, int | None], merge: Pa
 
 
 class PatchMergeModule(nn.Module):
-    """Windows joined on channels, in one copy; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``."""
+    """Merge windows in one copy; ``(b, h, w, c) -> (b, h/p, w/q, p*q*c)``."""
 
     def __init__(self, size: Grid, order: str, odd: str, *, transpose: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The 1x1 convolution, which is a linear layer on the channels."""
+"""The pointwise (1x1) convolution, which is a linear layer on the channels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Pointwise(Block):
     """Mix the channels of each token; ``(b, h, w, c) -> (b, h, w, out)``.
 
     A 1x1 convolution is a linear layer on the last axis, and is built as an `nn.Linear`, so that
-    LoRA, quantisation and sharding tools see it; its chain chooses the product. Keys: ``weight``
-    (out, c), ``bias`` (out).
+    tools for LoRA, quantisation and sharding find it; its chain chooses the matrix product. Keys:
+    ``weight`` (out, c), ``bias`` (out).
 
     Attributes:
         out: The output width.

@@ -19,42 +19,42 @@ from .core.spec import shown
 from .core.window import take, window_index
 from .depthwise import Stride
 
-__all__ = ["AdaptiveAvgPool", "BilinearPool", "Pool", "Size", "WindowPool", "pooled"]
+__all__ = ["AdaptiveAvgPool", "BilinearPool", "GridSize", "Pool", "WindowPool", "pooled"]
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
-def _listed(size: Any) -> Any:
+def _check_size(size: Any) -> Any:
     if not isinstance(size, list | tuple):
         raise SpecError(shown(size), expected="two numbers, [h, w]")
     return size
 
 
-Size = Annotated[tuple[Side, Side], Field(strict=False), BeforeValidator(_listed)]
+GridSize = Annotated[tuple[Side, Side], Field(strict=False), BeforeValidator(_check_size)]
 
 
 class Pool(Block):
     """Pool the grid: windows (``avg``, ``max``), ``adaptive`` averages or ``bilinear`` scaling.
 
-    ``(b, h, w, c) -> (b, h', w', c)``, never more tokens than there were. With a stride s, the
-    sides become h // s, rounded up for `ceil` and for ``bilinear``. A window cut off by the
-    border counts only what it holds.
+    ``(b, h, w, c) -> (b, h', w', c)``, never with more tokens. With a stride s, the sides become
+    h // s, rounded up with `ceil` and for ``bilinear``. A window cut off by the border counts only
+    the tokens it holds.
 
     Attributes:
         mode: ``avg`` and ``max`` of s x s windows; ``adaptive``: averages over windows that cover
             the grid evenly; ``bilinear``: interpolation, corners not aligned.
-        stride: The step s. All modes but one need it; ``adaptive`` takes it or `size`.
-        ceil: For ``avg`` and ``max``: keep windows cut off by the border, not drop them.
-        size: For ``adaptive``: the output grid (h, w), whatever comes in.
+        stride: The step s. All modes need it but ``adaptive``, which takes it or `size`.
+        ceil: For ``avg`` and ``max``: keep windows cut off by the border; else they are dropped.
+        size: For ``adaptive``: the output grid (h, w), for any input.
     """
 
     mode: Literal["avg", "max", "adaptive", "bilinear"] = "avg"
     stride: Stride | None = None
     ceil: bool = False
-    size: Size | None = None
+    size: GridSize | None = None
 
     @model_validator(mode="after")
-    def _one_of(self) -> Pool:
+    def _check_mode(self) -> Pool:
         if self.mode == "adaptive":
             if (self.stride is None) == (self.size is None):
                 raise SpecError("mode 'adaptive' needs 'stride' or 'size', and not both")
@@ -82,7 +82,7 @@ class Pool(Block):
 
 
 def pooled(x: Feature, stride: int, *, ceil: bool) -> Feature:
-    """Return the feature with sides of s tokens made one, rounded down or up.
+    """Return the feature with its sides divided by a stride, rounded down or up.
 
     Raises:
         SpecError: It is a sequence.
@@ -133,12 +133,12 @@ class WindowPool(nn.Module):
             windows = take(x, index)
             if plain:
                 return windows.amax(1)
-            # The operator of `forward`, for the same one of equal tokens, or of NaNs, to have the
+            # The operator of `forward`, so that of equal tokens or NaNs the same one gets the
             # gradient.
             rows = windows.transpose(1, 2)[:, :, None]
             return F.max_pool2d(rows, (1, rows.shape[3])).flatten(1)
-        # The sum is rounded to the dtype before it is divided, which is exact by powers of two
-        # only; and it may be past the end of fp16.
+        # The sum is rounded to the dtype before the division, which is exact only by powers of
+        # two; and in fp16 the sum may overflow.
         exact = inside is None and self.stride & (self.stride - 1) == 0
         low = x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not exact)
         y = x.float() if low else x
@@ -156,7 +156,7 @@ class WindowPool(nn.Module):
 
 
 def _means(x: Tensor, inside: Tensor | None) -> Tensor:
-    """Average windows, of whose tokens `inside` says which count; ``(m, k, c) -> (m, c)``."""
+    """Average windows, of the tokens where `inside` is true; ``(m, k, c) -> (m, c)``."""
     if inside is None:
         return x.mean(1)
     return x.masked_fill(~inside[..., None], 0).sum(1) / inside.sum(1, keepdim=True)
@@ -166,11 +166,11 @@ class AdaptiveAvgPool(nn.Module):
     """Averages over windows that cover the grid; ``(b, h, w, c) -> (b, h', w', c)``.
 
     Args:
-        size: The output grid; or None, and
-        stride: the step s: the output grid is (h // s, w // s).
+        size: The output grid, or None.
+        stride: Without `size`, the step s: the output grid is (h // s, w // s).
 
     Raises:
-        GridError: The grid is smaller than `size`: that would repeat tokens, not pool them.
+        GridError: The grid is smaller than `size`, so that tokens would be repeated.
     """
 
     averages = True

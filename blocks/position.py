@@ -1,4 +1,4 @@
-"""Positions added to the feature."""
+"""Position embeddings added to the feature."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .core.block import Block
 from .core.errors import GridError, SpecError
 from .core.feature import Feature, Grid
-from .pool import Size
+from .pool import GridSize
 
 __all__ = [
     "AxesPosition",
@@ -24,25 +24,25 @@ __all__ = [
 
 
 class Position(Block):
-    """Add a vector to each place of the grid; ``(b, h, w, c) -> (b, h, w, c)``.
+    """Add a position embedding to each token of the grid; ``(b, h, w, c) -> (b, h, w, c)``.
 
-    Sines and cosines have no parameters. New vectors come from a normal distribution of spread
-    0.02. Keys: ``table`` (h * w, c) for ``learned``; ``rows`` (h, c) and ``columns`` (w, c) for
-    ``axes``.
+    Sines and cosines have no parameters; learned embeddings are drawn from a normal distribution of
+    standard deviation 0.02. Keys: ``table`` (h * w, c) for ``learned``; ``rows`` (h, c) and
+    ``columns`` (w, c) for ``axes``.
 
     Attributes:
-        kind: ``learned``: a vector for each place, made for the grid given at build, and for that
-            grid only; ``axes``: one for each row plus one for each column, of which smaller grids
-            use the first, as in Florence-2 and encoder-free Gemma 4; ``sincos``: sines and cosines
-            of column and row, as `sincos` has them, for any grid.
+        kind: ``learned``: a vector for each position of the grid given at build, and for that grid
+            only; ``axes``: one for each row plus one for each column, of which smaller grids use
+            the first, as in Florence-2 and encoder-free Gemma 4; ``sincos``: sines and cosines of
+            column and row, for any grid.
         size: For ``axes``: the largest grid (h, w).
     """
 
     kind: Literal["learned", "axes", "sincos"] = "learned"
-    size: Size | None = None
+    size: GridSize | None = None
 
     @model_validator(mode="after")
-    def _sized(self) -> Position:
+    def _check_size(self) -> Position:
         if (self.kind == "axes") == (self.size is None):
             needs = "needs" if self.kind == "axes" else "takes no"
             raise SpecError(f"kind {self.kind!r} {needs} 'size'")
@@ -74,7 +74,7 @@ class LearnedPosition(nn.Module):
     """``x + table``; ``(b, h, w, c) -> (b, h, w, c)`` for one grid.
 
     Raises:
-        GridError: It is another grid.
+        GridError: The grid differs.
     """
 
     def __init__(self, h: int, w: int, channels: int) -> None:
@@ -106,10 +106,10 @@ class SincosPosition(nn.Module):
 
 
 def check_sincos(channels: int) -> None:
-    """Refuse a width that four parts do not share evenly.
+    """Refuse a width that is not a multiple of four.
 
     Raises:
-        SpecError: It is no multiple of 4.
+        SpecError: It is not a multiple of 4.
     """
     if channels % 4:
         raise SpecError(
@@ -119,7 +119,7 @@ def check_sincos(channels: int) -> None:
 
 
 def sincos(h: int, w: int, channels: int, device: torch.device | None = None) -> Tensor:
-    """Return each place of a grid as sines and cosines; ``(h, w, c)`` in fp32.
+    """Return the positions of a grid as sines and cosines; ``(h, w, c)`` in fp32.
 
     A quarter of the channels each: sines of the column, its cosines, sines of the row, its
     cosines; the frequencies fall from 1 to almost 1/10,000. Source: MAE's `pos_embed.py`.
@@ -153,15 +153,15 @@ class AxesPosition(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[1:3]
         _check_within((h, w), self.size)
-        places = self.rows[:h, None] + self.columns[:w]
-        return x + places.to(x.dtype)
+        table = self.rows[:h, None] + self.columns[:w]
+        return x + table.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"up to {self.size[0]}x{self.size[1]}, {self.channels}"
 
 
 def _check_within(grid: tuple[int | None, int | None], size: Grid) -> None:
-    if any(side is not None and side > most for side, most in zip(grid, size, strict=True)):
+    if any(side is not None and side > limit for side, limit in zip(grid, size, strict=True)):
         raise GridError(
             f"a grid of {grid[0]}x{grid[1]}, but its tables are for {size[0]}x{size[1]}",
             expected="a grid no larger",

@@ -1,4 +1,4 @@
-"""The Q-Former: a small BERT of learned queries that looks at the image every few layers."""
+"""The Q-Former: a small BERT on learned queries, with cross-attention to the image."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _EPS = 1e-12
 
 
 class QFormer(Block):
-    """Let learned queries talk and read the tokens in turn; ``(b, h, w, c) -> (b, 1, n, out)``.
+    """Run learned queries through self- and cross-attention; ``(b, h, w, c) -> (b, 1, n, out)``.
 
     ``q = LN(queries)``, then `depth` layers of ``q = LN(q + attention(q, q))``, in every
-    `cross_every`-th layer, the first included, ``q = LN(q + attention(q, x))``, and
-    ``q = LN(q + ffn(q))`` with the exact GELU; biases everywhere, the eps is 1e-12. Any number of
-    tokens comes in, and their order does not matter. Source: Li et al., "BLIP-2", 2023;
+    `cross_every`-th layer from the first on ``q = LN(q + attention(q, x))``, and
+    ``q = LN(q + ffn(q))`` with the exact GELU. All layers have biases; the eps is 1e-12. The input
+    may have any number of tokens, in any order. Source: Li et al., "BLIP-2", 2023;
     `Blip2QFormerModel` of transformers, without its dropout. Keys: ``queries`` (n, out),
     ``norm``, then for each layer ``layers.<i>.self_attention``, ``.self_norm``,
     ``.cross_attention``, ``.cross_norm``, ``.ffn``, ``.ffn_norm``.
@@ -33,7 +33,7 @@ class QFormer(Block):
         depth: The number of layers.
         heads: The number of heads, which divides `out`.
         hidden: The inner width of the feed-forward layers; None is four times `out`.
-        cross_every: How many layers it is from one that reads the tokens to the next.
+        cross_every: Every how many layers there is cross-attention.
     """
 
     needs_grid: ClassVar[bool] = False
@@ -64,10 +64,10 @@ class QFormer(Block):
 
 
 class QFormerModule(nn.Module):
-    """Queries through layers that may read the tokens; ``(b, h, w, c) -> (b, 1, n, d)``.
+    """Learned queries through the layers of a Q-Former; ``(b, h, w, c) -> (b, 1, n, d)``.
 
     Args:
-        first: The queries (n, d) to begin with.
+        first: The learned queries (n, d).
         norm: Their norm.
         *layers: Modules that take the queries (b, n, d) and the tokens (b, m, c).
     """
@@ -87,11 +87,11 @@ class QFormerModule(nn.Module):
 
 
 class QFormerLayer(nn.Module):
-    """Queries talk, read the tokens, think; ``(b, n, d), (b, m, c) -> (b, n, d)``.
+    """Self- and cross-attention, then a feed-forward layer; ``(b, n, d), (b, m, c) -> (b, n, d)``.
 
     Args:
         channels: The queries' width d.
-        context: The tokens' width c; None for a layer that does not read them.
+        context: The tokens' width c; None for a layer without cross-attention.
         heads: The number of heads.
         hidden: The inner width of the feed-forward layer.
     """

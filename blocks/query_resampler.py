@@ -1,4 +1,4 @@
-"""One cross-attention from learned queries to tokens that know where they stand."""
+"""One cross-attention from learned queries to tokens with position embeddings."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from .core.feature import Feature, Width
 from .core.linear import Linear, call_linear
 from .position import check_sincos, sincos
 
-__all__ = ["Places", "QueryResampler", "QueryResamplerModule"]
+__all__ = ["QueryPosition", "QueryResampler", "QueryResamplerModule"]
 
 _EPS = 1e-6
 
 
 class QueryResampler(Block):
-    """Let learned queries read the tokens and their places; ``(b, h, w, c) -> (b, 1, n, out)``.
+    """Cross-attend once from learned queries to the tokens; ``(b, h, w, c) -> (b, 1, n, out)``.
 
-    ``x = LN(linear(x))``, then ``proj(LN(attention(LN(queries), x + places, x)))``, where the
-    places are sines and cosines of column and row, so that any grid will do. A linear layer
-    without bias maps the tokens to `out`, unless they are of that width already; the attention's
-    layers have biases, `proj` has none, and the eps is 1e-6. Source: the resampler of Qwen-VL (its
+    ``x = LN(linear(x))``, then ``proj(LN(attention(LN(queries), x + places, x)))``, where `places`
+    are sines and cosines of column and row, so that any grid will do. A linear layer without bias
+    maps the tokens to `out`, unless they have that width already; the attention's layers have
+    biases, `proj` has none, and the eps is 1e-6. Source: the resampler of Qwen-VL (its
     `visual.py`) and of MiniCPM-V up to 2.6 (its `resampler.py`); also vLLM's `Resampler2` and
     `Resampler2_5`. Keys: ``queries`` (n, out), ``context_proj``, ``context_norm``,
-    ``queries_norm``, ``places.table`` (n, out) if the queries have places, ``attention``,
+    ``queries_norm``, ``places.table`` (n, out) if the queries have positions, ``attention``,
     ``norm``, ``proj``.
 
     Attributes:
         out: The output width.
         queries: The number n of queries.
         heads: The number of heads, which divides `out`.
-        places: What has a place: ``keys``: the tokens (MiniCPM-V from 2.5 on); ``both``: the
-            queries too, in a square of their own, by a table that is not trained (2.0);
-            ``resized``: the same, and the tokens' places are that table scaled to their grid,
-            bicubic (Qwen-VL).
+        places: What gets position embeddings: ``keys``: the tokens (MiniCPM-V from 2.5 on);
+            ``both``: also the queries, which form a square, from a table that is not trained
+            (2.0); ``resized``: the same, and the tokens' embeddings are that table, interpolated
+            to their grid by bicubic scaling (Qwen-VL).
     """
 
     out: Width = "out"
@@ -48,7 +48,7 @@ class QueryResampler(Block):
     places: Literal["keys", "both", "resized"] = "keys"
 
     @model_validator(mode="after")
-    def _square(self) -> QueryResampler:
+    def _check_square(self) -> QueryResampler:
         if self.places != "keys":
             square_side(self.queries)
         return self
@@ -61,28 +61,30 @@ class QueryResampler(Block):
 
     def build(self, x: Feature) -> nn.Module:
         out = x.width(self.out)
-        places = Places(self.queries, out, self.places)
-        return QueryResamplerModule(x.channels, out, self.queries, self.heads, places)
+        position = QueryPosition(self.queries, out, self.places)
+        return QueryResamplerModule(x.channels, out, self.queries, self.heads, position)
 
 
 class QueryResamplerModule(nn.Module):
-    """Queries read tokens and their places; ``(b, h, w, c) -> (b, 1, n, out)``.
+    """Learned queries attend to tokens with positions; ``(b, h, w, c) -> (b, 1, n, out)``.
 
     Args:
         in_: The tokens' width c.
         out: The queries' and the output's width.
         number: The number n of queries.
         heads: The number of heads.
-        places: What adds places to queries and tokens.
+        position: Adds position embeddings to queries and tokens.
     """
 
-    def __init__(self, in_: int, out: int, number: int, heads: int, places: Places) -> None:
+    def __init__(
+        self, in_: int, out: int, number: int, heads: int, position: QueryPosition
+    ) -> None:
         super().__init__()
         self.queries = queries(number, out, 0.02)
         self.context_proj = nn.Identity() if in_ == out else Linear(in_, out, bias=False)
         self.context_norm = nn.LayerNorm(out, _EPS)
         self.queries_norm = nn.LayerNorm(out, _EPS)
-        self.places = places
+        self.places = position
         self.attention = Attention(out, out, heads, head_width(out, heads))
         self.norm = nn.LayerNorm(out, _EPS)
         self.proj = Linear(out, out, bias=False)
@@ -96,11 +98,11 @@ class QueryResamplerModule(nn.Module):
         return out[:, None]
 
 
-class Places(nn.Module):
-    """Add their places to queries and tokens; ``(n, c), (b, h, w, c) -> (n, c), (b, h, w, c)``.
+class QueryPosition(nn.Module):
+    """Add positions to queries and tokens; ``(n, c), (b, h, w, c) -> (n, c), (b, h, w, c)``.
 
-    Upstream saves the queries' table, rounded to the weights' dtype, and scales what it saved;
-    so it is a parameter here too, and none that is trained.
+    Upstream saves the queries' table in the weights' dtype and interpolates what it saved. So the
+    table is a parameter here too, but not a trained one.
 
     Args:
         number: The number n of queries.
@@ -116,8 +118,8 @@ class Places(nn.Module):
         table = None
         if kind != "keys":
             self.side = square_side(number)
-            places = sincos(self.side, self.side, channels).to(torch.get_default_dtype())
-            table = nn.Parameter(places.flatten(0, 1), requires_grad=False)
+            position = sincos(self.side, self.side, channels).to(torch.get_default_dtype())
+            table = nn.Parameter(position.flatten(0, 1), requires_grad=False)
         self.register_parameter("table", table)
 
     def forward(self, q: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,13 +127,13 @@ class Places(nn.Module):
         if self.table is None:
             return q, x + sincos(h, w, channels, x.device).to(x.dtype)
         if self.kind == "both":
-            places = sincos(h, w, channels, x.device)
+            position = sincos(h, w, channels, x.device)
         else:
             table = self.table.to(torch.promote_types(self.table.dtype, torch.float32))
             square = table.view(1, self.side, self.side, channels).permute(0, 3, 1, 2)
             scaled = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
-            places = scaled.permute(0, 2, 3, 1).to(self.table.dtype)
-        return q + self.table.to(q.dtype), x + places.to(x.dtype)
+            position = scaled.permute(0, 2, 3, 1).to(self.table.dtype)
+        return q + self.table.to(q.dtype), x + position.to(x.dtype)
 
     def extra_repr(self) -> str:
         return self.kind

@@ -1,4 +1,4 @@
-"""A chain of blocks several times in a row."""
+"""A chain of blocks, repeated."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Repeat"]
 
 
 class Repeat(Block):
-    """Run a chain `times` times in a row, with weights of its own each time.
+    """Run a chain `times` times in a row, each time with its own weights.
 
-    ``(b, h, w, c) -> body(...body(x))``; the body may change grid and width, as often as it runs.
+    ``(b, h, w, c) -> body(...body(x))``; the body may change grid and width each time.
     Keys: ``<t>.body.<i>.`` for the i-th block of the t-th copy.
 
     Attributes:
@@ -29,19 +29,19 @@ class Repeat(Block):
         body: The blocks of one copy.
     """
 
-    needs_grid: ClassVar[bool] = False  # it does not; its body may
+    needs_grid: ClassVar[bool] = False  # its body may
 
     times: Annotated[int, Field(ge=1, le=MAX_BLOCKS)]
     body: Blocks
 
     @property
-    def _copies(self) -> int:
+    def chain_copies(self) -> int:
         return self.times
 
     def flow(self, x: Feature) -> Feature:
         for _ in range(self.times):
             y = walk(self.body, x, ".body")[-1].y
-            if y == x:  # so does every further copy
+            if y == x:  # so do all further copies
                 break
             x = y
         return x

@@ -1,4 +1,4 @@
-"""The perceiver resampler: learned latents that read the image and each other."""
+"""The perceiver resampler: learned latents that attend to the image and to each other."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Norm = Literal["layer", "rms"]
 
 
 class Resampler(Block):
-    """Let a fixed number of latents read the tokens; ``(b, h, w, c) -> (b, 1, n, c)``.
+    """Cross-attend from a fixed number of latents to the tokens; ``(b, h, w, c) -> (b, 1, n, c)``.
 
     `depth` layers of ``z = z + attention(norm(z), [norm(x), norm(z)])`` and
     ``z = z + ffn(norm(z))``, then a norm; no linear layer has a bias, and the feed-forward layers
-    are four times as wide as the tokens. Any number of tokens comes in, and their order does not
-    matter. Source: Alayrac et al., "Flamingo", 2022; `IdeficsPerceiverResampler` and
+    are four times as wide as the tokens. The input may have any number of tokens, in any order.
+    Source: Alayrac et al., "Flamingo", 2022; `IdeficsPerceiverResampler` and
     `Idefics2PerceiverResampler` of transformers. Keys: ``latents`` (n, c), then for each layer
     ``layers.<i>.context_norm``, ``.latents_norm``, ``.attention``, ``.ffn_norm``, ``.ffn``, then
     ``norm``.
@@ -34,13 +34,14 @@ class Resampler(Block):
         queries: The number n of latents.
         depth: The number of layers.
         heads: The number of heads.
-        head_dim: The width of a head; heads and tokens need not be equally wide.
-        kv_heads: The number of heads of keys and values, which divides `heads`; None is as many.
+        head_dim: The width of a head; `heads` times it need not be the tokens' width.
+        kv_heads: The number of heads of keys and values, which divides `heads`; None is `heads`.
         norm: ``layer`` (Flamingo) or ``rms`` (Idefics2).
-        eps: Of the norms.
+        eps: The eps of the norms.
         ffn: The feed-forward layers: two linear layers and ``gelu`` (OpenFlamingo) or ``relu``
             (Idefics), or ``swiglu`` (Idefics2).
-        qk_norm: Whether each head's queries and keys pass a LayerNorm, as Idefics may.
+        qk_norm: Whether a LayerNorm normalises each head's queries and keys, as in some Idefics
+            models.
     """
 
     needs_grid: ClassVar[bool] = False
@@ -57,11 +58,11 @@ class Resampler(Block):
     qk_norm: bool = False
 
     @model_validator(mode="after")
-    def _groups(self) -> Resampler:
+    def _check_kv_heads(self) -> Resampler:
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise SpecError(
                 f"{self.kv_heads} 'kv_heads' do not divide {self.heads} 'heads'",
-                hint="Leave it out for as many.",
+                hint="Leave it out to use 'heads'.",
             )
         return self
 
@@ -100,10 +101,10 @@ class Resampler(Block):
 
 
 class ResamplerModule(nn.Module):
-    """Latents through layers that read the tokens, then a norm; ``(b, h, w, c) -> (b, 1, n, c)``.
+    """Latents through the layers of a resampler, then a norm; ``(b, h, w, c) -> (b, 1, n, c)``.
 
     Args:
-        latents: The latents (n, c) to begin with.
+        latents: The learned latents (n, c).
         *layers: Modules that take the latents (b, n, c) and the tokens (b, m, c).
         norm: The last norm.
     """
@@ -116,7 +117,7 @@ class ResamplerModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1, 2)
-        # A copy: torch's FLOP counter refuses a module given a view of a parameter.
+        # A copy: torch's FLOP counter refuses a module that is given a view of a parameter.
         latents = self.latents.repeat(x.shape[0], 1, 1)
         for layer in self.layers:
             latents = layer(latents, x)
@@ -125,7 +126,7 @@ class ResamplerModule(nn.Module):
 
 
 class ResamplerLayer(nn.Module):
-    """Latents read tokens and themselves, then think; ``(b, n, c), (b, m, c) -> (b, n, c)``."""
+    """Latents attend to tokens and latents, then an FFN; ``(b, n, c), (b, m, c) -> (b, n, c)``."""
 
     def __init__(
         self,

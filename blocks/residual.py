@@ -1,4 +1,4 @@
-"""A chain of blocks with a skip around it."""
+"""A chain of blocks with a skip connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .norm_act import FRESH_NORMS, NormActModule
 __all__ = ["Residual", "ResidualModule"]
 
 
-_PROBE = 720  # divides by all the usual strides
+_PROBE = 720  # a side that all common strides divide
 
 
 class Residual(Block):
@@ -29,22 +29,22 @@ class Residual(Block):
     Keys: ``body.<i>.`` for the i-th block of the body.
 
     Attributes:
-        body: The blocks; they must give back the feature they are given.
+        body: The blocks; the feature that leaves them must equal the one that enters.
     """
 
-    needs_grid: ClassVar[bool] = False  # it does not; its body may
+    needs_grid: ClassVar[bool] = False  # its body may
 
     body: Blocks
 
     def flow(self, x: Feature) -> Feature:
-        self._check(x)
+        self._check_body(x)
         if x.tokens is None:
-            # Unknown sides always look equal: see what becomes of known ones.
-            with contextlib.suppress(GridError):  # a body for one grid only
-                self._check(x.replace(grid=(_PROBE, _PROBE)))
+            # Unknown sides always compare equal: check the body with known ones.
+            with contextlib.suppress(GridError):  # a body made for one grid
+                self._check_body(x.replace(grid=(_PROBE, _PROBE)))
         return x
 
-    def _check(self, x: Feature) -> None:
+    def _check_body(self, x: Feature) -> None:
         y = walk(self.body, x, ".body")[-1].y
         if y != x:
             raise SpecError(
@@ -59,7 +59,7 @@ class ResidualModule(nn.Module):
     """``x + body(x)``; ``(b, h, w, c) -> (b, h, w, c)``.
 
     Raises:
-        GridError: The body changes the shape. Broadcasting would hide it.
+        GridError: The body changes the shape, which broadcasting would hide.
     """
 
     def __init__(self, *body: nn.Module) -> None:
@@ -75,12 +75,12 @@ class ResidualModule(nn.Module):
         return x + y
 
 
-# Their output is a new tensor that nobody else has.
+# Modules whose output is a new tensor, which nothing else holds.
 _FRESH = (DepthwiseConv, Linear, nn.Linear)
 
 
 def _owns_its_output(body: nn.Module) -> bool:
-    """Return whether what a body gives is a new tensor that nobody else has seen."""
+    """Return whether a body's output is a new tensor that nothing else holds."""
     if type(body) is not Chain:  # wrapped, or replaced
         return False
     last = body[-1]

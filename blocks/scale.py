@@ -1,4 +1,4 @@
-"""Multiplication by a constant, and standardisation by stored numbers."""
+"""Multiplication by a constant, and standardisation with stored statistics."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Scale(Block):
     Keys: ``bias`` (c) and ``scale`` (c) where it standardises, none otherwise.
 
     Attributes:
-        by: A number, or ``root-channels`` for the square root of the width, as Gemma does.
-        standardize: Subtract a stored bias of each channel and multiply by a stored scale after
-            that, all in fp32, as the larger Gemma 4 models do. Both are statistics, not trained.
+        by: A number, or ``root-channels`` for the square root of the width, as in Gemma.
+        standardize: Then subtract a stored bias from each channel and multiply by a stored scale,
+            all in fp32, as in the larger Gemma 4 models. Both are statistics and not trained.
     """
 
     needs_grid: ClassVar[bool] = False
@@ -52,7 +52,7 @@ class ScaleModule(nn.Module):
 class Standardization(ScaleModule):
     """``(factor * x - bias) * scale`` in fp32; ``(..., c) -> (..., c)``.
 
-    The difference is of large numbers that are nearly equal: 16 bits would not hold it.
+    It subtracts large numbers that are nearly equal, for which 16 bits are too few.
     """
 
     def __init__(self, channels: int, factor: float) -> None:

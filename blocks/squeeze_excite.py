@@ -68,7 +68,7 @@ class SqueezeExciteModule(nn.Module):
 
 def _mean(x: Tensor) -> Tensor:
     """Average a feature over its grid; ``(b, h, w, c) -> (b, 1, 1, c)``."""
-    if torch.compiler.is_compiling():  # a window's size must not be baked into what is exported
+    if torch.compiler.is_compiling():  # an export must not freeze the window's size
         return x.mean((1, 2), keepdim=True)
-    # The same as a pool on the channels-last view, which is several times faster than the mean.
+    # A pool on the channels-last view gives the same and is several times as fast.
     return F.avg_pool2d(x.permute(0, 3, 1, 2), x.shape[1:3]).permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""From specification to modules."""
+"""Build the modules of a specification."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..blocks.core.block import Step, label, one_pass
+from ..blocks.core.block import Step, label, walk_cache
 from ..blocks.core.chain import Chain
 from ..blocks.core.errors import SpecError
 from ..registry import MobileVLMError, quote, told
@@ -20,17 +20,17 @@ def assemble(steps: Sequence[Step]) -> Chain:
     Raises:
         SpecError: A block cannot build its module; the cause is chained.
     """
-    with one_pass():  # building walks the chains inside
-        return Chain(*(_build(index, step) for index, step in enumerate(steps)))
+    with walk_cache():  # blocks walk the chains inside them to build
+        return Chain(*(_build_block(index, step) for index, step in enumerate(steps)))
 
 
-def _build(index: int, step: Step) -> nn.Module:
+def _build_block(index: int, step: Step) -> nn.Module:
     where = f"blocks[{index}] ({label(step.block)})"
     try:
         module = step.block.build(step.x)
     except MobileVLMError:
         raise
-    except Exception as error:  # other people's blocks: say which one it was
+    except Exception as error:  # a plugin's block: name it
         raise SpecError(f"building failed: {told(error)}", where) from error
     if not isinstance(module, nn.Module):
         raise SpecError(f"build returned {quote(module)}", where, "a torch.nn.Module")

@@ -1,4 +1,4 @@
-"""The front door's verbs: build, plan and spell out a projector."""
+"""Build a projector, plan it, or return its specification."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def build_projector(
     Args:
         spec: A registered name, a mapping as in a document, or a `Stack`. Never a path: read
             files with `load_spec`.
-        in_: The input width; may be left to the document. ``**{"in": 1024}`` works too.
-        out: The output width; may be left to the document.
+        in_: The input width, if the document does not give it. ``**{"in": 1024}`` works too.
+        out: The output width, if the document does not give it.
         grid: The default token grid (h, w) of `forward` and `plan`.
         device: Where to build; default: torch's current default device.
         dtype: The parameters' dtype or its name, ``"bf16"``; default: torch's default dtype.
-        max_parameters: The most parameters to put up with.
+        max_parameters: Upper limit on parameters.
         **options: The options of a registered name.
 
     Raises:
-        RegistryError: The name is not known, or its plugin is broken.
+        RegistryError: The name is unknown, or its plugin is broken.
         SpecError: The document, an option or a width does not fit.
         GridError: The grid does not fit.
     """
@@ -63,7 +63,7 @@ def plan_projector(
     max_parameters: int = MAX_PARAMETERS,
     **options: Any,
 ) -> Plan:
-    """Walk a projector on paper: shapes, tokens, parameters and MACs, nothing allocated.
+    """Plan a projector: shapes, tokens, parameters and MACs, without allocating it.
 
     >>> plan_projector("ldp", 1024, 2048, grid=(24, 24)).tokens_out
     144

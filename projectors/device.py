@@ -1,4 +1,4 @@
-"""Devices and dtypes, checked before anything is put on or in them."""
+"""Check devices and dtypes before anything is allocated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_device(device: torch.device | str) -> torch.device:
     """Return a device on which torch can make a tensor.
 
     Raises:
-        SpecError: It cannot, or there is no such device.
+        SpecError: There is no such device, or it cannot be used.
     """
     try:
         found = torch.device(device)
@@ -31,13 +31,13 @@ def check_device(device: torch.device | str) -> torch.device:
 
 
 def check_dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Return a floating dtype, given as such or by one of its names, as the command line has them.
+    """Return a floating dtype, given as a `torch.dtype` or by one of its names.
 
     >>> check_dtype("bf16"), check_dtype("torch.half"), check_dtype(torch.float32)
     (torch.bfloat16, torch.float16, torch.float32)
 
     Raises:
-        SpecError: It is neither.
+        SpecError: It is not a floating dtype.
     """
     found = getattr(torch, dtype_name(dtype) or "", None) if isinstance(dtype, str) else dtype
     if not (isinstance(found, torch.dtype) and found.is_floating_point):

@@ -1,4 +1,4 @@
-"""Documents: reading and writing stacks as JSON."""
+"""Read and write stacks as JSON documents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
         source: A string whose first non-blank character is ``{`` is text; any other is a path.
 
     Raises:
-        SpecError: It cannot be read, is no JSON, or does not fit; the message says where.
+        SpecError: It cannot be read, is not JSON, or does not fit; the message says where.
         GridError: A block leaves less of a fixed grid than the next one needs.
     """
     if isinstance(source, Mapping):
@@ -54,10 +54,10 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
 
 
 def parse_spec(data: bytes | str, where: str) -> Stack:
-    """Read a specification from JSON text; `where` is what messages call it.
+    """Read a specification from JSON text; `where` is its name in messages.
 
     Raises:
-        SpecError: It is no JSON, or does not fit.
+        SpecError: It is not JSON, or does not fit.
         GridError: A block leaves less of a fixed grid than the next one needs.
     """
     return Stack.parse(_READER.parse(data, where))
@@ -66,21 +66,21 @@ def parse_spec(data: bytes | str, where: str) -> Stack:
 def dump_spec(
     stack: Stack, path: str | os.PathLike[str] | None = None, *, replace: bool = False
 ) -> str:
-    """Write a specification as JSON, in full: every default is written out.
+    """Write a specification as JSON, with every default written out.
 
     Args:
         stack: The specification.
-        path: A file to write as well; it is replaced at once or not at all. A file that is no
-            document, and a link, are replaced only with `replace`.
-        replace: Whether what is there may be replaced, whatever it is.
+        path: A file to write too; it is replaced atomically. A file that is not a document, or a
+            link, is replaced only with `replace`.
+        replace: Whether to replace whatever exists at `path`.
 
     Returns:
         The text.
 
     Raises:
-        RegistryError: A block is not registered, so it has no name to be written under.
-        SpecError: It is no stack, a block holds what is no JSON, or the file cannot be written or
-            is no document.
+        RegistryError: A block is not registered and so has no name.
+        SpecError: It is not a stack, a block holds what is not JSON, or the file cannot be written
+            or is not a document.
     """
     if not isinstance(stack, Stack):
         hint = "A projector's is projector.spec; load_spec makes one of a mapping."
@@ -88,10 +88,10 @@ def dump_spec(
     try:
         document = stack.model_dump(mode="json")
     except PydanticSerializationError as error:
-        if isinstance(error.__cause__, RegistryError):  # a block of no registered name
+        if isinstance(error.__cause__, RegistryError):  # a block that is not registered
             raise error.__cause__ from None
         raise SpecError(f"cannot be written as JSON: {first_line(error)}", "stack") from error
-    text = _format(document, "") + "\n"
+    text = _format_json(document, "") + "\n"
     if path is not None:
         target = Path(path)
         check_target(
@@ -108,7 +108,7 @@ def dump_spec(
 
 
 def is_document(path: Path) -> bool:
-    """Whether a file is a JSON object with the fields that `dump_spec` writes."""
+    """Return whether a file is a JSON object with the fields that `dump_spec` writes."""
     try:
         document = _READER.read(path)
     except MobileVLMError:
@@ -125,13 +125,13 @@ _READER = JsonReader(
 )
 
 
-def _format(value: Any, indent: str) -> str:
-    """Indent by two, but keep on one line what fits there: a block reads as one line."""
+def _format_json(value: Any, indent: str) -> str:
+    """Indent by two spaces, but keep what fits on one line there, such as a block."""
     flat = json.dumps(value, allow_nan=False)
     if not isinstance(value, dict | list) or (indent and len(indent) + len(flat) <= _LINE):
         return flat
     inner = indent + "  "
     if isinstance(value, dict):
-        lines = [f"{json.dumps(key)}: {_format(item, inner)}" for key, item in value.items()]
+        lines = [f"{json.dumps(key)}: {_format_json(item, inner)}" for key, item in value.items()]
         return "{\n" + ",\n".join(inner + line for line in lines) + "\n" + indent + "}"
-    return "[\n" + ",\n".join(inner + _format(item, inner) for item in value) + f"\n{indent}]"
+    return "[\n" + ",\n".join(inner + _format_json(item, inner) for item in value) + f"\n{indent}]"

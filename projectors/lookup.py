@@ -1,4 +1,4 @@
-"""From what a user writes to a stack: a registered name, a mapping or a stack."""
+"""Turn what a user passes as `spec`, a name, a mapping or a stack, into a stack."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def instantiate(name: str, options: Mapping[str, Any]) -> Preset:
 
     Raises:
         RegistryError: There is no such preset.
-        SpecError: An option does not fit, or is what the name itself stands for.
+        SpecError: An option does not fit, or is fixed by the name.
     """
     entry = PROJECTORS.get(name)
     if isinstance(entry, type):
-        return _make(entry, name, options)
+        return _make_preset(entry, name, options)
     fixed = sorted(entry.model_fields_set & options.keys())
     if fixed:
         raise SpecError(
@@ -33,26 +33,26 @@ def instantiate(name: str, options: Mapping[str, Any]) -> Preset:
             hint=f"{name} means {fixed[0]}={getattr(entry, fixed[0])!r}: choose another name.",
         )
     given = {key: getattr(entry, key) for key in entry.model_fields_set}
-    return _make(type(entry), name, {**given, **options})
+    return _make_preset(type(entry), name, {**given, **options})
 
 
-def _make(cls: type[Preset], name: str, options: Mapping[str, Any]) -> Preset:
+def _make_preset(cls: type[Preset], name: str, options: Mapping[str, Any]) -> Preset:
     try:
         return cls(**options)
-    except SpecError as error:  # say the name the user wrote, not the class's
+    except SpecError as error:  # with the name that the user wrote, not the class's
         where = name + error.where.removeprefix(cls.__name__)
         raise SpecError(error.found, where, error.expected, error.hint) from error.__cause__
 
 
 def to_stack(spec: object, in_: int | None, out: int | None, options: dict[str, Any]) -> Stack:
-    """Return the stack that a name, a mapping or a stack means, with the widths of the call.
+    """Return the stack of a name, a mapping or a stack, with the widths of the call.
 
     Raises:
         RegistryError: There is no such name.
         SpecError: Widths are missing or disagree, or the document or an option does not fit.
     """
     options = dict(options)
-    if "in" in options:  # a keyword in Python: arrives only as **{"in": 1024}
+    if "in" in options:  # a Python keyword: passed as **{"in": 1024}
         if in_ is not None:
             raise SpecError("the input width is given twice", "in")
         in_ = options.pop("in")
@@ -103,10 +103,10 @@ def to_stack(spec: object, in_: int | None, out: int | None, options: dict[str, 
 
 
 def refuse_path(name: str) -> None:
-    """Say what reads a file or a folder, where a name that is not known leads to one.
+    """Refuse an unknown name that is the path of a file or a folder, with what reads it.
 
     Raises:
-        UnknownName: There is one.
+        UnknownName: It is such a path.
     """
     try:
         path = Path(name)
@@ -116,7 +116,7 @@ def refuse_path(name: str) -> None:
             kind = "a file that is not there"
         else:
             return
-    except (OSError, ValueError):  # longer than a path may be, or with a NUL in it
+    except (OSError, ValueError):  # too long for a path, or with a NUL
         return
     call = "load_spec" if path.suffix == ".json" else "load_projector"
     hint = f"It is {kind}: write {call}({quote(name, 200)})."
@@ -125,5 +125,4 @@ def refuse_path(name: str) -> None:
 
 def _check_width(width: object, where: str) -> None:
     """Refuse what a stack would refuse, before a preset computes with it."""
-    probe = {"in": 1, "out": 1, "blocks": ["pointwise"], where: width}
-    Stack.parse(probe)
+    Stack.parse({"in": 1, "out": 1, "blocks": ["pointwise"], where: width})

@@ -16,10 +16,10 @@ __all__ = ["count_macs"]
 
 @contextmanager
 def count_macs(root: nn.Module) -> Iterator[dict[str, int]]:
-    """Count the MACs of convolutions and matrix products while the block runs in this thread.
+    """Count the MACs of convolutions and matrix products in this thread, in a ``with`` block.
 
-    torch's own FlopCounterMode hooks every module of the process, so that other threads' calls
-    would be counted too; this one hooks `root`'s modules only, and borrows torch's formulas.
+    torch's FlopCounterMode hooks every module of the process, so that other threads' calls would
+    count too. This one hooks only `root`'s modules, and uses torch's formulas.
 
     Yields:
         MACs by module path below `root`; the empty path is the total.
@@ -29,26 +29,26 @@ def count_macs(root: nn.Module) -> Iterator[dict[str, int]]:
     with ExitStack() as stack:
         for name, module in root.named_modules():
             if name:
-                enter = module.register_forward_pre_hook(_enter(path, name))
-                leave = module.register_forward_hook(_leave(path), always_call=True)
+                enter = module.register_forward_pre_hook(_push_path(path, name))
+                leave = module.register_forward_hook(_pop_path(path), always_call=True)
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
-        stack.enter_context(_Counter(found, path))
+        stack.enter_context(_MacCounter(found, path))
         yield found
 
 
-def _enter(path: list[str], name: str) -> Any:
+def _push_path(path: list[str], name: str) -> Any:
     return lambda module, args: path.append(name)
 
 
-def _leave(path: list[str]) -> Any:
+def _pop_path(path: list[str]) -> Any:
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         path.pop()
 
     return leave
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, found: dict[str, int], path: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = found
@@ -70,7 +70,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return out
         out = func(*args, **kwargs)
         if formula is not None:
-            macs = formula(*args, **kwargs, out_val=out) // 2  # a multiply and an add are one
+            macs = formula(*args, **kwargs, out_val=out) // 2  # a multiply-add is two FLOPs
             for name in ("", *self.path):
                 self.found[name] = self.found.get(name, 0) + macs
         return out

@@ -19,7 +19,7 @@ __all__ = ["NestedPreset"]
 
 
 class NestedPreset(Block):
-    """Stand for a preset's blocks, from the width that arrives to `out`; expanded at load.
+    """The blocks of a preset, from the incoming width to `out`; expanded at load.
 
     Every further key is an option of the preset.
 
@@ -37,7 +37,7 @@ class NestedPreset(Block):
         out = x.width(self.out)
         try:
             stack = instantiate(self.name, self.model_extra or {}).stack(x.channels, out)
-        except MobileVLMError as error:  # its path is one inside the preset, not in the document
+        except MobileVLMError as error:  # its path is inside the preset, not in the document
             found = f"{error.where}: {error.found}" if error.where else error.found
             raise SpecError(found, expected=error.expected, hint=error.hint) from error
         if stack.prefix_tokens:
@@ -45,7 +45,7 @@ class NestedPreset(Block):
                 "prefix tokens are dropped on entry only",
                 hint="Set prefix_tokens of the whole stack.",
             )
-        return _written_out(stack.blocks, stack.feature(x.grid).replace(layout=x.layout))
+        return _with_numeric_widths(stack.blocks, stack.feature(x.grid).replace(layout=x.layout))
 
     def flow(self, x: Feature) -> Feature:
         return walk(self.expand(x), x, ".blocks")[-1].y
@@ -54,8 +54,8 @@ class NestedPreset(Block):
         return assemble(walk(self.expand(x), x, ".blocks"))
 
 
-def _written_out(blocks: Sequence[Block], x: Feature) -> tuple[Block, ...]:
-    """Return the blocks with widths as numbers: ``out`` means something else outside."""
+def _with_numeric_widths(blocks: Sequence[Block], x: Feature) -> tuple[Block, ...]:
+    """Return the blocks with widths as numbers: ``out`` means another width outside."""
     done: list[Block] = []
     for step in walk(blocks, x):
         fields = type(step.block).model_fields
@@ -64,6 +64,8 @@ def _written_out(blocks: Sequence[Block], x: Feature) -> tuple[Block, ...]:
             for name, field in fields.items()
             if is_width(field)
         }
-        inner = {path: _written_out(body, step.x) for path, body in bodies(step.block).items()}
+        inner = {
+            path: _with_numeric_widths(body, step.x) for path, body in bodies(step.block).items()
+        }
         done.append(with_bodies(step.block, inner).model_copy(update=changes))
     return tuple(done)

@@ -1,4 +1,4 @@
-"""Which block makes the first NaN."""
+"""Find the block that produces the first NaN or infinity."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ __all__ = ["NonFiniteError", "find_nonfinite"]
 
 
 class NonFiniteError(MobileVLMError, ArithmeticError):
-    """Numbers that are NaN or infinite, and the block that made them."""
+    """NaN or infinite values, and the block that produced them."""
 
 
 @contextmanager
 def find_nonfinite(projector: nn.Module) -> Iterator[None]:
-    """Stop at the first block that makes a NaN or an infinity, within a ``with`` block.
+    """Stop at the first block that produces a NaN or an infinity, within a ``with`` block.
 
         with find_nonfinite(projector):
             projector(x)
 
-    NaN and infinity are numbers like any other to a projector: they come in, they go out. Within,
-    every block is watched and runs as it stands, one after the other; it is meant for searching,
-    not for speed.
+    Otherwise a projector passes NaN and infinities on like any numbers. Every block is hooked, so
+    that none is fused or reordered: this is for debugging, and slow.
 
     Args:
         projector: A projector, or any other module.
 
     Raises:
-        NonFiniteError: A block gave such numbers, or they came in; it names the block by its path
-            in the document.
+        NonFiniteError: A block returned such values, or the input holds them; it names the block
+            by its path in the document.
     """
 
     def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
         for x in _tensors(args):
-            if bad := _describe(x):
-                raise NonFiniteError(bad, "x", "finite numbers", "They come from before it.")
+            if bad := _describe_nonfinite(x):
+                raise NonFiniteError(
+                    bad, "x", "finite numbers", "The input of the projector holds them."
+                )
 
     def leave(path: str) -> Any:
         def check(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
             for y in _tensors(result):
-                if bad := _describe(y):
+                if bad := _describe_nonfinite(y):
                     raise NonFiniteError(bad, path, "finite numbers", _reason(module, args, y))
 
         return check
@@ -63,8 +64,8 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield value
 
 
-def _describe(x: Tensor) -> str:
-    """Return how many of the numbers are not finite, and the first; nothing if all are."""
+def _describe_nonfinite(x: Tensor) -> str:
+    """Say how many values are not finite, and the first; empty if all are finite."""
     bad = ~x.isfinite()
     count = int(bad.sum())
     if not count:
@@ -75,7 +76,7 @@ def _describe(x: Tensor) -> str:
 
 def _reason(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> str:
     for key, tensor in module.state_dict().items():
-        if _describe(tensor):
+        if _describe_nonfinite(tensor):
             return f"Its {key!r} holds such numbers: `inspect_values` finds them in a file."
     size = max((x.detach().abs().max().item() for x in _tensors(args) if x.numel()), default=0.0)
     text = f"Its weights and its input are finite, and the input reaches {size:g}"

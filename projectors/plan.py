@@ -1,4 +1,4 @@
-"""The plan: a stack walked on paper."""
+"""The plan: the features, parameters and MACs of a stack, computed without allocating it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..blocks.core.block import Step, chains, label, one_pass
+from ..blocks.core.block import Step, chains, label, walk_cache
 from ..blocks.core.chain import Chain
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Feature, Grid
@@ -20,21 +20,21 @@ from .macs import count_macs
 from .stack import Stack
 from .table import align
 
-__all__ = ["MAX_PARAMETERS", "Plan", "Row"]
+__all__ = ["MAX_PARAMETERS", "Plan", "PlanRow"]
 
 MAX_PARAMETERS = 2_000_000_000
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One block of a plan.
 
     Attributes:
-        path: Where it stands, as state-dict keys begin: ``blocks.3.body.0``.
+        path: Its path, which its state-dict keys begin with: ``blocks.3.body.0``.
         name: Its registered name.
         x: The feature that enters it.
         y: The feature that leaves it.
-        parameters: Its learned numbers, those of blocks inside it included.
+        parameters: Its number of parameters, with those of the blocks inside it.
         macs: Multiply-accumulates for one image, of convolutions and matrix products; None while
             the grid is unknown.
     """
@@ -48,26 +48,26 @@ class Row:
 
     @property
     def depth(self) -> int:
-        """How many blocks it stands inside."""
+        """How many blocks it is nested in."""
         return sum(not step.isdigit() for step in self.path.split(".")) - 1
 
 
 class Plan:
-    """What a stack does to a grid, its parameters and its work. Allocates nothing.
+    """The features between a stack's blocks, its parameters and its MACs. Allocates nothing.
 
-    Walking is done at once. Parameters and MACs are read off a build on the meta device, when
-    first asked for.
+    Features are computed at once; parameters and MACs, from modules on the meta device, when they
+    are first read.
 
     Args:
         stack: The specification.
         grid: The token grid (h, w), or None if it is not known.
-        max_parameters: The most parameters to put up with.
+        max_parameters: Upper limit on parameters.
 
     Attributes:
         stack: The specification.
         grid: The grid, or None.
         steps: The blocks with the features around them.
-        max_parameters: The cap.
+        max_parameters: The upper limit on parameters.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class Plan:
             return assemble(self.steps)
 
     def modules(self) -> Chain:
-        """Hand over the modules on the meta device; the plan makes others if it needs them."""
+        """Return the modules on the meta device, and forget them: the caller owns them."""
         modules = self._meta
         del self._meta
         return modules
 
     @cached_property
     def parameters(self) -> int:
-        """The number of learned parameters.
+        """The number of parameters.
 
         Raises:
-            SpecError: They are more than `max_parameters`.
+            SpecError: There are more than `max_parameters`.
         """
         total = sum(parameter.numel() for parameter in self._meta.parameters())
         if total > self.max_parameters:
@@ -116,8 +116,8 @@ class Plan:
         return total
 
     @cached_property
-    def _sizes(self) -> dict[str, int]:
-        """Learned numbers by module path within the chain; a shared parameter is one in each."""
+    def _parameters_by_path(self) -> dict[str, int]:
+        """Parameters by module path in the chain; a shared one counts in each module."""
         found: dict[str, dict[int, int]] = {}
         for path, parameter in self._meta.named_parameters(remove_duplicate=False):
             while path:
@@ -126,8 +126,8 @@ class Plan:
         return {path: sum(sizes.values()) for path, sizes in found.items()}
 
     @cached_property
-    def _macs(self) -> dict[str, int] | None:
-        """MACs by module path within the chain; the empty path is the total."""
+    def _macs_by_path(self) -> dict[str, int] | None:
+        """MACs by module path in the chain; the empty path is the total."""
         if self.grid is None:
             return None
         x = torch.empty(1, *self.grid, self.stack.in_, device="meta")
@@ -152,11 +152,11 @@ class Plan:
     @property
     def macs(self) -> int | None:
         """Multiply-accumulates for one image; None while the grid is unknown."""
-        return None if self._macs is None else self._macs.get("", 0)
+        return None if self._macs_by_path is None else self._macs_by_path.get("", 0)
 
     @cached_property
     def runs_as(self) -> tuple[str, ...]:
-        """What the fast forms do in another order than is written, one sentence each."""
+        """Which blocks run in another order than written, one sentence each."""
         found: list[str] = []
         for path, chain in self._meta.named_modules():
             if not isinstance(chain, Chain):
@@ -170,22 +170,22 @@ class Plan:
         return tuple(found)
 
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
-        """One row per block, blocks inside others after the one they are in."""
-        with one_pass():
+    def rows(self) -> tuple[PlanRow, ...]:
+        """One row per block, each followed by those of the blocks inside it."""
+        with walk_cache():
             return tuple(self._rows(self.steps, "", self._meta))
 
-    def _rows(self, steps: Sequence[Step], prefix: str, chain: nn.Module) -> Iterator[Row]:
+    def _rows(self, steps: Sequence[Step], prefix: str, chain: nn.Module) -> Iterator[PlanRow]:
         for index, step in enumerate(steps):
             path = f"{prefix}{index}"
-            size = self._sizes.get(path, 0)
-            macs = None if self._macs is None else self._macs.get(path, 0)
-            yield Row(f"blocks.{path}", label(step.block), step.x, step.y, size, macs)
+            size = self._parameters_by_path.get(path, 0)
+            macs = None if self._macs_by_path is None else self._macs_by_path.get(path, 0)
+            yield PlanRow(f"blocks.{path}", label(step.block), step.x, step.y, size, macs)
             module = chain.get_submodule(str(index))
             for name, inner in chains(step.block, step.x):
-                held = _held(module, name)
-                if held is not None:  # a module is free to fuse what its block holds
-                    yield from self._rows(inner, f"{path}.{name}.", held)
+                inside = _submodule(module, name)
+                if inside is not None:  # a module may fuse the chains of its block
+                    yield from self._rows(inner, f"{path}.{name}.", inside)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
@@ -223,13 +223,20 @@ class Plan:
                 str(row.x),
                 str(row.y),
                 f"{row.parameters:,}",
-                _short(row.macs),
+                _short_count(row.macs),
             ]
             for row in self.rows
         ]
         first, last = self.steps[0].x, self.steps[-1].y
         tokens = f"{self.tokens_in or '?'} -> {self.tokens_out or '?'} tokens"
-        total = ["total", tokens, str(first), str(last), f"{self.parameters:,}", _short(self.macs)]
+        total = [
+            "total",
+            tokens,
+            str(first),
+            str(last),
+            f"{self.parameters:,}",
+            _short_count(self.macs),
+        ]
         return header, [*rows, total]
 
     def __str__(self) -> str:
@@ -244,17 +251,17 @@ class Plan:
 RIGHT = frozenset({4, 5})  # the columns of numbers
 
 
-def _held(module: nn.Module, path: str) -> nn.Module | None:
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
     try:
         return module.get_submodule(path)
     except AttributeError:
         return None
 
 
-def _short(count: int | None) -> str:
-    """Write a count of MACs to three figures.
+def _short_count(count: int | None) -> str:
+    """Format a count with three significant digits.
 
-    >>> _short(1_207_959_552), _short(576), _short(None)
+    >>> _short_count(1_207_959_552), _short_count(576), _short_count(None)
     ('1.21 G', '576', '?')
     """
     if count is None:

@@ -16,12 +16,12 @@ __all__ = ["Aliases", "Preset"]
 
 Aliases: TypeAlias = Mapping[str, Mapping[str, Any]]
 
-_CALL = {"spec", "in", "in_", "out", "grid", "device", "dtype", "max_parameters"}
-_RESERVED = _CALL | {"type", "name", "expand", "stack", "upstream", "aliases"}
+_ARGUMENTS = {"spec", "in", "in_", "out", "grid", "device", "dtype", "max_parameters"}
+_RESERVED = _ARGUMENTS | {"type", "name", "expand", "stack", "upstream", "aliases"}
 
 
 class Preset(Spec):
-    """A named projector: a small pydantic class of options that expands to a stack.
+    """A named projector: a pydantic class of options that expands to a stack.
 
         class Wide(Preset):
             times: int = 4
@@ -31,8 +31,8 @@ class Preset(Spec):
                 return Stack(in_=in_, out=out, blocks=blocks)
 
     Attributes:
-        prefix_tokens: How many leading tokens (CLS, registers) to drop on entry; every preset has
-            it, and `stack` passes it on.
+        prefix_tokens: How many leading tokens (CLS, registers) to drop on entry. Every preset has
+            this option; `stack` sets it.
         upstream: How checkpoints of other projects name the weights.
         aliases: Other names of the projector, each with the options that it stands for; only
             those of built-in families are looked up.
@@ -55,18 +55,18 @@ class Preset(Spec):
         """Return the stack for these widths."""
 
     def stack(self, in_: int, out: int) -> Stack:
-        """Return the stack for these widths, with what every preset shares.
+        """Return the stack for these widths, with the options that every preset has.
 
         Raises:
-            SpecError: The options do not fit these widths, or `expand` fails or gives something
-                else than it was asked for.
+            SpecError: The options do not fit these widths, or `expand` fails or returns something
+                else than a stack of them.
         """
         where = type(self).__name__
         try:
             stack = self.expand(in_, out)
         except MobileVLMError:
             raise
-        except Exception as error:  # other people's presets: say which one it was
+        except Exception as error:  # a plugin's preset: name it
             raise SpecError(f"expand failed: {told(error)}", where) from error
         if not isinstance(stack, Stack) or (stack.in_, stack.out) != (in_, out):
             raise SpecError(f"expand returned {quote(stack)}", where, f"a Stack {in_} -> {out}")

@@ -1,4 +1,4 @@
-"""A JSON Schema of documents, for editors, from whatever is registered."""
+"""A JSON Schema of documents, for editors, generated from what is registered."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ _BLOCK = {"$ref": "#/$defs/block"}
 
 
 def document_schema() -> dict[str, Any]:
-    """Return a JSON Schema (2020-12) that every document fits; imports the plugins there are.
+    """Return a JSON Schema (2020-12) that every valid document fits; imports all plugins.
 
-    It knows the blocks, their fields and the presets' options. What takes arithmetic, such as
-    widths that meet, only `load_spec` can tell. Broken plugins are left out.
+    It describes the blocks, their fields and the presets' options. Only `load_spec` checks what
+    needs arithmetic, such as whether widths fit. Broken plugins are left out.
     """
-    classes = _loaded(BLOCKS)
+    classes = _load_all(BLOCKS)
     blocks: dict[str, Any] = {}
     short: list[str] = []
     for name, cls in classes.items():
         if cls is NestedPreset:
             continue
-        blocks[name] = schema = _object(cls, {"type": _named([name])}, ["type"])
+        blocks[name] = schema = _object_schema(cls, {"type": _name_schema([name])}, ["type"])
         if schema["required"] == ["type"]:
             short.append(name)
     presets: dict[tuple[type[Spec], frozenset[str]], list[str]] = {}
-    for name, preset in _loaded(PROJECTORS).items():
-        # What a name stands for with options set, it fixes.
+    for name, preset in _load_all(PROJECTORS).items():
+        # A name that stands for a preset with options fixes those.
         fixed = frozenset() if isinstance(preset, type) else preset.model_fields_set
         cls = preset if isinstance(preset, type) else type(preset)
         presets.setdefault((cls, frozenset(fixed)), []).append(name)
-    out = _object(NestedPreset, {}, [])["properties"]["out"]
+    out = _object_schema(NestedPreset, {}, [])["properties"]["out"]
     for (cls, taken), names in presets.items():
-        first = {"type": {"const": "preset"}, "name": _named(names), "out": out}
-        schema = _object(cls, first, ["type", "name"])
+        first = {"type": {"const": "preset"}, "name": _name_schema(names), "out": out}
+        schema = _object_schema(cls, first, ["type", "name"])
         for option in {"prefix_tokens", *taken}:
             del schema["properties"][option]
         blocks[f"preset {names[0]}"] = schema
-    root = _object(Stack, {}, [])
+    root = _object_schema(Stack, {}, [])
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A projector of mobilevlm",
@@ -55,8 +55,8 @@ def document_schema() -> dict[str, Any]:
         "$defs": {
             "block": {
                 "anyOf": [
-                    _named(short),
-                    *({"$ref": f"#/$defs/{_pointer(name)}"} for name in blocks),
+                    _name_schema(short),
+                    *({"$ref": f"#/$defs/{_json_pointer(name)}"} for name in blocks),
                 ]
             },
             **blocks,
@@ -64,8 +64,8 @@ def document_schema() -> dict[str, Any]:
     }
 
 
-def _loaded(registry: Registry[Any]) -> dict[str, Any]:
-    """Return everything registered that can be imported, by its name."""
+def _load_all(registry: Registry[Any]) -> dict[str, Any]:
+    """Return every entry that can be imported, by name."""
     found: dict[str, Any] = {}
     for name in registry.names():
         try:
@@ -75,8 +75,8 @@ def _loaded(registry: Registry[Any]) -> dict[str, Any]:
     return found
 
 
-def _named(names: list[str]) -> dict[str, Any]:
-    """Return a schema for names: as they are listed, or with ``_`` for ``-``."""
+def _name_schema(names: list[str]) -> dict[str, Any]:
+    """Return a schema for names as listed, or with ``_`` for ``-``."""
     patterns = [re.escape(name).replace(r"\-", "-").replace("-", "[-_]") for name in names]
     dashed = any("-" in name for name in names)
     listed: dict[str, Any] = {"enum": names}
@@ -85,12 +85,14 @@ def _named(names: list[str]) -> dict[str, Any]:
     return {"anyOf": [listed, {"type": "string", "pattern": f"^({'|'.join(patterns)})$"}]}
 
 
-def _object(cls: type[Spec], first: Mapping[str, Any], required: list[str]) -> dict[str, Any]:
+def _object_schema(
+    cls: type[Spec], first: Mapping[str, Any], required: list[str]
+) -> dict[str, Any]:
     """Return the schema of a class's fields, described as its docstring does."""
     schema = cls.model_json_schema(mode="validation")
-    told = _attributes(inspect.getdoc(cls) or "")
+    docs = _attribute_docs(inspect.getdoc(cls) or "")
     properties = {
-        name: {**_tidy(field), **({"description": told[name]} if name in told else {})}
+        name: {**_simplify(field), **({"description": docs[name]} if name in docs else {})}
         for name, field in schema.get("properties", {}).items()
     }
     return {
@@ -102,10 +104,10 @@ def _object(cls: type[Spec], first: Mapping[str, Any], required: list[str]) -> d
     }
 
 
-def _attributes(doc: str) -> dict[str, str]:
-    """Return what a docstring's section "Attributes" says of each field.
+def _attribute_docs(doc: str) -> dict[str, str]:
+    """Return the descriptions in a docstring's section "Attributes", by field.
 
-    >>> _attributes(inspect.getdoc(NestedPreset) or "")
+    >>> _attribute_docs(inspect.getdoc(NestedPreset) or "")
     {'name': "The preset's registered name.", 'out': 'Its output width.'}
     """
     section = re.search(r"^Attributes:\n((?:    .*(?:\n|$)|\n)+)", doc, re.MULTILINE)
@@ -114,17 +116,17 @@ def _attributes(doc: str) -> dict[str, str]:
     return {name.removesuffix("_"): " ".join(text.split()) for name, _, text in pairs}
 
 
-def _tidy(schema: Any) -> Any:
-    """Leave pydantic's titles out, and put a reference where a block stands."""
+def _simplify(schema: Any) -> Any:
+    """Drop pydantic's titles, and replace blocks by references."""
     if isinstance(schema, list):
-        return [_tidy(each) for each in schema]
+        return [_simplify(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("$comment") == "block":
         return dict(_BLOCK)
-    return {key: _tidy(value) for key, value in schema.items() if key != "title"}
+    return {key: _simplify(value) for key, value in schema.items() if key != "title"}
 
 
-def _pointer(name: str) -> str:
-    """Write a name as a part of a JSON pointer in a URI."""
+def _json_pointer(name: str) -> str:
+    """Escape a name for a JSON pointer in a URI."""
     return name.replace("/", "~1").replace(" ", "%20")

@@ -1,4 +1,4 @@
-"""The stack: a projector's specification, as a document holds it."""
+"""The stack: the specification of a projector."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["SCHEMA", "PrefixTokens", "Stack"]
 
 SCHEMA = 1
 
-Size = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+Channels = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 PrefixTokens = Annotated[int, Field(ge=0, le=1024)]
 
 
@@ -41,16 +41,16 @@ def _check_schema(schema: Any) -> Any:
 class Stack(Spec):
     """The specification of a projector: two widths and a chain of blocks.
 
-    Channels flow from left to right; a block writes only its output width. Presets inside the
-    chain are expanded on the way in, so a stack is always written out in full.
+    A block gives only its output width; its input width is that of the block before it. Presets in
+    the chain are expanded when the stack is made.
 
     Attributes:
         schema_: The version of the document format, written ``"schema"``.
         in_: The input width, written ``"in"``.
         out: The output width.
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry.
-        token_order: How tokens come in: ``raster``, row by row; or ``blocked``, as Qwen's towers
-            give them: the four tokens of each 2x2 block together. Undone on entry.
+        token_order: The order of the input tokens: ``raster``: row by row; ``blocked``: the four
+            tokens of each 2x2 block together, as Qwen's towers return them.
         blocks: The chain.
 
     Raises:
@@ -60,8 +60,8 @@ class Stack(Spec):
     schema_: Annotated[Literal[1], BeforeValidator(_check_schema)] = Field(
         default=1, validation_alias="schema", serialization_alias="schema"
     )
-    in_: Size = Field(validation_alias=AliasChoices("in", "in_"), serialization_alias="in")
-    out: Size
+    in_: Channels = Field(validation_alias=AliasChoices("in", "in_"), serialization_alias="in")
+    out: Channels
     prefix_tokens: PrefixTokens = 0
     token_order: Literal["raster", "blocked"] = "raster"
     blocks: Blocks
@@ -72,7 +72,7 @@ class Stack(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_in(cls, data: Any) -> Any:
+    def _check_one_in(cls, data: Any) -> Any:
         if isinstance(data, Mapping) and {"in", "in_"} <= data.keys():
             raise SpecError("key 'in' is given twice")
         return data
@@ -91,7 +91,7 @@ class Stack(Spec):
     @classmethod
     def _expand(cls, blocks: tuple[Block, ...], info: ValidationInfo) -> tuple[Block, ...]:
         if not {"in_", "out"} <= info.data.keys():
-            return blocks  # already refused for another reason
+            return blocks  # refused for another reason
         ends = (info.data["in_"], info.data["out"])
         steps = walk(blocks, Feature(channels=ends[0], ends=ends), expand=True)
         last = steps[-1]
@@ -109,7 +109,7 @@ class Stack(Spec):
 
     @property
     def needs_grid(self) -> bool:
-        """Whether any block reads the grid; otherwise any number of tokens will do."""
+        """Whether any block reads the grid; if none does, any number of tokens will do."""
         return needs_grid(self.blocks)
 
     def feature(self, grid: tuple[int | None, int | None] = (None, None)) -> Feature:
@@ -117,7 +117,7 @@ class Stack(Spec):
         return Feature(channels=self.in_, grid=grid, ends=(self.in_, self.out))
 
     def walk(self, grid: tuple[int | None, int | None] = (None, None)) -> list[Step]:
-        """Walk the blocks on paper, for a grid if one is known.
+        """Compute the features between the blocks, for a grid if it is known.
 
         Raises:
             GridError: A block does not take the grid.
@@ -131,6 +131,6 @@ class Stack(Spec):
             GridError: A block does not take the grid.
         """
         tokens = self.walk(check_grid((h, w)))[-1].y.tokens
-        if tokens is None:  # a block that forgets a known grid
+        if tokens is None:  # a block that returned an unknown grid for a known one
             raise SpecError("the number of tokens is not known after the last block", "blocks")
         return tokens

@@ -1,4 +1,4 @@
-"""The projector inside what training makes of it."""
+"""Find the projector inside the wrappers of training tools."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .stack import Stack
 __all__ = ["WRAPPERS", "inside", "unwrap"]
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""What wrappers call the module inside them, in their attributes and in their keys."""
+"""The names of the wrapped module in wrappers' attributes and keys."""
 
-# Classes that compute what is inside them and nothing else, by package and name: none is imported.
-_CLASSES = frozenset(
+# Classes that only call the module inside them, by package and name, as none is imported.
+_WRAPPER_CLASSES = frozenset(
     {
         ("torch", "AveragedModel"),
         ("torch", "CheckpointWrapper"),
@@ -28,8 +28,8 @@ _CLASSES = frozenset(
         ("deepspeed", "DeepSpeedEngine"),
     }
 )
-# These have no one name for what is inside: they hand on what they do not know.
-_HANDING = frozenset(
+# These have no fixed name for the module inside, but forward unknown attributes to it.
+_FORWARDING_CLASSES = frozenset(
     {
         ("peft", "PeftModel"),
         ("peft", "PeftMixedModel"),
@@ -41,8 +41,8 @@ _HANDING = frozenset(
 
 
 def inside(module: nn.Module) -> str | None:
-    """Return the name of the child that a wrapper wraps; None if it is no wrapper."""
-    if _is_one(module, _CLASSES):
+    """Return the name of the module that a wrapper wraps; None if it is not a wrapper."""
+    if _is_instance_by_name(module, _WRAPPER_CLASSES):
         return next((name for name in WRAPPERS if name in module._modules), None)
     return None
 
@@ -50,43 +50,42 @@ def inside(module: nn.Module) -> str | None:
 def unwrap(module: Any, error: type[MobileVLMError]) -> Projector:
     """Return the projector inside DataParallel, DDP, FSDP, torch.compile and the like.
 
-    A module of any other class may compute something else of the projector inside it, so it is
-    none.
+    A module of any other class may do more than call the projector inside it, so it is refused.
 
     Args:
         module: A projector, wrapped any number of times or not at all.
-        error: What to raise.
+        error: The class of the error.
 
     Raises:
-        MobileVLMError: There is no projector, or it is a part of something else.
+        MobileVLMError: There is no projector inside, or it is part of another module.
     """
     inner = module
     while isinstance(inner, nn.Module) and not isinstance(inner, Projector):
         name = inside(inner)
         if name is not None:
             inner = inner._modules[name]
-        elif _is_one(inner, _HANDING):
+        elif _is_instance_by_name(inner, _FORWARDING_CLASSES):
             inner = getattr(getattr(inner, "native", None), "__self__", None)
         else:
             break
     if not isinstance(inner, Projector):
-        raise error(f"a {type(module).__name__}", "projector", "a Projector", _hint(module))
+        raise error(f"a {type(module).__name__}", "projector", "a Projector", _unwrap_hint(module))
     return inner
 
 
-def _is_one(module: nn.Module, classes: frozenset[tuple[str, str]]) -> bool:
+def _is_instance_by_name(module: nn.Module, classes: frozenset[tuple[str, str]]) -> bool:
     return any(
         (cls.__module__.partition(".")[0], cls.__name__) in classes for cls in type(module).__mro__
     )
 
 
-def _hint(module: Any) -> str:
+def _unwrap_hint(module: Any) -> str:
     if isinstance(module, nn.Module):
         for name, child in module.named_modules():
             if isinstance(child, Projector):
-                return f"Pass the one that is inside it: .{name}"
+                return f"Pass the projector inside it: .{name}"
     if isinstance(module, Stack):
-        return "build_projector makes one of it."
+        return "Pass it to build_projector first."
     if isinstance(module, Mapping):
         return "Load it into one first: build_projector(...).load_state_dict(...)."
     return "build_projector and load_projector make one."

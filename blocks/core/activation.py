@@ -60,17 +60,17 @@ def activation(name: Act | Gate) -> nn.Module:
 
 
 def in_place(act: nn.Module) -> bool:
-    """Return whether `activate_` needs no memory for an activation's result."""
+    """Return whether `activate_` computes an activation in place."""
     return type(act) in _IN_PLACE
 
 
 def keeps_nothing(act: nn.Module) -> bool:
-    """Return whether an activation is one of those above, which keep no tensor they have seen."""
+    """Return whether an activation is one of those above, which keep no reference to a tensor."""
     return type(act) in _KNOWN
 
 
 def activate_(act: nn.Module, x: Tensor) -> Tensor:
-    """Apply an activation to a tensor that may be overwritten; any shape -> the same shape."""
+    """Apply an activation, in place if it can be; any shape -> the same shape."""
     write = _IN_PLACE.get(type(act))
     y: Tensor = act(x) if write is None else write(act, x)
     return y

@@ -1,4 +1,4 @@
-"""Any existing module in a block: its own keys, features in and features out."""
+"""Use any existing module in a block, with its own state-dict keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["adapt"]
 
 Takes: TypeAlias = Literal["tokens", "map", "feature"]
 Gives: TypeAlias = Literal["tokens", "map", "feature", "sequence"]
-Call: TypeAlias = Callable[[Callable[..., Any], Tensor], Tensor]
+CallForward: TypeAlias = Callable[[Callable[..., Any], Tensor], Tensor]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -29,31 +29,33 @@ _SHAPES = {
 }
 
 
-def adapt(module: M, takes: Takes, *, gives: Gives | None = None, call: Call | None = None) -> M:
-    """Make an existing module take and give features ``(b, h, w, c)``, as a block's module must.
+def adapt(
+    module: M, takes: Takes, *, gives: Gives | None = None, call: CallForward | None = None
+) -> M:
+    """Make an existing module take and return features ``(b, h, w, c)``, as a block's must.
 
-    The same module comes back, of a subclass whose `forward` changes the layout on both sides. So
-    its parameters and its state dict keep their names, without a prefix; hooks, copies, pickles,
-    compilers and exporters see one ordinary module.
+    Returns the same module with its class replaced by a subclass whose `forward` changes the layout
+    before and after the module's own. So parameters and state dict keep their names, without a
+    prefix; hooks, copies, pickles, compilers and exporters see one ordinary module.
 
         def build(self, x: Feature) -> nn.Module:
             layer = nn.TransformerEncoderLayer(x.channels, self.heads, batch_first=True)
             return adapt(layer, takes="tokens")
 
     Args:
-        module: The module; changed, not copied. Hand it over as soon as it is made.
+        module: The module, which is changed, not copied. Pass it as soon as it is made.
         takes: What it takes: ``tokens`` ``(b, n, c)``, a ``map`` ``(b, c, h, w)``, or a ``feature``
             ``(b, h, w, c)``; always contiguous.
-        gives: What it gives, if it is something else. ``tokens`` are as many as came in, on the
-            same grid; a ``sequence`` ``(b, m, d)`` is any number of tokens that have lost their
-            grid, ``(b, 1, m, d)`` from then on, and the block's `flow` says so.
-        call: How to call it, if one tensor in and one out is not all: given its forward and what
-            it takes, returns what it gives. ``lambda forward, x: forward(x, x, x)[0]`` for an
-            attention; a function of a module's top level can be pickled, too.
+        gives: What it returns; default: what it takes. ``tokens`` must be as many as came in, on
+            the same grid; a ``sequence`` ``(b, m, d)`` is any number of tokens without a grid,
+            ``(b, 1, m, d)`` from then on, which the block's `flow` must say too.
+        call: How to call it, where it does not take one tensor and return one. It is given the
+            module's forward and the input: ``lambda forward, x: forward(x, x, x)[0]`` for an
+            attention. A function defined at a module's top level can also be pickled.
 
     Raises:
-        SpecError: It is no module, or one that cannot be adapted; or, in use, what it gives is
-            not what was said.
+        SpecError: It is not a module, or one that cannot be adapted; or, when it is called, it
+            returns something else than `gives` says.
     """
     if not isinstance(module, nn.Module):
         raise SpecError(quote(module), "adapt", "a torch.nn.Module")
@@ -64,11 +66,11 @@ def adapt(module: M, takes: Takes, *, gives: Gives | None = None, call: Call | N
             raise SpecError(quote(word), f"adapt({name}, {keyword}=...)", f"one of {expected}")
     if isinstance(module, _Adapted):
         raise SpecError("it is adapted already", f"adapt({name})")
-    if "forward" in module.__dict__:  # a compiled or scripted module: its class has no say
+    if "forward" in module.__dict__:  # compiled or scripted: its class is not asked
         hint = "Adapt it before it is compiled or wrapped."
         raise SpecError("its forward is its own, not its class's", f"adapt({name})", hint=hint)
     own: Any = type(module)
-    module.__class__ = _adapted(own)  # type: ignore[assignment]
+    module.__class__ = _adapted_class(own)  # type: ignore[assignment]
     cast("_Adapted", module)._feature_adapter = _Adapter(takes, gives or takes, call)
     return module
 
@@ -77,11 +79,11 @@ def adapt(module: M, takes: Takes, *, gives: Gives | None = None, call: Call | N
 class _Adapter:
     takes: Takes
     gives: Gives
-    call: Call | None
+    call: CallForward | None
 
 
 class _Adapted(nn.Module):
-    """What stands before a module's own class: its forward, between two changes of layout."""
+    """The base that wraps the module's own forward in two changes of layout."""
 
     _feature_adapter: _Adapter
 
@@ -94,7 +96,7 @@ class _Adapted(nn.Module):
             x = x.flatten(1, 2)
         elif takes == "map":
             x = x.permute(0, 3, 1, 2)
-        x = x.contiguous()  # other people's modules may view it
+        x = x.contiguous()  # the module may call view
         y: Any = super().forward(x) if call is None else call(super().forward, x)
         if not isinstance(y, Tensor):
             hint = "Say with call=... how to get it."
@@ -117,26 +119,26 @@ class _Adapted(nn.Module):
         return y
 
     def _name(self) -> str:
-        return f"adapt({_own(type(self)).__name__}, takes={self._feature_adapter.takes!r})"
+        return f"adapt({_own_class(type(self)).__name__}, takes={self._feature_adapter.takes!r})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and copy by the module's own class: this one has no address."""
-        return _blank, (_own(type(self)),), self.__getstate__()  # type: ignore[no-untyped-call]
+        """Pickle and copy by the module's own class, since this one cannot be imported."""
+        return _empty_module, (_own_class(type(self)),), self.__getstate__()  # type: ignore[no-untyped-call]
 
 
 @cache
-def _adapted(cls: Any) -> type[_Adapted]:
+def _adapted_class(cls: Any) -> type[_Adapted]:
     made: type[_Adapted] = type(cls)(f"Adapted{cls.__name__}", (_Adapted, cls), {})
     return made
 
 
-def _own(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return the class that was adapted, which is the next in line after ours."""
+def _own_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return the class that was adapted, which follows ours in the resolution order."""
     own: type[nn.Module] = cls.__mro__[cls.__mro__.index(_Adapted) + 1]
     return own
 
 
-def _blank(cls: Any) -> _Adapted:
-    """Return an adapted module of that class, still empty."""
-    adapted = _adapted(cls)
+def _empty_module(cls: Any) -> _Adapted:
+    """Return an adapted module of that class, which pickle fills."""
+    adapted = _adapted_class(cls)
     return adapted.__new__(adapted)

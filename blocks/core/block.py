@@ -1,4 +1,4 @@
-"""The block: one piece of a projector as data, and chains of blocks walked on paper."""
+"""The block: one piece of a projector as data, and chains of blocks planned without tensors."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ __all__ = [
     "label",
     "mixes_tokens",
     "needs_grid",
-    "one_pass",
     "walk",
+    "walk_cache",
 ]
 
 
 _FACTS = ("needs_grid", "mixes_tokens")
-_RESERVED = ("type", "flow", "build", "expand", "counts_as", *_FACTS)
+_RESERVED = ("type", "flow", "build", "expand", "counts_as", "chain_copies", *_FACTS)
 
 
 class Block(Spec):
-    """One piece of a projector: its fields, what it does to a feature on paper, and its module.
+    """One piece of a projector: its fields, the shapes it makes, and its module.
 
     A block is a frozen pydantic class. The module it builds is plain PyTorch: it takes a feature
     ``(b, h, w, c)``, returns one, and never changes its input in place.
@@ -53,8 +53,8 @@ class Block(Spec):
     Attributes:
         needs_grid: Whether the module reads the grid. A block that treats every token alike says
             False; a chain of such blocks takes any number of tokens.
-        mixes_tokens: Whether the tokens of an image meet although the grid is not read, as in
-            attention; then the module never sees the tokens of two images as one image's.
+        mixes_tokens: Whether the module mixes an image's tokens although it does not read the
+            grid, as attention does. Then it is never given two packed images as one.
     """
 
     needs_grid: ClassVar[bool] = True
@@ -78,10 +78,10 @@ class Block(Spec):
                 )
 
     def flow(self, x: Feature) -> Feature:
-        """Say what this block makes of a feature; pure arithmetic. Default: nothing changes.
+        """Return the feature that this block makes of `x`; pure arithmetic. Default: unchanged.
 
-        A side of the grid that is not known yet is None: ``x.resize(lambda side: side // 2)``
-        leaves it so. ``x.replace(channels=..., grid=...)`` makes the next feature. A block that
+        A side of the grid that is not known yet is None, and ``x.resize(lambda side: side // 2)``
+        keeps it None. ``x.replace(channels=..., grid=...)`` makes the next feature. A block that
         reads the grid starts with ``x.raster()``, which refuses a sequence.
 
         Raises:
@@ -92,47 +92,51 @@ class Block(Spec):
 
     @abstractmethod
     def build(self, x: Feature) -> nn.Module:
-        """Make the module that does it, for a feature like this one."""
+        """Build the module, for a feature with these channels and this grid."""
 
     def expand(self, x: Feature) -> Sequence[Block]:
-        """Return what stands in this block's place once a document is written out in full.
+        """Return the blocks that replace this one when a document is expanded.
 
         Default: this block, with the blocks inside it expanded.
         """
         inner = {
-            path: tuple(step.block for step in walk(body, x, _place(path), expand=True))
+            path: tuple(step.block for step in walk(body, x, _chain_path(path), expand=True))
             for path, body in bodies(self).items()
         }
         return (with_bodies(self, inner),)
 
     @property
     def counts_as(self) -> int:
-        """How many blocks it counts as towards the limit, those inside it left out. Default: 1.
+        """How many blocks this counts as towards the limit, without those inside it. Default: 1.
 
-        A block that builds layers by a number counts their parts, as if they were written out.
+        A block that builds a number of layers counts their parts, as if they were written out.
         """
         return 1
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle a plugin's block under its registered name, so that an error can say it."""
-        name = label(self)
-        if "/" in name:
-            return _reopen, (name,), self.__getstate__()
-        return super().__reduce_ex__(protocol)
-
     @property
-    def _copies(self) -> int | None:
-        """How many times the chains inside it are built, to run in a row; None: once."""
+    def chain_copies(self) -> int | None:
+        """How many copies of the chains inside it are built, to run in a row. Default: None.
+
+        None is one copy, whose modules' path is that of the chain (``body``); with a number, each
+        copy's index comes first (``0.body``).
+        """
         return None
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle a plugin's block by its registered name, so that an error can give the name."""
+        name = label(self)
+        if "/" in name:
+            return _empty_block, (name,), self.__getstate__()
+        return super().__reduce_ex__(protocol)
 
-def _reopen(name: str) -> Block:
-    """Make the empty block that a pickle goes on to fill."""
+
+def _empty_block(name: str) -> Block:
+    """Return a block without fields, which pickle fills."""
     cls = BLOCKS.get(name)
     return cls.__new__(cls)
 
 
-def _parse(value: Any) -> Block:
+def _parse_block(value: Any) -> Block:
     """Turn ``{"type": ...}``, a bare name or a block into a block."""
     if isinstance(value, Block):
         return value
@@ -148,21 +152,21 @@ def _parse(value: Any) -> Block:
         cls = BLOCKS.get(name)
     except RegistryError as error:
         where = f".type ({error.where})" if error.where else ".type"
-        hint = partial(getattr, error, "hint")  # not searched for before it is shown
+        hint = partial(getattr, error, "hint")  # computed when it is shown
         refused = SpecError(error.found, where, error.expected, hint)
         refused.__cause__ = error
         raise Refused(refused) from None
-    # The whole document was looked at before: straight to pydantic, which keeps the path.
+    # check_structure has seen the whole document: straight to pydantic, which keeps the path.
     block: Block = cls.__pydantic_validator__.validate_python(fields)
     return block
 
 
-def _dump(block: Block) -> dict[str, Any]:
+def _dump_block(block: Block) -> dict[str, Any]:
     return {"type": BLOCKS.name_of(type(block)), **block.model_dump(mode="json")}
 
 
-def _listed(blocks: Any) -> Any:
-    """Refuse what is no list, and too long a one before its items cost anything."""
+def _check_block_list(blocks: Any) -> Any:
+    """Refuse what is not a list, and a list that is too long before any block is parsed."""
     if not isinstance(blocks, list | tuple):
         raise SpecError(shown(blocks), expected="a list of blocks")
     if not blocks:
@@ -175,11 +179,14 @@ def _listed(blocks: Any) -> Any:
 if TYPE_CHECKING:
     Blocks: TypeAlias = tuple[Block, ...]
 else:
+    _AnyBlock = Annotated[Any, PlainValidator(_parse_block), WithJsonSchema({"$comment": "block"})]
     Blocks = Annotated[
-        tuple[Annotated[Any, PlainValidator(_parse), WithJsonSchema({"$comment": "block"})], ...],
+        tuple[
+            Annotated[Any, PlainValidator(_parse_block), WithJsonSchema({"$comment": "block"})], ...
+        ],
         Field(strict=False, json_schema_extra={"minItems": 1, "maxItems": MAX_BLOCKS}),
-        BeforeValidator(_listed),
-        PlainSerializer(lambda blocks: [_dump(block) for block in blocks]),
+        BeforeValidator(_check_block_list),
+        PlainSerializer(lambda blocks: [_dump_block(block) for block in blocks]),
     ]
 """A chain of blocks, as a field of a block or of a stack."""
 
@@ -187,7 +194,7 @@ else:
 def bodies(block: Block) -> dict[str, tuple[Block, ...]]:
     """Return the chains of blocks among a block's fields, by path.
 
-    A field that is a chain has its name for a path; one that holds several, ``branches.0`` etc.
+    The path of a field that is a chain is its name; of one that holds several, ``branches.0`` etc.
     """
     found: dict[str, tuple[Block, ...]] = {}
     for name, value in block.__dict__.items():
@@ -202,16 +209,16 @@ def _is_chain(value: object) -> bool:
     return isinstance(value, tuple) and bool(value) and isinstance(value[0], Block)
 
 
-def _place(path: str) -> str:
-    """Write a chain's path as messages do: ``.body``, ``.branches[0]``."""
+def _chain_path(path: str) -> str:
+    """Write a chain's path as in messages: ``.body``, ``.branches[0]``."""
     name, _, index = path.partition(".")
     return f".{name}[{index}]" if index else f".{name}"
 
 
 def with_bodies(block: Block, inner: Mapping[str, tuple[Block, ...]]) -> Block:
-    """Return a block with all its chains replaced, given as `bodies` gives them.
+    """Return a block with all its chains replaced, given by path as `bodies` returns them.
 
-    It is the same block where they hold the same ones already.
+    It is the same object if nothing changes.
     """
     own = bodies(block)
     if all(list(map(id, own[path])) == list(map(id, body)) for path, body in inner.items()):
@@ -223,22 +230,22 @@ def with_bodies(block: Block, inner: Mapping[str, tuple[Block, ...]]) -> Block:
     return block.model_copy(update=fields) if fields else block
 
 
-class _Pass:
-    """What was found out about blocks so far, so that no block is asked the same thing twice.
+class _WalkCache:
+    """Results of `counts_as` and `flow`, so that neither is computed twice for a block.
 
-    By identity: to compare blocks, or hash them, is to look at all that is inside them.
+    Keyed by identity: to compare or hash a block takes a walk through all blocks inside it.
     """
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
         self._flows: dict[tuple[int, Feature], Feature] = {}
-        self._blocks: dict[int, Block] = {}  # keeps them alive, and so their ids their own
+        self._blocks: dict[int, Block] = {}  # keeps them alive, so that their ids stay unique
 
     def count(self, block: Block) -> int:
         found = self._counts.get(id(block))
         if found is None:
             inner = sum(self.count(each) for body in bodies(block).values() for each in body)
-            found = self._counts[id(block)] = block.counts_as + (block._copies or 1) * inner
+            found = self._counts[id(block)] = block.counts_as + (block.chain_copies or 1) * inner
             self._blocks[id(block)] = block
         return found
 
@@ -257,32 +264,32 @@ class _Pass:
         return found
 
 
-_PASS: ContextVar[_Pass | None] = ContextVar("_PASS", default=None)
+_CACHE: ContextVar[_WalkCache | None] = ContextVar("_CACHE", default=None)
 
 
 @contextmanager
-def one_pass() -> Iterator[_Pass]:
-    """Have all walks inside it know what the others found out, in this thread.
+def walk_cache() -> Iterator[_WalkCache]:
+    """Share one cache among all walks within a ``with`` block, in this thread.
 
-    A block's `flow` walks the chains inside the block, whose blocks' `flow` do the same. In one
-    pass each block's is called once for each feature, so that depth costs nothing.
+    A block's `flow` walks the chains inside it, whose blocks' `flow` do the same. With the cache,
+    each block's `flow` is called once for each feature, however deep the blocks are nested.
     """
-    outer = _PASS.get()
+    outer = _CACHE.get()
     if outer is not None:
         yield outer
         return
-    found = _Pass()
-    token = _PASS.set(found)
+    cache = _WalkCache()
+    token = _CACHE.set(cache)
     try:
-        yield found
+        yield cache
     finally:
-        _PASS.reset(token)
+        _CACHE.reset(token)
 
 
 def count(blocks: Sequence[Block]) -> int:
     """Return how many blocks there are to build, those inside others included."""
-    with one_pass() as found:
-        return sum(map(found.count, blocks))
+    with walk_cache() as cache:
+        return sum(map(cache.count, blocks))
 
 
 def needs_grid(blocks: Sequence[Block]) -> bool:
@@ -291,7 +298,7 @@ def needs_grid(blocks: Sequence[Block]) -> bool:
 
 
 def mixes_tokens(blocks: Sequence[Block]) -> bool:
-    """Return whether tokens meet in any of the blocks, or of those inside them."""
+    """Return whether any of the blocks, or of those inside them, mixes an image's tokens."""
     return any(
         block.needs_grid or block.mixes_tokens or any(map(mixes_tokens, bodies(block).values()))
         for block in blocks
@@ -306,8 +313,8 @@ def label(block: Block) -> str:
         return type(block).__name__
 
 
-def _named(fault: Exception) -> MobileVLMError:
-    """Return an error of ours for whatever other people's code raised."""
+def _as_our_error(fault: Exception) -> MobileVLMError:
+    """Return an error of this package for what a plugin's block raised."""
     if isinstance(fault, MobileVLMError):
         return fault
     error = SpecError(f"walking failed: {told(fault)}")
@@ -326,7 +333,7 @@ class Step(NamedTuple):
 def walk(
     blocks: Sequence[Block], x: Feature, where: str = "blocks", *, expand: bool = False
 ) -> list[Step]:
-    """Walk a chain on paper, from the feature that enters it to the one that leaves it.
+    """Compute the features between the blocks of a chain, from the one that enters it on.
 
     Args:
         blocks: The chain.
@@ -338,27 +345,27 @@ def walk(
         SpecError: A block does not take what it is given; the message names both neighbours.
         GridError: A block does not take the grid.
     """
-    with one_pass() as found:
-        return _walk(blocks, x, where, expand, found)
+    with walk_cache() as cache:
+        return _walk(blocks, x, where, expand, cache)
 
 
 def _walk(
-    blocks: Sequence[Block], x: Feature, where: str, expand: bool, found: _Pass
+    blocks: Sequence[Block], x: Feature, where: str, expand: bool, cache: _WalkCache
 ) -> list[Step]:
     steps: list[Step] = []
     total = 0
     for index, block in enumerate(blocks):
         given = x
         try:
-            _check_total(total + found.count(block))  # before anything is expanded
+            _check_total(total + cache.count(block))  # before anything is expanded
             for each in block.expand(x) if expand else (block,):
-                total += found.count(each)
+                total += cache.count(each)
                 _check_total(total)
-                y = found.flow(each, x)
+                y = cache.flow(each, x)
                 steps.append(Step(each, x, y))
                 x = y
         except Exception as fault:
-            error = _named(fault)
+            error = _as_our_error(fault)
             here = f"{where}[{index}]"
             if error.where:
                 raise relocate(error, here) from error.__cause__
@@ -374,7 +381,7 @@ def _check_total(total: int) -> None:
 
 
 def chains(block: Block, x: Feature) -> Iterator[tuple[str, list[Step]]]:
-    """Walk the chains built inside a block that is given a feature.
+    """Walk the chains inside a block to which a feature is given.
 
     Yields:
         The path of the chain's modules within the block's (``body``, ``branches.0``; ``0.body``
@@ -382,7 +389,7 @@ def chains(block: Block, x: Feature) -> Iterator[tuple[str, list[Step]]]:
     """
     for path, body in bodies(block).items():
         y = x
-        for copy in range(block._copies or 1):
-            steps = walk(body, y, _place(path))
-            yield path if block._copies is None else f"{copy}.{path}", steps
+        for copy in range(block.chain_copies or 1):
+            steps = walk(body, y, _chain_path(path))
+            yield path if block.chain_copies is None else f"{copy}.{path}", steps
             y = steps[-1].y

@@ -1,10 +1,10 @@
-"""What people call the floating dtypes; imports no torch."""
+"""Names of the floating dtypes; imports no torch."""
 
 from __future__ import annotations
 
 __all__ = ["FLOATS", "dtype_name", "short_name"]
 
-# torch's name, then what else it is called; the first of these is what formats say.
+# torch's name, then its other names, of which file formats use the first.
 FLOATS = {
     "bfloat16": ("bf16",),
     "float16": ("f16", "fp16", "half"),
@@ -15,7 +15,7 @@ _NAMES = {other: name for name, others in FLOATS.items() for other in (name, *ot
 
 
 def dtype_name(text: str) -> str | None:
-    """Return torch's name of a floating dtype, however it is written; None if it is none.
+    """Return torch's name of a floating dtype from any of its names; None if it is not one.
 
     >>> dtype_name("bf16"), dtype_name("torch.float16"), dtype_name("FP32"), dtype_name("int8")
     ('bfloat16', 'float16', 'float32', None)
@@ -24,7 +24,7 @@ def dtype_name(text: str) -> str | None:
 
 
 def short_name(text: str) -> str:
-    """Return what formats call a floating dtype; anything else as it is.
+    """Return the name of a floating dtype in file formats; anything else unchanged.
 
     >>> short_name("bfloat16"), short_name("half"), short_name("q8_0")
     ('bf16', 'f16', 'q8_0')

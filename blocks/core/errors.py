@@ -1,4 +1,4 @@
-"""What can be wrong with a specification or a token grid."""
+"""Errors of specifications and token grids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a feature before any tensor exists."""
+"""The feature without a tensor: its width, its grid and its layout."""
 
 from __future__ import annotations
 
@@ -53,17 +53,20 @@ def is_width(field: FieldInfo) -> bool:
 
 
 def hides_width(annotation: Any) -> bool:
-    """Return whether a `Width` stands somewhere inside a type, where nobody would resolve it."""
+    """Return whether a `Width` is nested in a type, where it would not be resolved."""
     return _WIDTH in getattr(annotation, "__metadata__", ()) or any(
         hides_width(part) for part in get_args(annotation)
     )
 
 
 def check_grid(grid: object, where: str = "grid") -> Grid:
-    """Return a grid as two integers, or say what is wrong with it.
+    """Return a grid as two integers.
 
     >>> check_grid([24, 18])
     (24, 18)
+
+    Raises:
+        GridError: It is not two integers in range.
     """
     if isinstance(grid, tuple | list) and len(grid) == 2:
         h, w = map(_side, grid)
@@ -75,7 +78,7 @@ def check_grid(grid: object, where: str = "grid") -> Grid:
 
 
 def _side(side: object) -> int:
-    """Return a side as an int, or 0 if it is none; NumPy's integers are, booleans are not."""
+    """Return a side as an int, or 0 if it is not one; NumPy's integers are, booleans are not."""
     if type(side) is not int:
         if isinstance(side, bool) or not hasattr(side, "__index__"):
             return 0
@@ -85,7 +88,7 @@ def _side(side: object) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A feature on paper: a tensor ``(b, h, w, c)`` of which only the sizes are known.
+    """The facts of a feature, a tensor ``(b, h, w, c)``, before there is one.
 
     Attributes:
         channels: The width c.
@@ -95,7 +98,7 @@ class Feature:
         ends: The projector's input and output width, which the words ``in`` and ``out`` mean.
 
     Raises:
-        SpecError: More channels than a width may say.
+        SpecError: It has more channels than a `Width` may be.
     """
 
     channels: int
@@ -104,7 +107,7 @@ class Feature:
     ends: tuple[int, int]
 
     def __post_init__(self) -> None:
-        # Whatever blocks multiply: no number may grow along a chain until nothing can print it.
+        # Blocks may multiply widths: keep them from growing along a chain without limit.
         if type(self.channels) is int and self.channels > MAX_WIDTH:
             raise SpecError(f"{quote(self.channels)} channels", expected=f"at most {MAX_WIDTH:,}")
 
@@ -117,7 +120,7 @@ class Feature:
     def width(self, width: int | str) -> int:
         """Turn the value of a block's `Width` field into an integer.
 
-        Only for such fields: where a preset stands inside a stack, they are written as numbers.
+        Use it for such fields only: those are written as numbers where a preset is expanded.
 
         >>> Feature(channels=64, ends=(32, 128)).width("out")
         128
@@ -126,7 +129,7 @@ class Feature:
         return words[width] if isinstance(width, str) else width
 
     def replace(self, **changes: Any) -> Feature:
-        """Return the next feature: this one with some of its facts changed."""
+        """Return a copy of this feature with some attributes changed."""
         return dataclasses.replace(self, **changes)
 
     def raster(self) -> Feature:

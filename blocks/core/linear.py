@@ -1,4 +1,4 @@
-"""The linear layer, by the matrix product that is fastest for its dtype on this processor."""
+"""The linear layer, with the fastest matrix product for its dtype on this processor."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
 # Multiply-accumulates below which choosing a product costs more than it saves.
 _MIN_WORK = 1 << 21
 
-# Rows from which casting a half-precision weight to fp32 pays: at 16, 1.1 to 3 times as fast; at
-# one, half as fast.
+# Rows from which casting a half-precision weight to fp32 pays: with 16 it is 1.1 to 3 times as
+# fast, with one half as fast.
 _MIN_ROWS = 16
 
-# What says that a processor multiplies numbers of a dtype itself. Without it torch computes bf16
-# and fp16 products at a seventh of fp32's speed.
+# Capabilities of which one lets a processor multiply numbers of a dtype. Without any, torch
+# computes bf16 and fp16 products at a seventh of fp32's speed.
 UNITS = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "avx_ne_convert"),
     torch.float16: ("avx512_fp16", "amx_fp16", "avx_ne_convert"),
@@ -57,15 +57,15 @@ _AVX512 = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq")
 
 
 class Linear(nn.Linear):
-    """An `nn.Linear` in every respect but which product it calls; ``(..., c) -> (..., out)``.
+    """An `nn.Linear` that chooses its matrix product; ``(..., c) -> (..., out)``.
 
-    It stands inside modules that hold several layers. In a chain an `nn.Linear` itself does, for
-    the chain makes the same choice, and some tools replace that very class alone: bitsandbytes in
-    transformers, and torch's own dynamic quantisation.
+    It is used inside modules of several layers. A chain holds plain `nn.Linear` layers and makes
+    the same choice itself, because some tools replace exactly that class: bitsandbytes in
+    transformers, and torch's dynamic quantisation.
 
     On the CPU, for layers of some size: fp32 goes to oneDNN on AMD processors with AVX-512, where
     torch's own library takes a slower path; bf16 and fp16 go through fp32 where the processor has
-    no units for them and no gradient is recorded. All else is torch's own product: on other
+    no units for them and no gradient is recorded. Otherwise torch's own product runs: on other
     processors and devices, for subclasses of tensors, under autocast, in compiled, traced or
     exported code, within function transforms, and where `fast_paths` are off.
     """
@@ -76,26 +76,26 @@ class Linear(nn.Linear):
 
 
 def project(layer: nn.Linear, x: Tensor, act: nn.Module | None = None) -> Tensor:
-    """Return ``act(layer(x))`` for a layer and an activation that nobody watches.
+    """Return ``act(layer(x))`` for a layer and an activation without hooks.
 
     Args:
-        layer: A layer of the class `Linear` or `nn.Linear`, without hooks.
+        layer: A layer of exactly the class `Linear` or `nn.Linear`.
         x: The input ``(..., c)``.
-        act: An elementwise activation, without parameters and hooks, where no gradient is recorded.
+        act: An elementwise activation without parameters; only where no gradient is recorded.
     """
     return _linear(x, layer.weight, layer.bias, act)
 
 
 def is_linear(module: object) -> TypeGuard[nn.Linear]:
-    """Return whether a module is a linear layer that nobody has replaced or subclassed."""
+    """Return whether a module is exactly a `Linear` or `nn.Linear`, not a subclass."""
     return type(module) in (Linear, nn.Linear)
 
 
 def call_linear(module: nn.Module, x: Tensor) -> Tensor:
-    """Call what stands in a linear layer's place; ``(b, ..., c) -> (b, ..., out)``.
+    """Call what may have replaced a linear layer; ``(b, ..., c) -> (b, ..., out)``.
 
-    Quantised layers and adapters are given ``(b, n, c)``, which all of them take; many refuse or
-    misread a fourth axis.
+    Quantised layers and adapters get ``(b, n, c)``, which all of them take; many refuse or misread
+    a fourth axis.
     """
     if x.ndim <= 3 or is_linear(module):
         y: Tensor = module(x)
@@ -105,7 +105,7 @@ def call_linear(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def products() -> dict[torch.dtype, str]:
-    """Say how large linear layers are computed on this CPU, without gradients, by dtype."""
+    """Return how large linear layers are computed on this CPU, without gradients, by dtype."""
     if not enabled():
         return dict.fromkeys((torch.float32, torch.bfloat16, torch.float16), "torch")
     return {
@@ -129,7 +129,7 @@ def _activated(y: Tensor, act: nn.Module | None) -> Tensor:
 
 
 def _free(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Return whether another kernel than torch's may be called, and nobody would notice."""
+    """Return whether another kernel than torch's may be called without side effects."""
     return (
         not torch.compiler.is_compiling()
         and enabled()
@@ -169,7 +169,7 @@ def _onednn(dtype: torch.dtype) -> Any:
     In fp32 that is so on AMD processors with AVX-512: torch calls MKL, which keeps to AVX2 there.
     Measured, GFLOP/s on one core, MKL / oneDNN: Zen 3 76-86 / 61-73; Zen 4 98 / 110; Zen 5 109 /
     236-250. In bf16 both are oneDNN's, which can apply the activation too. The operator is private
-    to torch, and oneDNN may be told to use fewer instructions than there are: it is tried once.
+    to torch, and the environment may limit oneDNN's instruction sets, so it is tried once.
     """
     if dtype not in (torch.float32, torch.bfloat16) or _lacks_units(dtype):
         return None
@@ -193,7 +193,7 @@ def _onednn(dtype: torch.dtype) -> Any:
 def _by_onednn(
     operator: Any, x: Tensor, weight: Tensor, bias: Tensor | None, act: nn.Module | None
 ) -> Tensor | None:
-    """Call oneDNN, which applies a GELU too; None if it refuses, or torch's is as fast."""
+    """Call oneDNN, with a GELU if asked; None if it refuses or torch is as fast."""
     if not torch.backends.mkldnn.enabled:
         return None
     try:
@@ -201,17 +201,17 @@ def _by_onednn(
             if x.dtype != torch.float32:
                 return None
             y: Tensor = _Product.apply(operator, x, weight, bias)  # type: ignore[no-untyped-call]
-        elif type(act) is nn.GELU:  # of what it can apply, the one that gains and keeps NaN
+        elif type(act) is nn.GELU:  # the only one that is faster and keeps NaN
             y = operator(x, weight, bias, "gelu", [], act.approximate)
         else:
             y = _activated(operator(x, weight, bias, "none", [], ""), act)
-    except RuntimeError:  # no primitive for this shape: torch's own product says what is wrong
+    except RuntimeError:  # no primitive for this shape; torch's product reports real errors
         return None
     return y
 
 
 class _Product(torch.autograd.Function):
-    """A linear layer whose three products are all oneDNN's."""
+    """A linear layer whose forward and backward products are oneDNN's."""
 
     @staticmethod
     def forward(ctx: Any, operator: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -227,7 +227,7 @@ class _Product(torch.autograd.Function):
         rows, tokens = grad.reshape(-1, grad.shape[-1]), x.reshape(-1, x.shape[-1])
 
         def product(a: Tensor, b: Tensor) -> Tensor:  # (m, k), (n, k) -> (m, n)
-            if torch.is_grad_enabled():  # a gradient of the gradient: autograd must follow
+            if torch.is_grad_enabled():  # second derivatives: autograd must record it
                 return a @ b.t()
             y: Tensor = ctx.operator(a, b, None, "none", [], "")
             return y
@@ -247,8 +247,8 @@ class _Product(torch.autograd.Function):
 def _lacks_units(dtype: torch.dtype) -> bool:
     """Return whether this is an x86 processor that cannot multiply numbers of a half precision.
 
-    Measured on Zen 3, through fp32 / torch's own, times as fast: bf16 4.4-5 at 64 rows and 4.9-7
-    from 144 on, fp16 2.5-3.9 and 3.7-5.5. oneDNN too may be told to leave the units alone.
+    Speed-up through fp32, measured on Zen 3: bf16 4.4-5 at 64 rows and 4.9-7 from 144 on, fp16
+    2.5-3.9 and 3.7-5.5. The environment may keep oneDNN from using the units.
     """
     if dtype not in UNITS or not _HAS_MKL:
         return False
@@ -259,7 +259,7 @@ def _lacks_units(dtype: torch.dtype) -> bool:
 
 
 def _has_primitives(dtype: torch.dtype) -> bool:
-    """Return whether oneDNN computes in a half precision: with AVX-512, if it is let use that."""
+    """Return whether oneDNN computes in a half precision: with AVX-512, unless it is limited."""
     name = "bf16" if dtype == torch.bfloat16 else "fp16"
     try:
         return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")())
@@ -270,7 +270,7 @@ def _has_primitives(dtype: torch.dtype) -> bool:
 def widened(
     x: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """Return the three in fp32, where a layer of their half precision is to go through that.
+    """Return the three in fp32 if a layer of their half precision should go through it, else None.
 
     Args:
         x: A feature ``(..., c)``.
@@ -299,8 +299,8 @@ def _through_fp32(
     y = F.linear(x, weight, bias) if y is None else y
     if act is not None:
         if dtype == torch.float16:
-            # What fp16 would round to minus infinity, activations make NaN; of plus infinity
-            # torch's GELU makes NaN in fp32 alone.
+            # fp16 would round these to minus infinity, of which activations make NaN; of plus
+            # infinity torch's GELU makes NaN only in fp32.
             y.masked_fill_(y <= -65520, -math.inf).clamp_(max=torch.finfo(y.dtype).max)
         y = activate_(act, y)
     return y.to(dtype)

@@ -1,4 +1,4 @@
-"""Windows on grids: one gather reads the windows of a whole packed batch of images."""
+"""Windows on grids: one gather reads the windows of all packed images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["PackedModule", "take", "window_index"]
 
 @runtime_checkable
 class PackedModule(Protocol):
-    """A module that takes packed images of different sizes in one go."""
+    """A module that takes packed images of different sizes in one call."""
 
     def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
         """``(n, c), n = sum(h * w) -> (m, d)``, the images' outputs one after the other."""
@@ -31,18 +31,19 @@ def window_index(
     device: torch.device,
     transpose: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return which tokens stand in each window, image after image, windows row by row.
+    """Return the tokens of each window, image after image, windows row by row.
 
     Args:
         grids: The images' grids.
-        size: The windows' sides, which are their steps too.
+        size: The windows' sides, which are also their strides.
         ceil: Keep windows cut off by the border; otherwise they are dropped.
         device: Where to put the tensors.
-        transpose: Go through the windows column by column, not row by row.
+        transpose: Order the windows column by column.
 
     Returns:
-        The index of the tokens (m, size[0] * size[1]) into the packed tokens, and which of them
-        the images hold, of the same shape; None if all. A token outside repeats one inside.
+        The indices of the windows' tokens, (m, size[0] * size[1]), and a mask of the same shape,
+        true for tokens inside the images, or None if all are. Outside, the index of a token inside
+        is repeated.
     """
     sh, sw = size
     shapes = [(-(-h // sh), -(-w // sw)) if ceil else (h // sh, w // sw) for h, w in grids]
@@ -53,8 +54,8 @@ def window_index(
     windows = rows * columns
     start = (h * w).cumsum(0) - h * w
     first = windows.cumsum(0) - windows
-    # For each window: its image, and its row and column in that. To know their number spares an
-    # accelerator the wait for it, and a compiler the break.
+    # For each window: its image, and its row and column there. output_size spares an accelerator
+    # the synchronisation, and a compiler the graph break.
     image = torch.repeat_interleave(windows, output_size=total)
     number = torch.arange(total, device=device) - first[image]
     if transpose:
@@ -73,5 +74,5 @@ def window_index(
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Read the windows' tokens; ``(n, c), (m, k) -> (m, k, c)``."""
+    """Gather the windows' tokens; ``(n, c), (m, k) -> (m, k, c)``."""
     return F.embedding(index, x)

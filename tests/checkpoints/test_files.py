@@ -733,8 +733,7 @@ def test_no_other_module_is_taken_for_what_is_inside_it(tmp_path: Path) -> None:
             lambda: to_upstream(module, "mlp"),  # noqa: B023
         ):
             assert refusal(write) == (
-                f"projector: a {what}; expected a Projector. Pass the one that is inside it: "
-                f".{name}"
+                f"projector: a {what}; expected a Projector. Pass the projector inside it: .{name}"
             )
     projector.blocks[0] = Scale(projector.blocks[0])
     assert refusal(lambda: save_projector(projector, tmp_path / "new")) == (
@@ -850,14 +849,14 @@ def test_what_is_no_projector_gives_our_error(tmp_path: Path) -> None:
         (nn.DataParallel(nn.Linear(3, 3)), f"a DataParallel; expected a Projector. {make}"),
         (
             Model(projector),
-            "a Model; expected a Projector. Pass the one that is inside it: .vision.proj",
+            "a Model; expected a Projector. Pass the projector inside it: .vision.proj",
         ),
         (
             projector.state_dict(),
             "a OrderedDict; expected a Projector. Load it into one first: "
             "build_projector(...).load_state_dict(...).",
         ),
-        (projector.spec, "a Stack; expected a Projector. build_projector makes one of it."),
+        (projector.spec, "a Stack; expected a Projector. Pass it to build_projector first."),
         ("ldp", f"a str; expected a Projector. {make}"),
         (None, f"a NoneType; expected a Projector. {make}"),
     ]

@@ -31,7 +31,7 @@ def test_what_comes_in_is_looked_at_first() -> None:
     x[0, 3, 2] = NAN
     assert found(ldp(), x) == (
         "x: 1 of 128 numbers are not finite, the first nan at (0, 3, 2); expected finite numbers. "
-        "They come from before it."
+        "The input of the projector holds them."
     )
 
 

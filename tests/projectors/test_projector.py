@@ -458,8 +458,8 @@ def test_a_block_that_cannot_be_built_is_named() -> None:
         with pytest.raises(SpecError) as caught:
             projector(torch.randn(1, 4, 4))
         assert str(caught.value) == (
-            "blocks: the last module gives 7 channels; expected 4, the projector's 'out'. What "
-            "its block says on paper is wrong: tell the block's authors."
+            "blocks: the last module gives 7 channels; expected 4, the projector's 'out'. The "
+            "flow method of its block is wrong: tell the block's authors."
         )
         with pytest.raises(SpecError) as caught:
             _ = projector.plan((2, 2)).macs

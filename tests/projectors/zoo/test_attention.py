@@ -190,7 +190,7 @@ def test_flamingo_projects_where_the_widths_differ() -> None:
     [
         (
             {"type": "resampler", "heads": 6, "kv_heads": 4},
-            "blocks[0]: 4 'kv_heads' do not divide 6 'heads'. Leave it out for as many.",
+            "blocks[0]: 4 'kv_heads' do not divide 6 'heads'. Leave it out to use 'heads'.",
         ),
         (
             {"type": "qformer", "heads": 5},
@@ -204,7 +204,7 @@ def test_flamingo_projects_where_the_widths_differ() -> None:
         ),
         (
             {"type": "query-resampler", "queries": 50, "places": "both"},
-            "blocks[0]: 50 is no square; expected a square number. Try 49 or 64.",
+            "blocks[0]: 50 queries; expected a square number. Try 49 or 64.",
         ),
         (
             {"type": "query-resampler", "heads": 2, "out": 6},

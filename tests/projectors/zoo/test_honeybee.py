@@ -726,7 +726,7 @@ def test_a_table_counts_towards_the_parameters() -> None:
     [
         (
             {"queries": 143},
-            "c-abstractor.queries: 143 is no square; expected a square number. Try 121 or 144.",
+            "c-abstractor.queries: 143 queries; expected a square number. Try 121 or 144.",
         ),
         ({"depth": 0}, "c-abstractor.depth: 0; expected at least 1"),
     ],
