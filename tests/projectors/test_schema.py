@@ -127,6 +127,6 @@ def test_both_refuse_it(document: dict[str, Any]) -> None:
 def test_fields_are_described() -> None:
     pool = SCHEMA["$defs"]["pool"]
     assert pool["properties"]["ceil"]["description"] == (
-        "For ``avg`` and ``max``: keep windows cut off by the border, not drop them."
+        "For ``avg`` and ``max``: keep windows cut off by the border; else they are dropped."
     )
     assert pool["description"].startswith("Pool the grid")
