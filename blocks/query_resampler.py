@@ -21,7 +21,7 @@ _EPS = 1e-6
 
 
 class QueryResampler(Block):
-    """Cross-attend once from learned queries to the tokens; ``(b, h, w, c) -> (b, 1, n, out)``.
+    """Cross-attend once from queries to tokens with positions; ``(b, h, w, c) -> (b, 1, n, out)``.
 
     ``x = LN(linear(x))``, then ``proj(LN(attention(LN(queries), x + places, x)))``, where `places`
     are sines and cosines of column and row, so that any grid will do. A linear layer without bias
