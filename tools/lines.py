@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 NEW = (
     "projectors/zoo/fuyu.py",
     "tests/docs/test_architecture.py",
-    "tests/docs/test_repository_files.py",
     "tests/projectors/zoo/test_fuyu.py",
+    "tests/test_repository_files.py",
     "tests/tools/test_lines.py",
     "tools/lines.py",
 )
