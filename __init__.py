@@ -82,9 +82,9 @@ _HOMES = {
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
-# What spans rooms. A room never names a higher one, so the registry of blocks finds here, as data,
-# where its built-ins live that stand above its room, and where the registry of projectors does.
-# Nothing is imported for it.
+# Data that spans rooms. A room never names a higher one, so `blocks` takes from here where its
+# built-ins in higher rooms live, and where the registry of projectors is. Nothing is imported for
+# it: these are names of modules, which the registry of blocks imports when they are needed.
 _BLOCKS_ELSEWHERE = {"preset": "mobilevlm.projectors.nested:NestedPreset"}
 _BLOCK_TABLES = ("mobilevlm.zeta.names:ZETA",)
 _PROJECTORS = "mobilevlm.projectors:PROJECTORS"

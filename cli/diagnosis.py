@@ -18,10 +18,10 @@ from ..registry import (
     STRICT_VARIABLE,
     Plugin,
     Registry,
+    describe_error,
     did_you_mean,
     disabled,
     quote,
-    told,
 )
 from ..registry.requirements import OWN
 from .requirements import Requirement, matches, requirements
@@ -161,7 +161,7 @@ def _base() -> Iterator[Finding]:
 
         from ..blocks.core import block as _block  # noqa: F401
     except Exception as error:
-        text = f"what plugins require cannot be imported: {told(error)}"
+        text = f"what plugins require cannot be imported: {describe_error(error)}"
         yield Finding("problem", OWN, text, "Fix this first: no plugin was imported.")
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..registry import MobileVLMError, told
+from ..registry import MobileVLMError, describe_error
 from .wording import reworded
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def reporting(debug: bool, as_json: bool = False) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        explain(f"{told(error)}. This is a bug in mobilevlm; --debug shows where.")
+        explain(f"{describe_error(error)}. This is a bug in mobilevlm; --debug shows where.")
         raise typer.Exit(FAILED) from None
     finally:
         _as_json.reset(token)

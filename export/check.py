@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..blocks.core.fast import fast_paths
 from ..blocks.core.linear import PROCESSOR_UNITS, capabilities
-from ..registry import MobileVLMError, told
+from ..registry import MobileVLMError, describe_error
 from .errors import ExportError, Mismatch
 from .formats import Loaded
 from .report import Check
@@ -131,7 +131,7 @@ def check_outputs(
         try:
             y = loaded.run(x)
         except Exception as error:
-            found = f"running it on an input of {shape} fails: {told(error)}"
+            found = f"running it on an input of {shape} fails: {describe_error(error)}"
             raise Mismatch(found, str(path), "a file that runs", UNWRITTEN) from error
         if y.shape != y_eager.shape:
             found = f"for an input of {shape} the output is {tuple(y.shape)}"

@@ -17,7 +17,7 @@ from ..projectors.document import dump_spec
 from ..projectors.files import check_target, replace_file
 from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
-from ..registry import MobileVLMError, RegistryError, quote, told
+from ..registry import MobileVLMError, RegistryError, describe_error, quote
 from .axes import Dims
 from .check import UNWRITTEN, check_outputs, expect, processor, time_ratio
 from .errors import ExportError, Mismatch
@@ -137,7 +137,7 @@ def export_projector(
             raise
         except Exception as error:
             raise ExportError(
-                f"the exporter failed: {told(error)}",
+                f"the exporter failed: {describe_error(error)}",
                 str(path),
                 hint="Its output is printed above this message.",
             ) from error
@@ -213,7 +213,7 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
         return copy.deepcopy(projector, memo).eval()
     except Exception as error:
         raise ExportError(
-            f"it cannot be copied: {told(error)}",
+            f"it cannot be copied: {describe_error(error)}",
             "projector",
             hint="copy.deepcopy must work: after torch.nn.utils.prune, call prune.remove.",
         ) from error

@@ -12,7 +12,7 @@ from torch.export import Dim, ExportedProgram, export
 from ..blocks.core.feature import Grid
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
-from ..registry import MobileVLMError, told
+from ..registry import MobileVLMError, describe_error
 from .axes import Dims
 from .errors import ExportError
 
@@ -121,7 +121,7 @@ class ExportSignature:
         except Exception as error:
             free = ", ".join(str(name) for name in self.dims if isinstance(name, str))
             raise ExportError(
-                f"torch.export failed: {told(error)}",
+                f"torch.export failed: {describe_error(error)}",
                 expected=f"blocks that can be traced with {free} free",
                 hint="The usual cause is a Python number computed from a tensor or a size.",
             ) from error

@@ -9,7 +9,7 @@ from torch import nn
 from ..blocks.core.block import Step, label, walk_cache
 from ..blocks.core.chain import Chain
 from ..blocks.core.errors import SpecError
-from ..registry import MobileVLMError, quote, told
+from ..registry import MobileVLMError, describe_error, quote
 
 __all__ = ["assemble"]
 
@@ -31,7 +31,7 @@ def _build_block(index: int, step: Step) -> nn.Module:
     except MobileVLMError:
         raise
     except Exception as error:  # a plugin's block: name it
-        raise SpecError(f"building failed: {told(error)}", where) from error
+        raise SpecError(f"building failed: {describe_error(error)}", where) from error
     if not isinstance(module, nn.Module):
         raise SpecError(f"build returned {quote(module)}", where, "a torch.nn.Module")
     return module

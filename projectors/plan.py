@@ -14,7 +14,7 @@ from ..blocks.core.block import Step, chains, label, walk_cache
 from ..blocks.core.chain import Chain
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Feature, Grid
-from ..registry import told
+from ..registry import describe_error
 from .assemble import assemble
 from .macs import count_macs
 from .stack import Stack
@@ -138,7 +138,7 @@ class Plan:
                     x = module(x)
                 except Exception as error:
                     raise SpecError(
-                        f"its module fails on the meta device: {told(error)}", where
+                        f"its module fails on the meta device: {describe_error(error)}", where
                     ) from error
                 said = (1, *step.y.grid, step.y.channels)
                 if tuple(x.shape) != said:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from ..blocks.core.errors import SpecError
 from ..blocks.core.spec import Spec
-from ..registry import MobileVLMError, quote, told
+from ..registry import MobileVLMError, describe_error, quote
 from .stack import PrefixTokens, Stack
 from .upstream import Upstream
 
@@ -67,7 +67,7 @@ class Preset(Spec):
         except MobileVLMError:
             raise
         except Exception as error:  # a plugin's preset: name it
-            raise SpecError(f"expand failed: {told(error)}", where) from error
+            raise SpecError(f"expand failed: {describe_error(error)}", where) from error
         if not isinstance(stack, Stack) or (stack.in_, stack.out) != (in_, out):
             raise SpecError(f"expand returned {quote(stack)}", where, f"a Stack {in_} -> {out}")
         if not self.prefix_tokens:

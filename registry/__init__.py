@@ -10,7 +10,7 @@ from .errors import (
     RegistryError,
     UnknownName,
 )
-from .names import did_you_mean, first_line, printable, quote, told
+from .names import describe_error, did_you_mean, first_line, printable, quote
 from .plugins import Plugin
 from .registry import Registry
 from .switches import ALL, DISABLE_VARIABLE, STRICT_VARIABLE, disabled
@@ -30,10 +30,10 @@ __all__ = [
     "Registry",
     "RegistryError",
     "UnknownName",
+    "describe_error",
     "did_you_mean",
     "disabled",
     "first_line",
     "printable",
     "quote",
-    "told",
 ]

@@ -48,7 +48,7 @@ class PluginEntryPoint:
 
     @property
     def target(self) -> str:
-        """Where it leads, as ``module:attribute``; without the extras that may be written there."""
+        """Its target, ``module:attribute``, without any extras."""
         return f"{self.point.module}:{self.point.attr}"
 
     def entry(self, name: str) -> Entry:
@@ -100,8 +100,8 @@ class Discovery:
 
     Attributes:
         entry_points: The usable ones.
-        problems: What is wrong with the others.
-        loaded: What usable ones lead to, of those that were loaded so far.
+        problems: What is wrong with the rest.
+        loaded: The objects that usable ones point to, as far as they were loaded.
     """
 
     entry_points: tuple[PluginEntryPoint, ...]
@@ -123,14 +123,14 @@ class Installed:
         return found
 
     def refresh(self) -> None:
-        """Read the metadata again next time, and load again what it leads to."""
+        """Read the metadata again next time, and load the entry points again."""
         importlib.invalidate_caches()
         MetadataPathFinder().invalidate_caches()  # the line above does it from Python 3.12 on
         self._found = None
 
 
 INSTALLED = Installed()
-"""What the registries of this process share."""
+"""The installed distributions of this process, which its two registries share."""
 
 
 def discover() -> Discovery:
@@ -229,7 +229,7 @@ def _unusable(point: EntryPoint, short: str | None, distribution: str) -> Proble
 
 
 def _identity(dist: Distribution) -> tuple[str, str]:
-    """Read name and version off the metadata's headers; parsing all of it costs ten times more."""
+    """Read name and version from the metadata's headers; parsing all takes ten times longer."""
     try:
         text = dist.read_text("METADATA") or dist.read_text("PKG-INFO") or ""
     except Exception:

@@ -24,12 +24,12 @@ class MobileVLMError(Exception):
     a program can use it without parsing text.
 
     Args:
-        found: What is wrong, as it was met.
-        where: The path in the document, the tensor or the argument.
+        found: What is wrong.
+        where: The path in the document, the tensor's key or the argument.
         expected: What would have been right.
-        hint: One thing to try, as a sentence; or, where finding it takes a search, a function
-            that returns it. It is called when the hint is first read, so that an error which
-            nobody is shown costs nothing.
+        hint: One thing to try, as a sentence; or, where that takes a search, a function that
+            returns it. It is called when the hint is first read, so that an error that is caught
+            and dropped costs nothing.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class AmbiguousName(RegistryError):
 
 
 class NameTaken(RegistryError):
-    """The name to register belongs to somebody else."""
+    """The name to register is already taken."""
 
 
 class BrokenPlugin(RegistryError):
-    """An entry point was found but what it points to cannot be used."""
+    """An entry point was found, but its target cannot be imported or is of the wrong kind."""

@@ -1,4 +1,4 @@
-"""Names: what they may look like, and which one the user probably meant."""
+"""Names: the rules for them, suggestions for misspelt ones, and text that is safe to print."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "DISTRIBUTION",
+    "describe_error",
     "did_you_mean",
     "first_line",
     "normalize",
@@ -15,7 +16,6 @@ __all__ = [
     "parse",
     "printable",
     "quote",
-    "told",
 ]
 
 MAX_LENGTH = 64
@@ -26,7 +26,7 @@ DISTRIBUTION = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII |
 
 
 def normalize(name: object) -> str | None:
-    r"""Return the one spelling of a short name (``_`` reads as ``-``), or None if it is none.
+    r"""Return the one spelling of a short name (``_`` reads as ``-``), or None if it is invalid.
 
     >>> normalize("norm_act")
     'norm-act'
@@ -67,39 +67,39 @@ def parse(name: object) -> tuple[str | None, str] | None:
 
 
 def quote(value: object, limit: int = 80) -> str:
-    r"""Show any value on one short line of ASCII, so that look-alike letters cannot hide.
+    r"""Return any value on one short line of ASCII, so that look-alike letters can be told apart.
 
     >>> quote("ldp\n"), quote("\u0430")
     ("'ldp\\n'", "'\\u0430'")
     """
     try:
         text = ascii(value)
-    except Exception:  # integers of over 4,300 digits, deep containers, strangers' __repr__
+    except Exception:  # integers of over 4,300 digits, deep containers, third-party __repr__
         text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:
-    """Return the first line of what a stranger's exception says, as any terminal can print it."""
+    """Return the first line of an exception's message, as any terminal can print it."""
     try:
         lines = str(error).strip().splitlines()
-    except Exception:  # strangers' __str__
+    except Exception:  # third-party __str__
         lines = []
     line = printable(lines[0]) if lines else "no message"
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-def told(error: BaseException) -> str:
-    r"""Show a stranger's exception on one line: its type, and the first line of what it says.
+def describe_error(error: BaseException) -> str:
+    r"""Return an exception on one line: its type, and the first line of its message.
 
-    >>> told(ValueError("not\nso"))
+    >>> describe_error(ValueError("not\nso"))
     'ValueError: not'
     """
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Return text as any terminal can print it: letters stay; controls and the like are escaped.
+    r"""Return text as any terminal can print it: letters stay, control characters are escaped.
 
     >>> printable("f\u00fcr\n"), printable("a\ud800b")
     ('f\xfcr\\n', 'a\\ud800b')

@@ -1,4 +1,4 @@
-"""What installed plugins offer one registry, and the import of it."""
+"""The plugins of one registry: their entry points, status and import."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Plugins:
         self.installed = installed
         self._accepts = accepts
         self._expected = expected
-        # How long a first import took, with the module that it made, by qualified name.
+        # The imported module and how long its first import took, by qualified name.
         self._imports: dict[str, tuple[object, float]] = {}
 
     def entry_points(self, *, switched_off: bool = False) -> list[PluginEntryPoint]:
@@ -79,7 +79,7 @@ class Plugins:
         ]
 
     def load(self, point: PluginEntryPoint) -> Any:
-        """Return what an entry point leads to, importing it the first time.
+        """Return the object that an entry point points to, importing it the first time.
 
         Raises:
             BrokenPlugin: It cannot be imported or is not of this kind; the cause is chained.
@@ -106,7 +106,7 @@ class Plugins:
         return loaded.setdefault(point, thing)
 
     def loaded(self) -> dict[str, object]:
-        """Return what was loaded so far, by qualified name."""
+        """Return the objects loaded so far, by qualified name."""
         found = self.installed.scan().loaded.copy().items()
         return {each.qualified: thing for each, thing in found if each.point.group == self.group}
 

@@ -1,4 +1,4 @@
-"""The registry: one name, one thing; built-ins, entry points and local registrations."""
+"""The registry: names for local registrations, built-ins and plugins."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Registry(Generic[T]):
 
     A short name is looked up in this process's own registrations, then among the built-ins, then
     among plugins. A plugin's entry always answers to ``distribution/name`` too. Listing imports
-    nothing of what it lists; getting imports exactly what was asked for.
+    none of the things listed; `get` imports exactly what was asked for.
 
     Args:
         kind: The singular noun for messages, such as ``block``.
@@ -42,8 +42,8 @@ class Registry(Generic[T]):
         builtins: Short name to ``module:attribute``. These names cannot be taken over.
         more_builtins: ``module:attribute`` of further such tables, imported at the first look-up.
         aliases: Other built-in names: alias to the short name it stands for and its options.
-        specialise: Returns what an alias means: called with what its short name means, and its
-            options.
+        specialise: Applies an alias's options: called with the thing its short name stands for,
+            and the options.
         accepts: Whether a loaded object is of this kind.
         expected: What `accepts` wants, in words.
         installed: The installed distributions, which registries may share.
@@ -71,14 +71,14 @@ class Registry(Generic[T]):
         self._tables = more_builtins
         self._aliases = dict(aliases or {})
         self._specialise = specialise
-        self._specialised: dict[str, T] = {}  # what aliases mean, once made; never forgotten
+        self._specialised: dict[str, T] = {}  # by alias; kept for good, so that each is one object
         self._accepts = accepts
         self._expected = expected
         self._other = other
         self._plugins = Plugins(kind, group, accepts, expected, installed or Installed())
-        self._lock = threading.RLock()  # held to change what follows, and to walk through it
+        self._lock = threading.RLock()  # held to change or iterate over the two below
         self._local: dict[str, T] = {}
-        self._names: dict[int, str] = {}  # of what is registered here, by identity
+        self._names: dict[int, str] = {}  # of local registrations, by the thing's id
 
     @cached_property
     def _builtins(self) -> dict[str, str]:
@@ -96,14 +96,14 @@ class Registry(Generic[T]):
         match = self._match(name)
         return match is not None and len(match[1]) <= 1
 
-    # ------------------------------------------------------------------ what is there
+    # ------------------------------------------------------------------ list
 
     def names(self) -> list[str]:
-        """Return every name as `get` takes it, sorted. Imports nothing."""
+        """Return every name as `get` takes it, sorted. Imports none of them."""
         return [entry.name for entry in self.entries()]
 
     def entries(self) -> list[Entry]:
-        """Return every entry, sorted by name. Imports nothing.
+        """Return every entry, sorted by name. Imports none of them.
 
         A plugin's entry is listed under its short name where that is enough to find it, else
         under its qualified name.
@@ -122,7 +122,7 @@ class Registry(Generic[T]):
         """Return every entry of every plugin, also those switched off, sorted by name.
 
         Args:
-            check: Import them. Else nothing is imported, and what is broken is not known.
+            check: Import them, to find those that are broken.
         """
         ours = self._plugins
         found = [ours.status(point, entry, check=check) for point, entry in self._listed()]
@@ -137,7 +137,7 @@ class Registry(Generic[T]):
         return self._plugins.problems(switched_off=switched_off)
 
     def conflicts(self) -> list[Problem]:
-        """Return the short names of plugins that do not lead to them."""
+        """Return the short names that plugins offer but do not get."""
         return list(self._plugins.conflicts(self._builtins))
 
     def refresh(self) -> None:
@@ -150,10 +150,10 @@ class Registry(Generic[T]):
     # ------------------------------------------------------------------ look up
 
     def find(self, name: object) -> Entry:
-        """Say where a name leads, without importing it.
+        """Return the entry of a name, without importing it.
 
         Raises:
-            UnknownName: Nothing answers to it.
+            UnknownName: Nothing is registered under it.
             AmbiguousName: Two distributions offer it.
             BrokenPlugin: In strict mode, something is wrong with an installed plugin.
         """
@@ -168,7 +168,7 @@ class Registry(Generic[T]):
         """Return the registered thing, importing it if this is the first time.
 
         Raises:
-            UnknownName: Nothing answers to the name.
+            UnknownName: Nothing is registered under the name.
             AmbiguousName: Two distributions offer it; the message names both.
             BrokenPlugin: It cannot be imported or is not of this kind; the cause is chained. In
                 strict mode, something is wrong with an installed plugin.
@@ -182,7 +182,7 @@ class Registry(Generic[T]):
     def name_of(self, thing: object) -> str:
         """Return the name to write in a document: qualified for a plugin's, short for others.
 
-        What is known under several names is written as the one that most readers can look up.
+        A thing with several names is written as the one that most readers can look up.
 
         Raises:
             UnknownName: It is not registered.
@@ -278,7 +278,7 @@ class Registry(Generic[T]):
         return thing
 
     def unregister(self, name: str) -> None:
-        """Forget a local registration.
+        """Remove a local registration.
 
         Raises:
             UnknownName: The name is not registered in this process.
@@ -292,7 +292,7 @@ class Registry(Generic[T]):
     # ------------------------------------------------------------------ inside
 
     def _match(self, name: object) -> tuple[str, list[PluginEntryPoint]] | None:
-        """Return the canonical key and the plugins that answer (none: ours), or None."""
+        """Return the canonical key and the plugins that offer it (none if it is ours), or None."""
         self._plugins.check_strict(self._builtins)
         if isinstance(name, str) and name in self._aliases:  # as written: it may be no short name
             return name, []
@@ -327,7 +327,7 @@ class Registry(Generic[T]):
             return self._local.copy()
 
     def _own(self, key: str) -> T:
-        """Return a local registration, which another thread may have forgotten by now."""
+        """Return a local registration, which another thread may just have removed."""
         try:
             return self._local[key]
         except KeyError:
@@ -355,7 +355,7 @@ class Registry(Generic[T]):
         return UnknownName(f"unknown {self.kind} {quote(name)}", hint=lambda: self._advice(name))
 
     def _advice(self, name: object) -> str:
-        """Return what may have been meant by a name that nothing answers to."""
+        """Return a hint for a name that nothing is registered under."""
         distribution, short = parse(name) or (None, "")
         for point in self._plugins.entry_points(switched_off=True):
             if short == point.name and distribution in (None, point.distribution):
@@ -394,7 +394,7 @@ def target_of(thing: object) -> str:
 
 
 def _peek(target: str) -> object:
-    """Return what ``module:attribute`` leads to if the module is loaded, else `_MISSING`."""
+    """Return the object at ``module:attribute`` if the module is loaded, else `_MISSING`."""
     module, _, attribute = target.partition(":")
     thing: object = sys.modules.get(module)
     try:

@@ -1,4 +1,4 @@
-"""The environment variables that say which plugins are used, and how strictly."""
+"""The environment variables that switch plugins off, or make their problems errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO = ("", "0", "false", "no", "off")
 
 
 def _plain(name: str) -> str:
-    """Return a distribution's name, qualified or not, as the variable's readers compare it."""
+    """Return a distribution's name, qualified or not, in the form that is compared."""
     return normalize_distribution(name.strip())
 
 
@@ -31,7 +31,7 @@ ALL = frozenset(map(_plain, ("1", "true", "all", "__all__")))
 
 
 def disabled() -> frozenset[str]:
-    """Return what the variable switches off: ``distribution``, ``distribution/name``, or all."""
+    """Return the names that the variable switches off: distributions, qualified names or all."""
     return frozenset(map(_plain, os.environ.get(DISABLE_VARIABLE, "").split(","))) - {""}
 
 

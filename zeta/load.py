@@ -16,7 +16,7 @@ from types import ModuleType
 
 import torch
 
-from ..registry import MobileVLMError, told
+from ..registry import MobileVLMError, describe_error
 from ..registry.requirements import install_command
 
 __all__ = ["VERSION", "ZetaError", "zeta_nn"]
@@ -58,7 +58,7 @@ def zeta_nn(where: str = "zeta.nn") -> ModuleType:
         return importlib.import_module("zeta.nn")
     except (Exception, SystemExit) as error:
         raise ZetaError(
-            f"{expected} is installed, but its import fails: {told(error)}",
+            f"{expected} is installed, but its import fails: {describe_error(error)}",
             where,
             hint=_advice(error),
         ) from error

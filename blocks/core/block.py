@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlia
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from ...registry import MobileVLMError, RegistryError, quote, told
+from ...registry import MobileVLMError, RegistryError, describe_error, quote
 from .. import BLOCKS
 from .errors import SpecError
 from .feature import Feature, hides_width
@@ -317,7 +317,7 @@ def _as_our_error(fault: Exception) -> MobileVLMError:
     """Return an error of this package for what a plugin's block raised."""
     if isinstance(fault, MobileVLMError):
         return fault
-    error = SpecError(f"walking failed: {told(fault)}")
+    error = SpecError(f"walking failed: {describe_error(fault)}")
     error.__cause__ = fault
     return error
 

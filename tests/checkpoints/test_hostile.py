@@ -35,7 +35,7 @@ from mobilevlm.checkpoints.formats import torch_pickle
 from mobilevlm.checkpoints.load import inspect_checkpoint
 from mobilevlm.checkpoints.mapping import layouts, to_upstream
 from mobilevlm.projectors.upstream import Name
-from mobilevlm.registry import first_line, printable, told
+from mobilevlm.registry import describe_error, first_line, printable
 
 MERGE = {"type": "patch-merge", "size": 64}
 
@@ -120,7 +120,7 @@ def test_an_error_without_words() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert told(Mute()) == "Mute: no message"
+    assert describe_error(Mute()) == "Mute: no message"
     assert first_line(ValueError("x" * 1000)) == "x" * 297 + "..."
 
 
