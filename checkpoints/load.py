@@ -19,12 +19,12 @@ from ..projectors.document import load_spec
 from ..projectors.lookup import instantiate
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
-from ..projectors.upstream import Config
+from ..projectors.upstream import Checkpoint
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError, convert_pickle
 from .formats.tensor_file import TensorInfo
 from .mapping import Part, parts
-from .recognise import Candidate, inner_config, recognise
+from .recognise import Candidate, Config, inner_config, recognise
 from .save import DOCUMENT
 from .state import check_keys, check_tensor
 from .weights import ProgressCallback, Weights
@@ -415,7 +415,8 @@ def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) ->
             _refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
     try:
         assert entry.read is not None  # recognise takes no others
-        match = entry.read(config, {key: tensor.shape for key, tensor in stored.items()})
+        shapes = {key: tensor.shape for key, tensor in stored.items()}
+        match = entry.read(Checkpoint(config, shapes, root))
         family = match.preset or family
         grid = None if match.grid is None else grid or match.grid
         projector = build_projector(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..projectors import PROJECTORS
 from ..projectors.index import upstream_index
-from ..projectors.upstream import Config, Upstream
+from ..projectors.upstream import Upstream
 
-__all__ = ["Candidate", "inner_config", "recognise"]
+__all__ = ["Candidate", "Config", "inner_config", "recognise"]
+
+Config: TypeAlias = Mapping[str, Any]
 
 
 class Candidate(NamedTuple):

@@ -1,7 +1,7 @@
 """How a family's weights are named in checkpoints of other projects; no family is known here.
 
-A family's file lists `Upstream` entries. The functions below help to write them. A config leaves
-out what equals transformers' default, so a reader names the default of each setting.
+A family's file lists `Upstream` entries. A config leaves out what equals transformers' default, so
+their readers name the default of each setting.
 """
 
 from __future__ import annotations
@@ -19,29 +19,28 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 __all__ = [
-    "Config",
+    "Checkpoint",
     "Fused",
     "Match",
     "Name",
     "Names",
-    "Shapes",
     "Upstream",
-    "activation",
     "count_blocks",
-    "count_keys",
-    "count_layers",
-    "matrix",
-    "only",
-    "projector_act",
     "refused",
-    "setting",
     "with_norm",
 ]
 
-Config: TypeAlias = Mapping[str, Any]
-"""A model's config.json."""
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""The shapes of the tensors below a prefix, by their keys without it."""
+# Activations by transformers' names.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "quick_gelu": "quick-gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+    "silu": "silu",
+    "swish": "silu",
+}
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,70 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """What a reader sees of a checkpoint.
+
+    Attributes:
+        config: The model's config.json.
+        shapes: The shapes of the tensors below the root, by their keys without it.
+        root: What stands before those keys.
+    """
+
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    root: str = ""
+
+    def setting(self, path: str, default: Any) -> Any:
+        """Return a setting of the config, such as ``vision_config.hidden_size``."""
+        config = self.config
+        *sections, name = path.split(".")
+        for section in sections:
+            config = config.get(section) or {}
+        return config.get(name, default)
+
+    def only(self, path: str, expected: Any, default: Any = ...) -> None:
+        """Refuse a setting that upstream has and the preset does not.
+
+        Args:
+            path: Where the setting is.
+            expected: The one value that the preset computes.
+            default: Upstream's default; if not given, the expected value.
+        """
+        value = self.setting(path, expected if default is ... else default)
+        if value != expected:
+            raise CheckpointError(
+                quote(value),
+                f"config.json: {path}",
+                quote(expected),
+                "Write the projector as a document and load its weights yourself.",
+            )
+
+    def act(self, path: str = "projector_hidden_act") -> str:
+        """Return our name of the activation that a setting names, which is GELU by default."""
+        name = self.setting(path, "gelu")
+        if not isinstance(name, str) or name not in _ACTIVATIONS:
+            expected = f"one of {', '.join(_ACTIVATIONS)}"
+            raise CheckpointError(quote(name), f"config.json: {path}", expected)
+        return _ACTIVATIONS[name]
+
+    def matrix(self, key: str) -> tuple[int, int]:
+        """Return the two sides of a weight, (out, in)."""
+        shape = self.shapes[key]
+        if len(shape) != 2:
+            raise CheckpointError(f"a tensor of {shape}", key, "two axes (out, in)")
+        return shape[0], shape[1]
+
+    def count(self, pattern: str) -> int:
+        """Return how many keys match a pattern."""
+        return sum(re.fullmatch(pattern, key) is not None for key in self.shapes)
+
+    def layers(self, path: str) -> int:
+        """Return how many numbered modules there are at a path, by the largest number."""
+        found = (re.match(rf"{re.escape(path)}\.(\d+)\.", key) for key in self.shapes)
+        return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+@dataclass(frozen=True)
 class Upstream:
     """One way in which checkpoints name a family's weights.
 
@@ -116,8 +179,8 @@ class Upstream:
         names: Upstream's module names in order of use; or a function of the stack.
         prefix: A pattern of the module's name in the models, the end of its path; empty where its
             parts stand at the top.
-        tensors: The keys below the prefix that must be there.
-        read: Reads the widths and options from the config and the shapes below the prefix.
+        tensors: The keys below the prefix that must be there; by default the weights of `names`.
+        read: Reads the widths and options from the config and the shapes.
         model_types: The model types of the configs that it is for. Without any, the names are
             distinctive, and it is tried whatever the config says.
         prefixes: Where, below the prefix, the projector's tensors are; others are left alone.
@@ -130,14 +193,17 @@ class Upstream:
     names: Names = ()
     prefix: str = ""
     tensors: tuple[str, ...] = ()
-    read: Callable[[Config, Shapes], Match] | None = None
+    read: Callable[[Checkpoint], Match] | None = None
     model_types: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("",)
     names_suffice: bool = False
     secondary: bool = False
 
-
-# ---------------------------------------------------------------------- names of a stack's modules
+    def __post_init__(self) -> None:
+        if self.read is not None and not self.tensors and not callable(self.names):
+            plain = [name for name in self.names if isinstance(name, str)]
+            weights = tuple(f"{name}.weight".removeprefix(".") for name in plain)
+            object.__setattr__(self, "tensors", weights)
 
 
 def count_blocks(stack: Stack, kind: type[Block]) -> int:
@@ -155,87 +221,12 @@ def with_norm(norm: str, *names: str | Fused) -> Names:
     return names_of
 
 
-# ---------------------------------------------------------------------- configs and shapes
-
-# Activations by transformers' names.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu-tanh",
-    "gelu_pytorch_tanh": "gelu-tanh",
-    "quick_gelu": "quick-gelu",
-    "relu": "relu",
-    "relu2": "relu2",
-    "silu": "silu",
-    "swish": "silu",
-}
-
-
-def setting(config: Config, path: str, default: Any) -> Any:
-    """Return a config's setting, such as ``vision_config.hidden_size``, or its default."""
-    *sections, name = path.split(".")
-    for section in sections:
-        config = config.get(section) or {}
-    return config.get(name, default)
-
-
-def only(config: Config, path: str, expected: Any, default: Any = ...) -> None:
-    """Refuse a setting that upstream has and the preset does not.
-
-    Args:
-        config: The config.
-        path: Where the setting is.
-        expected: The one value that the preset computes.
-        default: Upstream's default; if not given, the expected value.
-    """
-    value = setting(config, path, expected if default is ... else default)
-    if value != expected:
-        raise CheckpointError(
-            quote(value),
-            f"config.json: {path}",
-            quote(expected),
-            "Write the projector as a document and load its weights yourself.",
-        )
-
-
-def activation(config: Config, path: str) -> str:
-    """Return our name of the activation that a setting names, which is GELU by default."""
-    name = setting(config, path, "gelu")
-    if not isinstance(name, str) or name not in _ACTIVATIONS:
-        expected = f"one of {', '.join(_ACTIVATIONS)}"
-        raise CheckpointError(quote(name), f"config.json: {path}", expected)
-    return _ACTIVATIONS[name]
-
-
-def projector_act(config: Config) -> str:
-    """Return our name of the projector's activation."""
-    return activation(config, "projector_hidden_act")
-
-
-def matrix(shapes: Shapes, key: str) -> tuple[int, int]:
-    """Return the two sides of a weight, (out, in)."""
-    shape = shapes[key]
-    if len(shape) != 2:
-        raise CheckpointError(f"a tensor of {shape}", key, "two axes (out, in)")
-    return shape[0], shape[1]
-
-
-def count_keys(shapes: Shapes, pattern: str) -> int:
-    """Return how many keys match a pattern."""
-    return sum(re.fullmatch(pattern, key) is not None for key in shapes)
-
-
-def count_layers(shapes: Shapes, path: str) -> int:
-    """Return how many numbered modules there are at a path, by the largest number."""
-    found = (re.match(rf"{re.escape(path)}\.(\d+)\.", key) for key in shapes)
-    return 1 + max((int(match[1]) for match in found if match), default=-1)
-
-
-def refused(why: str) -> Callable[[Config, Shapes], Match]:
+def refused(why: str) -> Callable[[Checkpoint], Match]:
     """Return a reader that says why the projector of a known model cannot be a preset."""
 
-    def read(config: Config, shapes: Shapes) -> Match:
+    def read(ckpt: Checkpoint) -> Match:
         raise CheckpointError(
-            f"{quote(config.get('model_type'))}, whose {why}",
+            f"{quote(ckpt.config.get('model_type'))}, whose {why}",
             "config.json: model_type",
             "a projector of one image's features alone",
             "Run it with the model's own code.",

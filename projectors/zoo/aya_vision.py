@@ -14,19 +14,19 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import Config, Fused, Match, Shapes, Upstream, matrix, only, setting, with_norm
+from ..upstream import Checkpoint, Fused, Match, Upstream, with_norm
 
 __all__ = ["AyaVision"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    hidden, wide = matrix(shapes, "linear_1.weight")
-    merge = setting(config, "downsample_factor", 2)
-    norm = "layernorm.weight" in shapes
+def _read(ckpt: Checkpoint) -> Match:
+    hidden, wide = ckpt.matrix("linear_1.weight")
+    merge = ckpt.setting("downsample_factor", 2)
+    norm = "layernorm.weight" in ckpt.shapes
     if norm:
-        only(config, "adapter_layer_norm_eps", 1e-6)
+        ckpt.only("adapter_layer_norm_eps", 1e-6)
     options = {"merge": merge, "hidden": hidden, "norm": norm}
-    return Match(wide // merge**2, matrix(shapes, "linear_2.weight")[0], options)
+    return Match(wide // merge**2, ckpt.matrix("linear_2.weight")[0], options)
 
 
 class AyaVision(Preset):

@@ -12,18 +12,7 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.qformer import QFormer
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import (
-    Config,
-    Match,
-    Name,
-    Shapes,
-    Upstream,
-    count_layers,
-    matrix,
-    only,
-    refused,
-    setting,
-)
+from ..upstream import Checkpoint, Match, Name, Upstream, refused
 
 __all__ = ["Blip2"]
 
@@ -43,21 +32,21 @@ def _names(stack: Stack) -> list[str | Name]:
     return [*names, "language_projection"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "qformer_config.hidden_act", "gelu")
-    only(config, "qformer_config.layer_norm_eps", 1e-12)
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("qformer_config.hidden_act", "gelu")
+    ckpt.only("qformer_config.layer_norm_eps", 1e-12)
     first = "qformer.encoder.layer.0"
-    _, queries, width = shapes["query_tokens"]
+    _, queries, width = ckpt.shapes["query_tokens"]
     options = {
         "width": width,
         "queries": queries,
-        "depth": count_layers(shapes, "qformer.encoder.layer"),
-        "heads": setting(config, "qformer_config.num_attention_heads", 12),
-        "hidden": matrix(shapes, f"{first}.intermediate_query.dense.weight")[0],
-        "cross_every": setting(config, "qformer_config.cross_attention_frequency", 2),
+        "depth": ckpt.layers("qformer.encoder.layer"),
+        "heads": ckpt.setting("qformer_config.num_attention_heads", 12),
+        "hidden": ckpt.matrix(f"{first}.intermediate_query.dense.weight")[0],
+        "cross_every": ckpt.setting("qformer_config.cross_attention_frequency", 2),
     }
-    _, in_ = matrix(shapes, f"{first}.crossattention.attention.key.weight")
-    return Match(in_, matrix(shapes, "language_projection.weight")[0], options)
+    _, in_ = ckpt.matrix(f"{first}.crossattention.attention.key.weight")
+    return Match(in_, ckpt.matrix("language_projection.weight")[0], options)
 
 
 class Blip2(Preset):

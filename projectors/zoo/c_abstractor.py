@@ -23,7 +23,7 @@ from ...blocks.squeeze_excite import SqueezeExcite
 from ..errors import CheckpointError
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Name, Shapes, Upstream, count_keys, setting
+from ..upstream import Checkpoint, Match, Name, Upstream
 from .mlp import Mlp
 
 __all__ = ["CAbstractor"]
@@ -72,10 +72,10 @@ def _names_of_reg_block(path: str, *, shortcut: bool) -> list[str | Name]:
     return names
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
+def _read(ckpt: Checkpoint) -> Match:
     path = "projector_config.num_query_tokens"
     # Honeybee's first configs have it at the top.
-    queries = setting(config, path, config.get("num_query_tokens"))
+    queries = ckpt.setting(path, ckpt.config.get("num_query_tokens"))
     if queries is None:
         raise CheckpointError(
             "missing",
@@ -83,20 +83,20 @@ def _read(config: Config, shapes: Shapes) -> Match:
             "the number of tokens that come out of the pool",
             "No tensor tells it: write it into a config.json beside the weights.",
         )
-    hidden, in_, *_ = shapes["net.0.b1.conv1.conv.weight"]
-    linear = count_keys(shapes, r"readout\.\d+\.weight")
-    rows = shapes["pos_emb"][1] if "pos_emb" in shapes else 0
+    hidden, in_, *_ = ckpt.shapes["net.0.b1.conv1.conv.weight"]
+    linear = ckpt.count(r"readout\.\d+\.weight")
+    rows = ckpt.shapes["pos_emb"][1] if "pos_emb" in ckpt.shapes else 0
     side = math.isqrt(rows)
     options = {
         "queries": queries,
         "hidden": hidden,
-        "depth": count_keys(shapes, r"net\.0\.b\d+\.conv1\.conv\.weight"),
+        "depth": ckpt.count(r"net\.0\.b\d+\.conv1\.conv\.weight"),
         "mlp_depth": linear,
         "position": rows > 0,
-        "end": shapes["eos_tokens"][1] if "eos_tokens" in shapes else 0,
+        "end": ckpt.shapes["eos_tokens"][1] if "eos_tokens" in ckpt.shapes else 0,
         "prefix_tokens": int(rows != side**2),  # an older table has a row for the CLS token
     }
-    out = shapes[f"readout.{2 * linear - 2}.weight"][0]
+    out = ckpt.shapes[f"readout.{2 * linear - 2}.weight"][0]
     return Match(in_, out, options, (side, side) if rows else None)
 
 

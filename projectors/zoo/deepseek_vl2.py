@@ -12,7 +12,7 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, count_blocks, count_keys, matrix, only
+from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
 __all__ = ["DeepseekVL2"]
 
@@ -25,13 +25,13 @@ def _names(stack: Stack) -> list[str]:
     return [*first, *(f"layers.{2 * step}" for step in range(layers))]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "projector_config.projector_type", "downsample_mlp_gelu")
-    only(config, "projector_config.downsample_ratio", 2)
-    pooling = "token_pooling_layer.weight" in shapes
-    depth = count_keys(shapes, r"layers\.\d+\.weight")
-    inner, wide = matrix(shapes, "layers.0.weight")
-    out, _ = matrix(shapes, f"layers.{2 * depth - 2}.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("projector_config.projector_type", "downsample_mlp_gelu")
+    ckpt.only("projector_config.downsample_ratio", 2)
+    pooling = "token_pooling_layer.weight" in ckpt.shapes
+    depth = ckpt.count(r"layers\.\d+\.weight")
+    inner, wide = ckpt.matrix("layers.0.weight")
+    out, _ = ckpt.matrix(f"layers.{2 * depth - 2}.weight")
     options = {"mode": "pooling" if pooling else "mlp", "depth": depth, "ratio": inner // out}
     return Match(wide if pooling else wide // 4, out, options)
 

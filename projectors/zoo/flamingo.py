@@ -12,7 +12,7 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import Config, Fused, Match, Name, Shapes, Upstream, count_layers, matrix, setting
+from ..upstream import Checkpoint, Fused, Match, Name, Upstream
 
 __all__ = ["Flamingo"]
 
@@ -45,25 +45,25 @@ def _resampler(stack: Stack) -> Resampler:
     return resampler
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    queries, width = matrix(shapes, "latents")
-    q, _ = matrix(shapes, "layers.0.0.to_q.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    queries, width = ckpt.matrix("latents")
+    q, _ = ckpt.matrix("layers.0.0.to_q.weight")
     # No config is saved along; its heads are always 64 wide.
-    options = {"queries": queries, "depth": count_layers(shapes, "layers"), "heads": q // 64}
+    options = {"queries": queries, "depth": ckpt.layers("layers"), "heads": q // 64}
     return Match(width, width, options)
 
 
-def _read_idefics(config: Config, shapes: Shapes) -> Match:
-    queries, width = matrix(shapes, "latents")
-    q, _ = matrix(shapes, "blocks.0.0.q_proj.weight")
-    head_dim = setting(config, "perceiver_config.resampler_head_dim", 96)
+def _read_idefics(ckpt: Checkpoint) -> Match:
+    queries, width = ckpt.matrix("latents")
+    q, _ = ckpt.matrix("blocks.0.0.q_proj.weight")
+    head_dim = ckpt.setting("perceiver_config.resampler_head_dim", 96)
     options = {
         "queries": queries,
-        "depth": count_layers(shapes, "blocks"),
+        "depth": ckpt.layers("blocks"),
         "heads": q // head_dim,
         "head_dim": head_dim,
         "act": "relu",
-        "qk_norm": "blocks.0.0.q_layer_norm.weight" in shapes,
+        "qk_norm": "blocks.0.0.q_layer_norm.weight" in ckpt.shapes,
     }
     return Match(width, width, options)
 

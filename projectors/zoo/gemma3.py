@@ -11,25 +11,19 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Name, Shapes, Upstream, matrix, setting
+from ..upstream import Checkpoint, Match, Name, Upstream
 
 __all__ = ["Gemma3"]
 
 
-_NAMES = ("mm_soft_emb_norm", Name("mm_input_projection_weight", "matrix"))
-
-
-def _read(config: Config, shapes: Shapes) -> Match:
-    in_, out = matrix(shapes, "mm_input_projection_weight")
-    image = setting(config, "vision_config.image_size", 224)
-    side = image // setting(config, "vision_config.patch_size", 16)
-    tokens = round(setting(config, "mm_tokens_per_image", 256) ** 0.5)
-    eps = setting(config, "vision_config.layer_norm_eps", 1e-6)
+def _read(ckpt: Checkpoint) -> Match:
+    in_, out = ckpt.matrix("mm_input_projection_weight")
+    inner = "encoder." if ckpt.config.get("model_type") == "t5gemma2" else ""
+    image = ckpt.setting(f"{inner}vision_config.image_size", 224)
+    side = image // ckpt.setting(f"{inner}vision_config.patch_size", 16)
+    tokens = round(ckpt.setting(f"{inner}mm_tokens_per_image", 256) ** 0.5)
+    eps = ckpt.setting(f"{inner}vision_config.layer_norm_eps", 1e-6)
     return Match(in_, out, {"pool": side // tokens, "eps": eps})
-
-
-def _read_t5gemma2(config: Config, shapes: Shapes) -> Match:
-    return _read(config.get("encoder") or {}, shapes)
 
 
 class Gemma3(Preset):
@@ -65,18 +59,10 @@ class Gemma3(Preset):
     upstream = (
         Upstream(
             "gemma3",
-            _NAMES,
+            ("mm_soft_emb_norm", Name("mm_input_projection_weight", "matrix")),
             prefix="multi_modal_projector",
             tensors=("mm_input_projection_weight",),
             read=_read,
-            model_types=("gemma3", "shieldgemma2"),
-        ),
-        Upstream(
-            "gemma3",
-            _NAMES,
-            prefix="multi_modal_projector",
-            tensors=("mm_input_projection_weight",),
-            read=_read_t5gemma2,
-            model_types=("t5gemma2",),
+            model_types=("gemma3", "shieldgemma2", "t5gemma2"),
         ),
     )

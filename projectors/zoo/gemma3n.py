@@ -8,14 +8,14 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.scale import Scale
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, setting
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["Gemma3n"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    out, in_ = matrix(shapes, "embedding_projection.weight")
-    return Match(in_, out, {"eps": setting(config, "vision_config.rms_norm_eps", 1e-6)})
+def _read(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("embedding_projection.weight")
+    return Match(in_, out, {"eps": ckpt.setting("vision_config.rms_norm_eps", 1e-6)})
 
 
 class Gemma3n(Preset):
@@ -55,7 +55,6 @@ class Gemma3n(Preset):
             "gemma3n",
             ("soft_embedding_norm", "embedding_projection"),
             prefix="embed_vision",
-            tensors=("embedding_projection.weight", "soft_embedding_norm.weight"),
             read=_read,
             model_types=("gemma3n",),
             prefixes=("embedding_projection.", "soft_embedding_norm."),

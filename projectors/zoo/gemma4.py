@@ -12,7 +12,7 @@ from ...blocks.pool import Pool
 from ...blocks.scale import Scale
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Name, Shapes, Upstream, matrix, setting
+from ..upstream import Checkpoint, Match, Name, Upstream
 
 __all__ = ["Gemma4"]
 
@@ -23,12 +23,12 @@ def _names(stack: Stack) -> list[str | Name]:
     return [*first, "embed_vision.embedding_projection"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    out, in_ = matrix(shapes, "embed_vision.embedding_projection.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("embed_vision.embedding_projection.weight")
     options = {
-        "pool": setting(config, "vision_config.pooling_kernel_size", 3),
-        "eps": setting(config, "vision_config.rms_norm_eps", 1e-6),
-        "standardize": "vision_tower.std_bias" in shapes,
+        "pool": ckpt.setting("vision_config.pooling_kernel_size", 3),
+        "eps": ckpt.setting("vision_config.rms_norm_eps", 1e-6),
+        "standardize": "vision_tower.std_bias" in ckpt.shapes,
     }
     return Match(in_, out, options)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -14,34 +13,19 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Name, Shapes, Upstream, matrix, only, setting
+from ..upstream import Checkpoint, Match, Name, Upstream
 
 __all__ = ["Glm4v"]
 
 
-_NAMES = (
-    "post_layernorm",
-    Name("downsample", "conv", (2, 2)),
-    "merger.proj",
-    "merger.post_projection_norm",
-    "merger.gate_proj",
-    "merger.up_proj",
-    "merger.down_proj",
-)
-
-
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "vision_config.spatial_merge_size", 2)  # "blocked" is always 2x2
-    only(config, "vision_config.hidden_act", "silu")
-    hidden, out = matrix(shapes, "merger.gate_proj.weight")
-    options = {"eps": setting(config, "vision_config.rms_norm_eps", 1e-5), "hidden": hidden}
-    return Match(shapes["post_layernorm.weight"][0], out, options)
-
-
-def _read_glm5_next(config: Config, shapes: Shapes) -> Match:
-    match = _read(config, shapes)
-    limit = setting(config, "vision_config.swiglu_limit", 10.0)
-    return replace(match, options={**match.options, "limit": limit})
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("vision_config.spatial_merge_size", 2)  # "blocked" is always 2x2
+    ckpt.only("vision_config.hidden_act", "silu")
+    hidden, out = ckpt.matrix("merger.gate_proj.weight")
+    options = {"eps": ckpt.setting("vision_config.rms_norm_eps", 1e-5), "hidden": hidden}
+    if ckpt.config.get("model_type") == "glm5_next":
+        options["limit"] = ckpt.setting("vision_config.swiglu_limit", 10.0)
+    return Match(ckpt.shapes["post_layernorm.weight"][0], out, options)
 
 
 class Glm4v(Preset):
@@ -86,20 +70,19 @@ class Glm4v(Preset):
     upstream = (
         Upstream(
             "glm4v",
-            _NAMES,
+            (
+                "post_layernorm",
+                Name("downsample", "conv", (2, 2)),
+                "merger.proj",
+                "merger.post_projection_norm",
+                "merger.gate_proj",
+                "merger.up_proj",
+                "merger.down_proj",
+            ),
             prefix="visual",
             tensors=("merger.proj.weight", "post_layernorm.weight", "downsample.weight"),
             read=_read,
-            model_types=("glm4v", "glm4v_moe", "glm46v", "glmga", "glm_ocr"),
-            prefixes=("merger.", "post_layernorm.", "downsample."),
-        ),
-        Upstream(
-            "glm4v",
-            _NAMES,
-            prefix="visual",
-            tensors=("merger.proj.weight", "post_layernorm.weight", "downsample.weight"),
-            read=_read_glm5_next,
-            model_types=("glm5_next",),
+            model_types=("glm4v", "glm4v_moe", "glm46v", "glmga", "glm_ocr", "glm5_next"),
             prefixes=("merger.", "post_layernorm.", "downsample."),
         ),
     )

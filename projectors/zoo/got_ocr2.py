@@ -6,14 +6,14 @@ from ...blocks.conv import Conv
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["GotOcr2"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    in_ = shapes["conv_upsampler1.weight"][1]
-    return Match(in_, matrix(shapes, "multimodal_projector.weight")[0])
+def _read(ckpt: Checkpoint) -> Match:
+    in_ = ckpt.shapes["conv_upsampler1.weight"][1]
+    return Match(in_, ckpt.matrix("multimodal_projector.weight")[0])
 
 
 class GotOcr2(Preset):

@@ -12,14 +12,14 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.position import Position
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, setting
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["GraniteDocling"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    merge = setting(config, "vision_config.scale_factor", 4)
-    out, wide = matrix(shapes, "coarse.projection.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    merge = ckpt.setting("vision_config.scale_factor", 4)
+    out, wide = ckpt.matrix("coarse.projection.weight")
     return Match(wide // merge**2, out, {"merge": merge})
 
 

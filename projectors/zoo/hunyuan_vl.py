@@ -14,7 +14,7 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Name, Shapes, Upstream, matrix, only, setting
+from ..upstream import Checkpoint, Match, Name, Upstream
 
 __all__ = ["HunYuanVL"]
 
@@ -38,25 +38,13 @@ def _names(conv: str, out: str) -> Callable[[Stack], list[str | Name]]:
     return names
 
 
-# All but image_sep, which upstream does not use.
-_PREFIXES = (
-    "before_rms.",
-    "proj",
-    "image_newline",
-    "mlp.",
-    "image_begin",
-    "image_end",
-    "after_rms.",
-)
-
-
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "vision_config.hidden_act", "gelu")
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("vision_config.hidden_act", "gelu")
     options = {
-        "merge": setting(config, "vision_config.spatial_merge_size", 2),
-        "eps": setting(config, "vision_config.rms_norm_eps", 1e-5),
+        "merge": ckpt.setting("vision_config.spatial_merge_size", 2),
+        "eps": ckpt.setting("vision_config.rms_norm_eps", 1e-5),
     }
-    return Match(shapes["before_rms.weight"][0], matrix(shapes, "mlp.weight")[0], options)
+    return Match(ckpt.shapes["before_rms.weight"][0], ckpt.matrix("mlp.weight")[0], options)
 
 
 class HunYuanVL(Preset):
@@ -102,23 +90,22 @@ class HunYuanVL(Preset):
             ),
         )
 
-    upstream = (
+    upstream = tuple(
         Upstream(
-            "hunyuan-vl",
-            _names("proj_conv", "proj_out"),
+            layout,
+            _names(conv, last),
             prefix="patch_merger|perceive",
-            tensors=("proj_conv.weight", "before_rms.weight", "image_newline"),
+            tensors=(f"{conv}.weight", "before_rms.weight", "image_newline"),
             read=_read,
             model_types=("hunyuan_vl",),
-            prefixes=_PREFIXES,
-        ),
-        Upstream(
-            "hunyuan-vl-original",
-            _names("proj.0", "proj.2"),
-            prefix="patch_merger|perceive",
-            tensors=("proj.0.weight", "before_rms.weight", "image_newline"),
-            read=_read,
-            model_types=("hunyuan_vl",),
-            prefixes=_PREFIXES,
-        ),
+            # All but image_sep, which upstream does not use.
+            prefixes=(
+                *("before_rms.", "proj", "image_newline", "mlp."),
+                *("image_begin", "image_end", "after_rms."),
+            ),
+        )
+        for layout, conv, last in (
+            ("hunyuan-vl", "proj_conv", "proj_out"),
+            ("hunyuan-vl-original", "proj.0", "proj.2"),
+        )
     )

@@ -13,7 +13,7 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Name, Shapes, Upstream, count_layers, matrix, only, setting
+from ..upstream import Checkpoint, Match, Name, Upstream
 
 __all__ = ["Idefics2"]
 
@@ -39,23 +39,23 @@ def _names(stack: Stack) -> list[str | Name]:
     ]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "text_config.hidden_act", "silu")
-    only(config, "perceiver_config.hidden_act", "silu")
-    hidden, in_ = matrix(shapes, "modality_projection.gate_proj.weight")
-    queries, out = matrix(shapes, "perceiver_resampler.latents")
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("text_config.hidden_act", "silu")
+    ckpt.only("perceiver_config.hidden_act", "silu")
+    hidden, in_ = ckpt.matrix("modality_projection.gate_proj.weight")
+    queries, out = ckpt.matrix("perceiver_resampler.latents")
     attention = "perceiver_resampler.layers.0.self_attn"
-    head_dim = setting(config, "perceiver_config.resampler_head_dim", 96)
+    head_dim = ckpt.setting("perceiver_config.resampler_head_dim", 96)
     # With another width than its config says, transformers takes the language model's, eps and all.
-    own = setting(config, "perceiver_config.hidden_size", 4096) == out
+    own = ckpt.setting("perceiver_config.hidden_size", 4096) == out
     options = {
         "hidden": hidden,
         "queries": queries,
-        "depth": count_layers(shapes, "perceiver_resampler.layers"),
-        "heads": matrix(shapes, f"{attention}.q_proj.weight")[0] // head_dim,
-        "kv_heads": matrix(shapes, f"{attention}.k_proj.weight")[0] // head_dim,
+        "depth": ckpt.layers("perceiver_resampler.layers"),
+        "heads": ckpt.matrix(f"{attention}.q_proj.weight")[0] // head_dim,
+        "kv_heads": ckpt.matrix(f"{attention}.k_proj.weight")[0] // head_dim,
         "head_dim": head_dim,
-        "eps": setting(config, f"{'perceiver' if own else 'text'}_config.rms_norm_eps", 1e-6),
+        "eps": ckpt.setting(f"{'perceiver' if own else 'text'}_config.rms_norm_eps", 1e-6),
     }
     return Match(in_, out, options)
 

@@ -13,27 +13,27 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, setting
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["Idefics3"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    out, wide = matrix(shapes, "modality_projection.proj.weight")
-    merge = setting(config, "scale_factor", 2)
+def _read(ckpt: Checkpoint) -> Match:
+    out, wide = ckpt.matrix("modality_projection.proj.weight")
+    merge = ckpt.setting("scale_factor", 2)
     return Match(wide // merge**2, out, {"merge": merge})
 
 
-def _read_modernvbert(config: Config, shapes: Shapes) -> Match:
-    out, wide = matrix(shapes, "modality_projection.weight")
-    merge = setting(config, "pixel_shuffle_factor", 4)
+def _read_modernvbert(ckpt: Checkpoint) -> Match:
+    out, wide = ckpt.matrix("modality_projection.weight")
+    merge = ckpt.setting("pixel_shuffle_factor", 4)
     return Match(wide // merge**2, out, {"merge": merge})
 
 
-def _read_ultravbert(config: Config, shapes: Shapes) -> Match:
-    match = _read_modernvbert(config, shapes)
-    norm = {"norm": "rms", "eps": setting(config, "text_config.rms_norm_eps", 1e-6)}
-    return replace(match, options={**match.options, **norm})
+def _read_ultravbert(ckpt: Checkpoint) -> Match:
+    match = _read_modernvbert(ckpt)
+    eps = ckpt.setting("text_config.rms_norm_eps", 1e-6)
+    return replace(match, options={**match.options, "norm": "rms", "eps": eps})
 
 
 class Idefics3(Preset):
@@ -68,7 +68,6 @@ class Idefics3(Preset):
             "idefics3",
             ("modality_projection.proj",),
             prefix="connector",
-            tensors=("modality_projection.proj.weight",),
             read=_read,
             model_types=("idefics3", "smolvlm"),
         ),
@@ -76,7 +75,6 @@ class Idefics3(Preset):
             "modernvbert",
             ("modality_projection",),
             prefix="connector",
-            tensors=("modality_projection.weight",),
             read=_read_modernvbert,
             model_types=("modernvbert",),
         ),
@@ -84,7 +82,6 @@ class Idefics3(Preset):
             "ultravbert",
             ("modality_projection", "norm"),
             prefix="connector",
-            tensors=("modality_projection.weight", "norm.weight"),
             read=_read_ultravbert,
             model_types=("ultravbert",),
         ),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,78 +14,59 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import (
-    Config,
-    Match,
-    Shapes,
-    Upstream,
-    matrix,
-    only,
-    projector_act,
-    setting,
-    with_norm,
-)
+from ..upstream import Checkpoint, Match, Upstream, with_norm
 
 __all__ = ["InternVL"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    hidden, wide = matrix(shapes, "linear_1.weight")
-    merge = config.get("downsample_factor") or _merge(config)
+def _read(ckpt: Checkpoint) -> Match:
+    hidden, wide = ckpt.matrix("linear_1.weight")
+    merge = ckpt.config.get("downsample_factor") or _merge(ckpt)
     options = {
         "merge": merge,
-        "norm": "layer" if "layer_norm.weight" in shapes else "none",
+        "norm": "layer" if "layer_norm.weight" in ckpt.shapes else "none",
         "hidden": hidden,
-        "act": projector_act(config),
-        "bias": "linear_1.bias" in shapes,
+        "act": ckpt.act(),
+        "bias": "linear_1.bias" in ckpt.shapes,
     }
-    return Match(wide // merge**2, matrix(shapes, "linear_2.weight")[0], options)
+    return Match(wide // merge**2, ckpt.matrix("linear_2.weight")[0], options)
 
 
-def _merge(config: Config) -> int:
-    merge: int = round(1 / setting(config, "downsample_ratio", 0.5))
+def _merge(ckpt: Checkpoint) -> int:
+    merge: int = round(1 / ckpt.setting("downsample_ratio", 0.5))
     return merge
 
 
-def _read_sequential(config: Config, shapes: Shapes, preset: str = "", **options: Any) -> Match:
-    hidden, wide = matrix(shapes, "1.weight")
-    merge = _merge(config)
-    options = {"merge": merge, "hidden": hidden, **options}
-    return Match(wide // merge**2, matrix(shapes, "3.weight")[0], options, preset=preset)
+def _read_chat(ckpt: Checkpoint) -> Match:
+    hidden, wide = ckpt.matrix("1.weight")
+    merge, preset = _merge(ckpt), ""
+    options = {"merge": merge, "hidden": hidden}
+    match ckpt.config["model_type"]:
+        case "internvl_chat":
+            options["transpose"] = ckpt.setting("ps_version", "v1") == "v1"
+        case "qianfan_ocr":
+            options["act"] = ckpt.act()
+        case "nemotron_h_omni":
+            ckpt.only("text_config.num_nextn_predict_layers", 0)  # each adds a norm
+            preset = "nemotron-omni"
+    return Match(wide // merge**2, ckpt.matrix("3.weight")[0], options, preset=preset)
 
 
-def _read_internvl_chat(config: Config, shapes: Shapes) -> Match:
-    first_version = setting(config, "ps_version", "v1") == "v1"
-    return _read_sequential(config, shapes, transpose=first_version)
-
-
-def _read_qianfan_ocr(config: Config, shapes: Shapes) -> Match:
-    return _read_sequential(config, shapes, act=projector_act(config))
-
-
-def _read_nemotron_omni(config: Config, shapes: Shapes) -> Match:
-    only(config, "text_config.num_nextn_predict_layers", 0)  # each adds a norm
-    return _read_sequential(config, shapes, "nemotron-omni")
-
-
-def _read_nvila(config: Config, shapes: Shapes) -> Match:
+def _read_nvila(ckpt: Checkpoint) -> Match:
     # VILA 1.5's, which leaves the tokens column by column.
-    transpose = config.get("mm_projector_type") == "mlp_downsample"
+    transpose = ckpt.config.get("mm_projector_type") == "mlp_downsample"
     if not transpose:
-        only(config, "mm_projector_type", "mlp_downsample_2x2_fix", default=None)
-    out, wide = matrix(shapes, "layers.2.weight")
+        ckpt.only("mm_projector_type", "mlp_downsample_2x2_fix", default=None)
+    out, wide = ckpt.matrix("layers.2.weight")
     return Match(wide // 4, out, {"transpose": transpose}, preset="nvila")
 
 
-def _read_deepstack(part: int) -> Callable[[Config, Shapes], Match]:
-    """Granite-Docling's mergers; those of its fine path merge `part` times less each way."""
-
-    def read(config: Config, shapes: Shapes) -> Match:
-        merge = setting(config, "vision_config.scale_factor", 4) // part
-        out, wide = matrix(shapes, "linear_1.weight")
-        return Match(wide // merge**2, out, {"merge": merge})
-
-    return read
+def _read_deepstack(ckpt: Checkpoint) -> Match:
+    # Granite-Docling's mergers; those of its fine path merge half as much.
+    fine = "fine.deepstack" in ckpt.root
+    merge = ckpt.setting("vision_config.scale_factor", 4) // (2 if fine else 1)
+    out, wide = ckpt.matrix("linear_1.weight")
+    return Match(wide // merge**2, out, {"merge": merge})
 
 
 _NAMES = with_norm("layer_norm", "linear_1", "linear_2")
@@ -161,25 +141,8 @@ class InternVL(Preset):
             "internvl-chat",
             ("0", "1", "3"),
             prefix="mlp1",
-            tensors=("0.weight", "1.weight", "3.weight"),
-            read=_read_internvl_chat,
-            model_types=("internvl_chat",),
-        ),
-        Upstream(
-            "internvl-chat",
-            ("0", "1", "3"),
-            prefix="mlp1",
-            tensors=("0.weight", "1.weight", "3.weight"),
-            read=_read_qianfan_ocr,
-            model_types=("qianfan_ocr",),
-        ),
-        Upstream(
-            "internvl-chat",
-            ("0", "1", "3"),
-            prefix="mlp1",
-            tensors=("0.weight", "1.weight", "3.weight"),
-            read=_read_nemotron_omni,
-            model_types=("nemotron_h_omni",),
+            read=_read_chat,
+            model_types=("internvl_chat", "qianfan_ocr", "nemotron_h_omni"),
         ),
         Upstream(
             "nvila",
@@ -192,18 +155,9 @@ class InternVL(Preset):
         Upstream(
             "internvl",
             _NAMES,
-            prefix=r"coarse\.deepstack_mergers\.\d+",
+            prefix=r"(?:coarse|fine)\.deepstack_mergers\.\d+",
             tensors=("layer_norm.weight", "linear_1.weight", "linear_2.weight"),
-            read=_read_deepstack(1),
-            model_types=("granite_docling",),
-            secondary=True,
-        ),
-        Upstream(
-            "internvl",
-            _NAMES,
-            prefix=r"fine\.deepstack_mergers\.\d+",
-            tensors=("layer_norm.weight", "linear_1.weight", "linear_2.weight"),
-            read=_read_deepstack(2),
+            read=_read_deepstack,
             model_types=("granite_docling",),
             secondary=True,
         ),

@@ -10,7 +10,7 @@ from ...blocks.residual import Residual
 from ...blocks.squeeze_excite import SqueezeExcite, make_divisible
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Name, Shapes, Upstream, matrix
+from ..upstream import Checkpoint, Match, Name, Upstream
 
 __all__ = ["LdpNet"]
 
@@ -26,8 +26,8 @@ def _names_of_block(path: str) -> tuple[str | Name, ...]:
     )
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    out, in_ = matrix(shapes, "mlp.1.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("mlp.1.weight")
     return Match(in_, out)
 
 

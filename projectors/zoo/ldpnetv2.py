@@ -8,13 +8,13 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["LdpNetV2"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    out, in_ = matrix(shapes, "mlp.mlp.0.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("mlp.mlp.0.weight")
     return Match(in_, out)
 
 

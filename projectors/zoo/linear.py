@@ -7,19 +7,19 @@ from typing import ClassVar
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["Linear"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    out, in_ = matrix(shapes, "weight")
-    return Match(in_, out, {"bias": "bias" in shapes})
+def _read(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("weight")
+    return Match(in_, out, {"bias": "bias" in ckpt.shapes})
 
 
-def _read_paligemma(config: Config, shapes: Shapes) -> Match:
-    out, in_ = matrix(shapes, "linear.weight")
-    return Match(in_, out, {"bias": "linear.bias" in shapes})
+def _read_paligemma(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("linear.weight")
+    return Match(in_, out, {"bias": "linear.bias" in ckpt.shapes})
 
 
 class Linear(Preset):
@@ -45,14 +45,12 @@ class Linear(Preset):
             "linear",
             ("",),
             prefix="mm_projector|vision_projector",
-            tensors=("weight",),
             read=_read,
         ),
         Upstream(
             "linear",
             ("",),
             prefix=r"multi_modal_projector|vit_large_projector|projector\.layers",
-            tensors=("weight",),
             read=_read,
             model_types=("mllama", "step3p7", "deepseek_ocr2", "unlimited_ocr"),
         ),
@@ -60,7 +58,6 @@ class Linear(Preset):
             "paligemma",
             ("linear",),
             prefix="multi_modal_projector",
-            tensors=("linear.weight",),
             read=_read_paligemma,
             model_types=("paligemma", "qwen2_audio"),
             names_suffice=True,

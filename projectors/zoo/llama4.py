@@ -12,15 +12,15 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, only
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["Llama4"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "vision_config.pixel_shuffle_ratio", 0.5)
-    hidden, wide = matrix(shapes, "vision_model.vision_adapter.mlp.fc1.weight")
-    out, _ = matrix(shapes, "multi_modal_projector.linear_1.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("vision_config.pixel_shuffle_ratio", 0.5)
+    hidden, wide = ckpt.matrix("vision_model.vision_adapter.mlp.fc1.weight")
+    out, _ = ckpt.matrix("multi_modal_projector.linear_1.weight")
     return Match(wide // 4, out, {"hidden": hidden})
 
 

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from ...blocks.attention import Heads, Queries
 from ...blocks.query_resampler import QueryResampler
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Fused, Match, Name, Shapes, Upstream, matrix
+from ..upstream import Checkpoint, Fused, Match, Name, Upstream
 
-__all__ = ["MiniCPMV"]
-
-
-def _names(stack: Stack) -> list[str | Name | Fused]:
-    block = stack.blocks[0]
-    has_table = isinstance(block, QueryResampler) and block.places != "keys"
-    return [
-        Name("query", "bare"),
-        *(["kv_proj"] if stack.in_ != stack.out else []),
-        "ln_kv",
-        "ln_q",
-        *([Name("pos_embed", "bare")] if has_table else []),
-        Fused("attn.in_proj", (0, 1, 2), "_"),
-        "attn.out_proj",
-        "ln_post",
-        Name("proj", "matrix"),
-    ]
+__all__ = ["MiniCPMV", "resampler_names"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    queries, out = matrix(shapes, "query")
-    in_ = matrix(shapes, "kv_proj.weight")[1] if "kv_proj.weight" in shapes else out
+def resampler_names(path: str) -> Callable[[Stack], list[str | Name | Fused]]:
+    """Return the names below a path, which does not stand before the last two."""
+
+    def names(stack: Stack) -> list[str | Name | Fused]:
+        block = stack.blocks[0]
+        has_table = isinstance(block, QueryResampler) and block.places != "keys"
+        return [
+            Name(f"{path}query", "bare"),
+            *([f"{path}kv_proj"] if stack.in_ != stack.out else []),
+            f"{path}ln_kv",
+            f"{path}ln_q",
+            *([Name(f"{path}pos_embed", "bare")] if has_table else []),
+            Fused(f"{path}attn.in_proj", (0, 1, 2), "_"),
+            f"{path}attn.out_proj",
+            "ln_post",
+            Name("proj", "matrix"),
+        ]
+
+    return names
+
+
+def _read(ckpt: Checkpoint) -> Match:
+    queries, out = ckpt.matrix("query")
+    in_ = ckpt.matrix("kv_proj.weight")[1] if "kv_proj.weight" in ckpt.shapes else out
     places = "keys"
-    if "pos_embed" in shapes:  # 2.0 slices images, and computes the positions of each slice's grid
-        places = "both" if "slice_mode" in config else "resized"
+    if (
+        "pos_embed" in ckpt.shapes
+    ):  # 2.0 slices images, and computes the positions of each slice's grid
+        places = "both" if "slice_mode" in ckpt.config else "resized"
     return Match(in_, out, {"queries": queries, "places": places})
 
 
@@ -70,7 +78,7 @@ class MiniCPMV(Preset):
     upstream = (
         Upstream(
             "minicpmv",
-            _names,
+            resampler_names(""),
             prefix="resampler",
             tensors=("query", "ln_kv.weight", "proj"),
             read=_read,

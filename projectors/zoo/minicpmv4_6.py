@@ -12,7 +12,7 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, count_blocks, count_layers, matrix, only
+from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
 __all__ = ["MiniCPMV4_6"]
 
@@ -25,11 +25,11 @@ def _names(stack: Stack) -> list[str]:
     ]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "merge_kernel_size", [2, 2])
-    times = count_layers(shapes, "mlp")
-    out, _ = matrix(shapes, f"mlp.{times - 1}.linear_2.weight")
-    _, wide = matrix(shapes, "mlp.0.linear_1.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("merge_kernel_size", [2, 2])
+    times = ckpt.layers("mlp")
+    out, _ = ckpt.matrix(f"mlp.{times - 1}.linear_2.weight")
+    _, wide = ckpt.matrix("mlp.0.linear_1.weight")
     return Match(wide // 4, out, {"times": times})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, only, setting
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["Mistral3"]
 
@@ -21,19 +20,19 @@ __all__ = ["Mistral3"]
 _EPS_1E5 = ("ministral3", "mistral_large4_text")
 
 
-def _read(norm: str, first: str, last: str) -> Callable[[Config, Shapes], Match]:
-    def read(config: Config, shapes: Shapes) -> Match:
-        only(config, "projector_hidden_act", "gelu")
-        eps = 1e-5 if setting(config, "text_config.model_type", "") in _EPS_1E5 else 1e-6
-        options = {
-            "merge": setting(config, "spatial_merge_size", 2),
-            "eps": setting(config, "text_config.rms_norm_eps", eps),
-            "bias": f"{first}.bias" in shapes,
-        }
-        out, _ = matrix(shapes, f"{last}.weight")
-        return Match(shapes[f"{norm}.weight"][0], out, options)
-
-    return read
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("projector_hidden_act", "gelu")
+    norm, first, last = "norm", "linear_1", "linear_2"
+    if ckpt.config["model_type"] == "mistral_large4":
+        norm, adapter = "pre_mm_projector_norm", "vision_language_adapter"
+        first, last = f"{adapter}.w_in", f"{adapter}.w_out"
+    eps = 1e-5 if ckpt.setting("text_config.model_type", "") in _EPS_1E5 else 1e-6
+    options = {
+        "merge": ckpt.setting("spatial_merge_size", 2),
+        "eps": ckpt.setting("text_config.rms_norm_eps", eps),
+        "bias": f"{first}.bias" in ckpt.shapes,
+    }
+    return Match(ckpt.shapes[f"{norm}.weight"][0], ckpt.matrix(f"{last}.weight")[0], options)
 
 
 class Mistral3(Preset):
@@ -76,13 +75,7 @@ class Mistral3(Preset):
             "mistral3",
             ("norm", "patch_merger.merging_layer", "linear_1", "linear_2"),
             prefix="multi_modal_projector|vision_projection",
-            tensors=(
-                "patch_merger.merging_layer.weight",
-                "norm.weight",
-                "linear_1.weight",
-                "linear_2.weight",
-            ),
-            read=_read("norm", "linear_1", "linear_2"),
+            read=_read,
             model_types=("mistral3", "lighton_ocr"),
         ),
         Upstream(
@@ -94,11 +87,7 @@ class Mistral3(Preset):
                 "vision_language_adapter.w_out",
             ),
             tensors=("patch_merger.merging_layer.weight", "pre_mm_projector_norm.weight"),
-            read=_read(
-                "pre_mm_projector_norm",
-                "vision_language_adapter.w_in",
-                "vision_language_adapter.w_out",
-            ),
+            read=_read,
             model_types=("mistral_large4",),
             prefixes=("patch_merger.", "pre_mm_projector_norm.", "vision_language_adapter."),
         ),

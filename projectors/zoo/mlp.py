@@ -12,17 +12,7 @@ from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import (
-    Config,
-    Match,
-    Shapes,
-    Upstream,
-    activation,
-    count_blocks,
-    matrix,
-    projector_act,
-    refused,
-)
+from ..upstream import Checkpoint, Match, Upstream, count_blocks, refused
 
 __all__ = ["Mlp", "sequential_names"]
 
@@ -37,30 +27,30 @@ def _names_of_janus(stack: Stack) -> list[str]:
     return ["fc1", *(f"hidden_layers.{step}" for step in range(later))]
 
 
-def _match(depth: int, shapes: Shapes, first: str, last: str, act: str = "gelu") -> Match:
-    bias = any(key.endswith(".bias") for key in shapes)
+def _match(depth: int, ckpt: Checkpoint, first: str, last: str, act: str = "gelu") -> Match:
+    bias = any(key.endswith(".bias") for key in ckpt.shapes)
     options = {"depth": depth, "act": act, "bias": bias}
-    in_, out = matrix(shapes, f"{first}.weight")[1], matrix(shapes, f"{last}.weight")[0]
+    in_, out = ckpt.matrix(f"{first}.weight")[1], ckpt.matrix(f"{last}.weight")[0]
     return Match(in_, out, options)
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    return _match(2, shapes, "linear_1", "linear_2", projector_act(config))
+def _read(ckpt: Checkpoint) -> Match:
+    return _match(2, ckpt, "linear_1", "linear_2", ckpt.act())
 
 
-def _read_sequential(config: Config, shapes: Shapes) -> Match:
-    layers = sorted(int(key.split(".")[0]) for key in shapes if key.endswith("weight"))
-    return _match(len(layers), shapes, "0", str(layers[-1]))
+def _read_sequential(ckpt: Checkpoint) -> Match:
+    layers = sorted(int(key.split(".")[0]) for key in ckpt.shapes if key.endswith("weight"))
+    return _match(len(layers), ckpt, "0", str(layers[-1]))
 
 
-def _read_janus(config: Config, shapes: Shapes) -> Match:
-    depth = sum(key.endswith(".weight") for key in shapes)
+def _read_janus(ckpt: Checkpoint) -> Match:
+    depth = sum(key.endswith(".weight") for key in ckpt.shapes)
     last = f"hidden_layers.{depth - 2}" if depth > 1 else "fc1"
-    return _match(depth, shapes, "fc1", last, activation(config, "vision_config.hidden_act"))
+    return _match(depth, ckpt, "fc1", last, ckpt.act("vision_config.hidden_act"))
 
 
-def _read_deepseek_vl(config: Config, shapes: Shapes) -> Match:
-    return _match(2, shapes, "linear1", "linear2")
+def _read_deepseek_vl(ckpt: Checkpoint) -> Match:
+    return _match(2, ckpt, "linear1", "linear2")
 
 
 class Mlp(Preset):
@@ -105,18 +95,10 @@ class Mlp(Preset):
         Upstream(
             "mlp",
             sequential_names,
-            prefix=r"projector\.readout",
-            tensors=("0.weight", "2.weight"),
-            read=_read_sequential,
-            model_types=("video_llama_3",),
-        ),
-        Upstream(
-            "mlp",
-            sequential_names,
-            prefix=r"aligner\.layers",
+            prefix=r"projector\.readout|aligner\.layers",
             tensors=("0.weight",),
             read=_read_sequential,
-            model_types=("multi_modality",),
+            model_types=("video_llama_3", "multi_modality"),
         ),
         Upstream(
             "mlp",
@@ -130,7 +112,6 @@ class Mlp(Preset):
             "llava",
             ("linear_1", "linear_2"),
             prefix="multi_modal_projector",
-            tensors=("linear_1.weight", "linear_2.weight"),
             read=_read,
             model_types=(
                 *("llava", "llava_next", "llava_next_video", "llava_onevision", "video_llava"),
@@ -151,7 +132,6 @@ class Mlp(Preset):
             "deepseek-vl",
             ("linear1", "linear2"),
             prefix="aligner",
-            tensors=("linear1.weight", "linear2.weight"),
             read=_read_deepseek_vl,
             model_types=("deepseek_vl",),
         ),

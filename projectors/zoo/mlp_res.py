@@ -12,7 +12,7 @@ from ...blocks.pointwise import Pointwise
 from ...blocks.residual import Residual
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, count_blocks, count_keys, matrix
+from ..upstream import Checkpoint, Match, Upstream, count_blocks
 from .mlp import Mlp, sequential_names
 
 __all__ = ["MlpRes"]
@@ -29,10 +29,10 @@ def _names(stack: Stack) -> list[str]:
     ]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    depth = count_keys(shapes, r"\d+\.weight")
-    residuals = count_keys(shapes, r"\d+\.pre_norm\.weight")
-    out, in_ = matrix(shapes, "0.weight")
+def _read(ckpt: Checkpoint) -> Match:
+    depth = ckpt.count(r"\d+\.weight")
+    residuals = ckpt.count(r"\d+\.pre_norm\.weight")
+    out, in_ = ckpt.matrix("0.weight")
     return Match(in_, out, {"depth": depth, "residuals": residuals})
 
 

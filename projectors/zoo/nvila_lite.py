@@ -7,15 +7,15 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, only
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["NvilaLite"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "mm_projector_type", "mlp_downsample_3x3_fix", default=None)
-    _, wide = matrix(shapes, "layers.2.weight")
-    return Match(wide // 9, matrix(shapes, "layers.7.weight")[0])
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("mm_projector_type", "mlp_downsample_3x3_fix", default=None)
+    _, wide = ckpt.matrix("layers.2.weight")
+    return Match(wide // 9, ckpt.matrix("layers.7.weight")[0])
 
 
 class NvilaLite(Preset):

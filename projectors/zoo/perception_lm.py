@@ -9,15 +9,15 @@ from pydantic import Field
 from ...blocks.pool import Pool
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, setting
+from ..upstream import Checkpoint, Match, Upstream
 from .mlp import Mlp
 
 __all__ = ["PerceptionLM"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    out, in_ = matrix(shapes, "linear_1.weight")
-    return Match(in_, out, {"ratio": setting(config, "projector_pooling_ratio", 1)})
+def _read(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("linear_1.weight")
+    return Match(in_, out, {"ratio": ckpt.setting("projector_pooling_ratio", 1)})
 
 
 class PerceptionLM(Preset):
@@ -46,7 +46,6 @@ class PerceptionLM(Preset):
             "llava",
             ("linear_1", "linear_2"),
             prefix="multi_modal_projector",
-            tensors=("linear_1.weight", "linear_2.weight"),
             read=_read,
             model_types=("perception_lm",),
         ),

@@ -15,76 +15,66 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset
 from ..stack import Stack
-from ..upstream import (
-    Config,
-    Match,
-    Shapes,
-    Upstream,
-    activation,
-    matrix,
-    only,
-    projector_act,
-    setting,
-)
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["Qwen2VL"]
 
 
-def _only_2x2(config: Config) -> None:
+def _only_2x2(ckpt: Checkpoint) -> None:
     """Refuse other blocks than 2x2, the only ones that ``token_order="blocked"`` knows."""
-    only(config, "vision_config.spatial_merge_size", 2)
+    ckpt.only("vision_config.spatial_merge_size", 2)
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    _only_2x2(config)
-    norm = "layer" if "ln_q.bias" in shapes else "rms"
-    return Match(shapes["ln_q.weight"][0], matrix(shapes, "mlp.2.weight")[0], {"norm": norm})
+def _read(ckpt: Checkpoint) -> Match:
+    _only_2x2(ckpt)
+    norm = "layer" if "ln_q.bias" in ckpt.shapes else "rms"
+    return Match(ckpt.shapes["ln_q.weight"][0], ckpt.matrix("mlp.2.weight")[0], {"norm": norm})
 
 
-def _read_qwen3_vl(config: Config, shapes: Shapes) -> Match:
-    _only_2x2(config)
-    hidden, wide = matrix(shapes, "linear_fc1.weight")
-    out, _ = matrix(shapes, "linear_fc2.weight")
+def _read_qwen3_vl(ckpt: Checkpoint) -> Match:
+    _only_2x2(ckpt)
+    hidden, wide = ckpt.matrix("linear_fc1.weight")
+    out, _ = ckpt.matrix("linear_fc2.weight")
     return Match(wide // 4, out, {"hidden": None if hidden == wide else hidden})
 
 
-def _read_deepstack(config: Config, shapes: Shapes) -> Match:
-    return replace(_read_qwen3_vl(config, shapes), preset="qwen3-vl-deepstack")
+def _read_deepstack(ckpt: Checkpoint) -> Match:
+    return replace(_read_qwen3_vl(ckpt), preset="qwen3-vl-deepstack")
 
 
-def _read_kimi_k25(config: Config, shapes: Shapes) -> Match:
-    only(config, "vision_config.merge_kernel_size", [2, 2])
-    [last] = [key for key in shapes if key.endswith("proj.2.weight")]
-    out, wide = matrix(shapes, last)
+def _read_kimi_k25(ckpt: Checkpoint) -> Match:
+    ckpt.only("vision_config.merge_kernel_size", [2, 2])
+    [last] = [key for key in ckpt.shapes if key.endswith("proj.2.weight")]
+    out, wide = ckpt.matrix(last)
     # The second name is that of the model's own code.
-    eps = setting(config, "vision_config.projector_ln_eps", 1e-5)
-    return Match(wide // 4, out, {"eps": config.get("projection_layer_norm_eps", eps)})
+    eps = ckpt.setting("vision_config.projector_ln_eps", 1e-5)
+    return Match(wide // 4, out, {"eps": ckpt.config.get("projection_layer_norm_eps", eps)})
 
 
-def _read_paddleocr_vl(config: Config, shapes: Shapes) -> Match:
-    out, wide = matrix(shapes, "linear_2.weight")
-    merge = setting(config, "vision_config.spatial_merge_size", 2)
+def _read_paddleocr_vl(ckpt: Checkpoint) -> Match:
+    out, wide = ckpt.matrix("linear_2.weight")
+    merge = ckpt.setting("vision_config.spatial_merge_size", 2)
     return Match(wide // merge**2, out, {"merge": merge}, preset="paddleocr-vl")
 
 
-def _read_lfm3_vl(config: Config, shapes: Shapes) -> Match:
-    _only_2x2(config)
-    hidden, wide = matrix(shapes, "linear_1.weight")
-    options = {"hidden": hidden, "act": projector_act(config), "bias": "linear_1.bias" in shapes}
-    out, _ = matrix(shapes, "linear_2.weight")
+def _read_lfm3_vl(ckpt: Checkpoint) -> Match:
+    _only_2x2(ckpt)
+    hidden, wide = ckpt.matrix("linear_1.weight")
+    options = {"hidden": hidden, "act": ckpt.act(), "bias": "linear_1.bias" in ckpt.shapes}
+    out, _ = ckpt.matrix("linear_2.weight")
     return Match(wide // 4, out, options, preset="lfm3-vl")
 
 
-def _read_inkling2(config: Config, shapes: Shapes) -> Match:
-    _only_2x2(config)
-    hidden, wide = matrix(shapes, "proj_in.weight")
+def _read_inkling2(ckpt: Checkpoint) -> Match:
+    _only_2x2(ckpt)
+    hidden, wide = ckpt.matrix("proj_in.weight")
     options = {
         "norm": "none",
         "hidden": hidden,
-        "act": activation(config, "vision_config.hidden_act"),
-        "bias": "proj_in.bias" in shapes,
+        "act": ckpt.act("vision_config.hidden_act"),
+        "bias": "proj_in.bias" in ckpt.shapes,
     }
-    return Match(wide // 4, matrix(shapes, "proj_out.weight")[0], options)
+    return Match(wide // 4, ckpt.matrix("proj_out.weight")[0], options)
 
 
 class Qwen2VL(Preset):
@@ -161,7 +151,6 @@ class Qwen2VL(Preset):
             "qwen3-vl",
             ("norm", "linear_fc1", "linear_fc2"),
             prefix="merger|projector",
-            tensors=("norm.weight", "linear_fc1.weight", "linear_fc2.weight"),
             read=_read_qwen3_vl,
             model_types=(
                 *("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "qwen4_exp"),
@@ -173,7 +162,6 @@ class Qwen2VL(Preset):
             "qwen3-vl",
             ("norm", "linear_fc1", "linear_fc2"),
             prefix=r"deepstack_merger_list\.\d+",
-            tensors=("norm.weight", "linear_fc1.weight", "linear_fc2.weight"),
             read=_read_deepstack,
             model_types=("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
             names_suffice=True,
@@ -184,7 +172,6 @@ class Qwen2VL(Preset):
             "kimi-k25-original",
             ("pre_norm", "proj.0", "proj.2"),
             prefix="mm_projector",
-            tensors=("pre_norm.weight", "proj.0.weight", "proj.2.weight"),
             read=_read_kimi_k25,
             model_types=("kimi_k25",),
         ),
@@ -201,7 +188,6 @@ class Qwen2VL(Preset):
             "paddleocr-vl",
             ("pre_norm", "linear_1", "linear_2"),
             prefix="projector|mlp_AR",
-            tensors=("pre_norm.weight", "linear_1.weight", "linear_2.weight"),
             read=_read_paddleocr_vl,
             model_types=("paddleocr_vl",),
             names_suffice=True,
@@ -210,7 +196,6 @@ class Qwen2VL(Preset):
             "lfm3-vl",
             ("layer_norm", "linear_1", "linear_2"),
             prefix="multi_modal_projector",
-            tensors=("layer_norm.weight", "linear_1.weight", "linear_2.weight"),
             read=_read_lfm3_vl,
             model_types=("lfm3_vl",),
         ),
@@ -218,7 +203,6 @@ class Qwen2VL(Preset):
             "inkling2",
             ("proj_in", "proj_out"),
             prefix="visual",
-            tensors=("proj_in.weight", "proj_out.weight"),
             read=_read_inkling2,
             model_types=("inkling2",),
             prefixes=("proj_in.", "proj_out."),

@@ -6,30 +6,16 @@ from ...blocks.attention import Heads, Queries
 from ...blocks.query_resampler import QueryResampler
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Fused, Match, Name, Shapes, Upstream, matrix
+from ..upstream import Checkpoint, Match, Upstream
+from .minicpmv import resampler_names
 
 __all__ = ["QwenVL"]
 
 
-def _names(stack: Stack) -> list[str | Name | Fused]:
-    kv = ["attn_pool.kv_proj"] if stack.in_ != stack.out else []
-    return [
-        Name("attn_pool.query", "bare"),
-        *kv,
-        "attn_pool.ln_kv",
-        "attn_pool.ln_q",
-        Name("attn_pool.pos_embed", "bare"),
-        Fused("attn_pool.attn.in_proj", (0, 1, 2), "_"),
-        "attn_pool.attn.out_proj",
-        "ln_post",
-        Name("proj", "matrix"),
-    ]
-
-
-def _read(config: Config, shapes: Shapes) -> Match:
-    queries, out = matrix(shapes, "attn_pool.query")
+def _read(ckpt: Checkpoint) -> Match:
+    queries, out = ckpt.matrix("attn_pool.query")
     linear = "attn_pool.kv_proj.weight"
-    in_ = matrix(shapes, linear)[1] if linear in shapes else out
+    in_ = ckpt.matrix(linear)[1] if linear in ckpt.shapes else out
     return Match(in_, out, {"queries": queries})
 
 
@@ -62,7 +48,7 @@ class QwenVL(Preset):
     upstream = (
         Upstream(
             "qwen-vl",
-            _names,
+            resampler_names("attn_pool."),
             prefix="visual",
             tensors=("attn_pool.query", "ln_post.weight", "proj"),
             read=_read,

@@ -6,15 +6,15 @@ from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, only, setting
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["VipLlava"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    only(config, "projector_hidden_act", "gelu")
-    out, in_ = matrix(shapes, "linear_1.weight")
-    return Match(in_, out, {"eps": setting(config, "projector_layernorm_eps", 1e-5)})
+def _read(ckpt: Checkpoint) -> Match:
+    ckpt.only("projector_hidden_act", "gelu")
+    out, in_ = ckpt.matrix("linear_1.weight")
+    return Match(in_, out, {"eps": ckpt.setting("projector_layernorm_eps", 1e-5)})
 
 
 class VipLlava(Preset):
@@ -51,7 +51,6 @@ class VipLlava(Preset):
             "vipllava",
             ("projector_layernorm", "linear_1", "linear_2"),
             prefix="multi_modal_projector",
-            tensors=("projector_layernorm.weight", "linear_1.weight", "linear_2.weight"),
             read=_read,
             model_types=("vipllava",),
             names_suffice=True,

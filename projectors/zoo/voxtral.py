@@ -13,21 +13,21 @@ from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..preset import Preset
 from ..stack import Stack
-from ..upstream import Config, Match, Shapes, Upstream, matrix, projector_act, setting
+from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["Voxtral"]
 
 
-def _read(config: Config, shapes: Shapes) -> Match:
-    hidden, wide = matrix(shapes, "linear_1.weight")
-    in_ = setting(config, "audio_config.hidden_size", 1280)
+def _read(ckpt: Checkpoint) -> Match:
+    hidden, wide = ckpt.matrix("linear_1.weight")
+    in_ = ckpt.setting("audio_config.hidden_size", 1280)
     options = {
         "frames": wide // in_,
         "hidden": hidden,
-        "act": projector_act(config),
-        "bias": "linear_1.bias" in shapes,
+        "act": ckpt.act(),
+        "bias": "linear_1.bias" in ckpt.shapes,
     }
-    return Match(in_, matrix(shapes, "linear_2.weight")[0], options)
+    return Match(in_, ckpt.matrix("linear_2.weight")[0], options)
 
 
 class Voxtral(Preset):
@@ -69,7 +69,6 @@ class Voxtral(Preset):
             "llava",
             ("linear_1", "linear_2"),
             prefix="multi_modal_projector",
-            tensors=("linear_1.weight", "linear_2.weight"),
             read=_read,
             model_types=("voxtral", "voxtral_realtime", "glmasr"),
         ),

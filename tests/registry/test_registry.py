@@ -664,7 +664,8 @@ TestModel.settings = settings(max_examples=25, stateful_step_count=25, deadline=
 @pytest.mark.parametrize("registry", ALL, ids=lambda registry: registry.kind)
 def test_the_table_is_in_order_and_every_line_of_it_loads(registry: Registry[Any]) -> None:
     table = registry._builtins
-    assert list(table) == sorted(table)
+    own = [name for name in table if name not in registry._aliases]
+    assert own == sorted(own)
     for name, target in table.items():
         thing = registry.get(name)
         assert registry._accepts(thing), name
