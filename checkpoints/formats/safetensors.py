@@ -122,9 +122,11 @@ def _tensor_info(entry: Any, data_start: int, where: str) -> TensorInfo:
         found = f"shape {quote(shape)} at {quote(span)} does not make sense"
         raise CheckpointError(found, where, hint=_AGAIN)
     dtype = DTYPES[name]
-    if math.prod(side or 1 for side in shape) * dtype.itemsize > 1 << 62:
-        raise CheckpointError(f"shape {quote(shape)} is too large for any file", where, hint=_AGAIN)
     nbytes = math.prod(shape) * dtype.itemsize
+    # Where a side is 0, torch multiplies the others all the same.
+    if nbytes > 1 << 60 or (not nbytes and math.prod(side or 1 for side in shape) > 1 << 60):
+        found = f"shape {quote(shape)} is too large for any file"
+        raise CheckpointError(found, where, hint=_AGAIN)
     if span[1] - span[0] != nbytes:
         expected = f"{nbytes:,} for {name} of {tuple(shape)}"
         raise CheckpointError(f"{span[1] - span[0]:,} bytes", where, expected, _AGAIN)

@@ -308,7 +308,7 @@ RUN = f"touch {MARK}"
 
 
 def asks(name: str) -> str:
-    return told(f"it asks for '{name}', which is not part of a tensor")
+    return told(f"it asks for '{name}', which is not a tensor")
 
 
 def told(name: str) -> str:
