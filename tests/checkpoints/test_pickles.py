@@ -326,7 +326,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "os.system in an unused value": (
         lambda: archive(pickled({"state_dict": mlp, "x": Call(os.system, RUN)}, 2)),
-        asks("test_checkpoints.mlp"),
+        asks("helpers.checkpoints.mlp"),
     ),
     "protocol 4": (lambda: archive(pickled({"k": Call(os.system, RUN)}, 4)), REFUSES),
     "module": (
