@@ -41,7 +41,7 @@ def inspect(
         sides = grid_of(grid)
         inspection = inspect_checkpoint(path, root=root, grid=sides)
         facts = inspection.to_dict()
-        found: list[Values] = []
+        found: Sequence[Values] = ()
         if values:
             from ..checkpoints.values import inspect_values
 
