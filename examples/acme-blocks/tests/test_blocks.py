@@ -1,4 +1,4 @@
-"""What this package promises: its names lead here, and mobilevlm's own checks pass."""
+"""Tests of this package: its names, mobilevlm's conformance checks, and documents."""
 
 import pytest
 import torch
@@ -9,26 +9,26 @@ from mobilevlm import BLOCKS, PROJECTORS, build_projector, dump_spec, load_spec
 from mobilevlm.testing import check_block, check_projector
 
 
-def test_the_names_lead_here() -> None:
-    """The whole names do, whatever else is installed."""
+def test_the_names_resolve_to_this_package() -> None:
+    """The full names do, whatever else is installed."""
     assert BLOCKS.get("acme-blocks/gate") is Gate
     assert PROJECTORS.get("acme-blocks/gated-mlp") is GatedMlp
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_block_conforms(bias: bool) -> None:
-    """Shapes, gradients, documents, compilers: see mobilevlm.testing."""
+    """Shapes, gradients, documents and compilers: see mobilevlm.testing."""
     check_block(Gate(bias=bias))
 
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_projector_conforms(bias: bool) -> None:
-    """The same for all of it."""
+    """The same checks, for the whole projector."""
     check_projector("acme-blocks/gated-mlp", bias=bias)
 
 
 def test_the_gate_scales_every_channel() -> None:
-    """With weights of zero every gate is half open."""
+    """With zero weights every gate is sigmoid(0) = 0.5."""
     projector = build_projector({"in": 4, "out": 4, "blocks": ["acme-blocks/gate"]})
     for parameter in projector.parameters():
         torch.nn.init.zeros_(parameter)
@@ -37,7 +37,7 @@ def test_the_gate_scales_every_channel() -> None:
 
 
 def test_a_document_names_the_package() -> None:
-    """What is written can be read back, and says where the gate comes from."""
+    """A written document can be read back, and names the package of the gate."""
     spec = build_projector("acme-blocks/gated-mlp", 6, 10, bias=False).spec
     text = dump_spec(spec)
     assert '{"type": "acme-blocks/gate", "bias": false}' in text

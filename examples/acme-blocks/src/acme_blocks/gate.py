@@ -19,12 +19,12 @@ class Gate(Block):
         bias: Whether the gate adds a learned bias.
     """
 
-    needs_grid: ClassVar[bool] = False  # each token is gated by itself alone
+    needs_grid: ClassVar[bool] = False  # each token is gated on its own
 
     bias: bool = True
 
     def build(self, x: Feature) -> nn.Module:
-        """Make the module, for as many channels as arrive."""
+        """Build the module for the channels of the incoming feature."""
         return GateModule(x.channels, bias=self.bias)
 
 

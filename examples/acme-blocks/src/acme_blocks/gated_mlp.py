@@ -19,7 +19,7 @@ class GatedMlp(Preset):
     bias: bool = True
 
     def expand(self, in_: int, out: int) -> Stack:
-        """Return the four blocks: mobilevlm's as a document writes them, our own as it is."""
+        """Return the four blocks: mobilevlm's as in a document, our own as an instance."""
         linear = {"type": "pointwise", "bias": self.bias}
         gelu = {"type": "norm-act", "norm": "none", "act": "gelu"}
         blocks = [linear, gelu, Gate(bias=self.bias), linear]
