@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -40,7 +40,7 @@ def _merge(ckpt: Checkpoint) -> int:
 def _read_chat(ckpt: Checkpoint) -> Match:
     hidden, wide = ckpt.matrix("1.weight")
     merge, preset = _merge(ckpt), ""
-    options = {"merge": merge, "hidden": hidden}
+    options: dict[str, Any] = {"merge": merge, "hidden": hidden}
     match ckpt.config["model_type"]:
         case "internvl_chat":
             options["transpose"] = ckpt.setting("ps_version", "v1") == "v1"
