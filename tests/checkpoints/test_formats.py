@@ -31,9 +31,13 @@ def test_an_empty_tensor_of_huge_sides_is_refused() -> None:
 
 
 def test_a_new_folder_is_there_in_full_or_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), new_folder(tmp_path / "a" / "b") as folder:
-        (folder / "file").write_text("half")
-        raise KeyError
+    def stop_half_way() -> None:
+        with new_folder(tmp_path / "a" / "b") as folder:
+            (folder / "file").write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        stop_half_way()
     assert list((tmp_path / "a").iterdir()) == []
     with new_folder(tmp_path / "a" / "b") as folder:
         (folder / "file").write_text("whole")
