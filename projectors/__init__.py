@@ -36,6 +36,7 @@ FAMILIES = {
     "c-abstractor": "mobilevlm.projectors.zoo.c_abstractor:CAbstractor",
     "deepseek-vl2": "mobilevlm.projectors.zoo.deepseek_vl2:DeepseekVL2",
     "flamingo": "mobilevlm.projectors.zoo.flamingo:Flamingo",
+    "fuyu": "mobilevlm.projectors.zoo.fuyu:Fuyu",
     "gemma3": "mobilevlm.projectors.zoo.gemma3:Gemma3",
     "gemma3n": "mobilevlm.projectors.zoo.gemma3n:Gemma3n",
     "gemma4": "mobilevlm.projectors.zoo.gemma4:Gemma4",
