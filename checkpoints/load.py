@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..blocks.core.errors import GridError, SpecError
 from ..blocks.core.feature import Grid, check_grid
-from ..projectors import PROJECTORS
 from ..projectors.build import build_projector
 from ..projectors.device import check_device, check_dtype
 from ..projectors.document import load_spec
+from ..projectors.index import aliases, upstream_index
 from ..projectors.lookup import instantiate
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
@@ -110,10 +110,12 @@ def matching_preset(stack: Stack) -> str:
     >>> matching_preset(build_projector("mlp", 64, 128, prefix_tokens=1, device="meta").spec)
     'mlp'
     """
-    found = {name: PROJECTORS.find(name).source == "built-in" for name in PROJECTORS.names()}
-    ours = [name for name, built_in in found.items() if built_in]
-    # A family's own name comes before those of its models.
-    for name in sorted(ours, key=lambda name: not isinstance(PROJECTORS.get(name), type)):
+    models = {
+        family: sum(len(entry.model_types) for entry in entries)
+        for family, entries in upstream_index().items()
+    }
+    # Of families that compute the same, the one that most models use; aliases come last.
+    for name in [*sorted(models, key=models.__getitem__, reverse=True), *aliases()]:
         try:
             if instantiate(name, {}).stack(stack.in_, stack.out).blocks == stack.blocks:
                 return name

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mobilevlm import PROJECTORS, Preset, Stack, build_projector
+from mobilevlm.checkpoints.load import matching_preset
 from mobilevlm.checkpoints.mapping import find_layout, layouts
 from mobilevlm.checkpoints.recognise import recognise
 from mobilevlm.projectors import FAMILIES
@@ -86,3 +87,8 @@ def test_an_alias_is_its_family_with_options(name: str) -> None:
     assert PROJECTORS.name_of(PROJECTORS.get(name)) == name
     spec = build_projector(name, 256, 256, device="meta").spec
     assert spec == cls(**options).stack(256, 256)
+
+
+def test_of_families_that_compute_the_same_the_one_of_most_models_names_a_document() -> None:
+    for name in ("linear", "fuyu", "paligemma"):
+        assert matching_preset(build_projector(name, 4, 8, device="meta").spec) == "linear"
