@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Linear
 
-from ..blocks.core.block import Block
 from ..blocks.core.chain import Chain, run_in_order
 from ..blocks.core.errors import SpecError
 from ..blocks.core.fast import hooked
@@ -24,6 +23,7 @@ from ..projectors.lookup import to_stack
 from ..projectors.packed import run_by_size
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
+from ..projectors.upstream import count_blocks
 from ..registry import quote
 from .errors import CheckpointError
 from .mapping import from_upstream
@@ -117,20 +117,16 @@ class MlpProjector(UpstreamProjector):
     def __init__(self, stack: Stack) -> None:
         super().__init__(stack)
         modules: list[nn.Module] = []
-        for step in range(_count(stack, Pointwise)):
+        for step in range(count_blocks(stack, Pointwise)):
             modules += [nn.GELU()] if step else []
             modules.append(Linear(stack.out if step else stack.in_, stack.out))
-        modules += [SimpleResBlock(stack.out) for _ in range(_count(stack, Residual))]
+        modules += [SimpleResBlock(stack.out) for _ in range(count_blocks(stack, Residual))]
         for index, module in enumerate(modules):
             self.add_module(str(index), module)
 
     def _chain(self, x: Tensor) -> Tensor:
         modules = [module for module in self._modules.values() if module is not None]
         return _as_tokens(partial(run_in_order, modules), x)
-
-
-def _count(stack: Stack, kind: type[Block]) -> int:
-    return sum(type(block) is kind for block in stack.blocks)
 
 
 class MlpResProjector(MlpProjector):

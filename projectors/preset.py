@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
+
+from pydantic import Field
 
 from ..blocks.core.errors import SpecError
+from ..blocks.core.feature import MAX_WIDTH
 from ..blocks.core.spec import Spec
 from ..registry import MobileVLMError, describe_error, quote
 from .stack import PrefixTokens, Stack
 from .upstream import Upstream
 
-__all__ = ["Aliases", "Preset"]
+__all__ = ["Aliases", "Channels", "Preset", "UpTo16", "UpTo64"]
 
 Aliases: TypeAlias = Mapping[str, Mapping[str, Any]]
+
+# What options are, in many families.
+Channels: TypeAlias = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+UpTo16: TypeAlias = Annotated[int, Field(ge=1, le=16)]
+UpTo64: TypeAlias = Annotated[int, Field(ge=1, le=64)]
 
 _ARGUMENTS = {"spec", "in", "in_", "out", "grid", "device", "dtype", "max_parameters"}
 _RESERVED = _ARGUMENTS | {"type", "name", "expand", "stack", "upstream", "aliases"}

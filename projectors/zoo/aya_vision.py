@@ -12,7 +12,7 @@ from ...blocks.glu import Glu
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Fused, Match, Upstream, with_norm
 
@@ -47,22 +47,19 @@ class AyaVision(Preset):
         norm: Whether there is a LayerNorm.
     """
 
-    merge: Annotated[int, Field(ge=1, le=16)] = 2
+    merge: UpTo16 = 2
     hidden: Annotated[int, Field(ge=2, le=MAX_WIDTH, multiple_of=2)] = 28672
     norm: bool = True
 
     def expand(self, in_: int, out: int) -> Stack:
         norms: tuple[Block, ...] = (NormAct(norm="layer", eps=1e-6, act="none"),)
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                PatchMerge(size=(self.merge, self.merge)),
-                *(norms if self.norm else ()),
-                Glu(out=self.hidden // 2, act="silu"),
-                Pointwise(),
-            ),
+        blocks = (
+            PatchMerge(size=(self.merge, self.merge)),
+            *(norms if self.norm else ()),
+            Glu(out=self.hidden // 2, act="silu"),
+            Pointwise(),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     aliases: ClassVar[Aliases] = {"cohere2-vision": {"norm": False}}
     upstream = (

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from ...blocks.attention import Depth, Heads, Queries
-from ...blocks.core.feature import MAX_WIDTH
 from ...blocks.pointwise import Pointwise
 from ...blocks.qformer import QFormer
-from ..preset import Preset
+from ..preset import Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream, refused
 
@@ -70,11 +65,11 @@ class Blip2(Preset):
         cross_every: Every how many layers one attends to the image.
     """
 
-    width: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 768
+    width: Channels = 768
     queries: Queries = 32
     depth: Depth = 12
     heads: Heads = 12
-    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    hidden: Channels | None = None
     cross_every: Depth = 2
 
     def expand(self, in_: int, out: int) -> Stack:

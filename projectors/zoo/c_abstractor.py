@@ -9,7 +9,6 @@ from pydantic import AfterValidator, Field
 
 from ...blocks.attention import square_side
 from ...blocks.core.block import Block
-from ...blocks.core.feature import MAX_WIDTH
 from ...blocks.depthwise import Depthwise
 from ...blocks.extra_tokens import ExtraTokens
 from ...blocks.norm_act import NormAct
@@ -21,7 +20,7 @@ from ...blocks.repeat import Repeat
 from ...blocks.residual import Residual
 from ...blocks.squeeze_excite import SqueezeExcite
 from ..errors import CheckpointError
-from ..preset import Preset
+from ..preset import Channels, Preset, UpTo16, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 from .mlp import Mlp
@@ -129,9 +128,9 @@ class CAbstractor(Preset):
     """
 
     queries: Annotated[int, Field(ge=1, le=1 << 20), AfterValidator(_square)] = 144
-    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 1024
-    depth: Annotated[int, Field(ge=1, le=64)] = 3
-    mlp_depth: Annotated[int, Field(ge=1, le=16)] = 2
+    hidden: Channels = 1024
+    depth: UpTo64 = 3
+    mlp_depth: UpTo16 = 2
     position: bool = False
     end: Annotated[int, Field(ge=0, le=1024)] = 0
 

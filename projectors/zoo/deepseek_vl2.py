@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
@@ -55,8 +53,8 @@ class DeepseekVL2(Preset):
     """
 
     mode: Literal["mlp", "pooling"] = "mlp"
-    depth: Annotated[int, Field(ge=1, le=16)] = 2
-    ratio: Annotated[int, Field(ge=1, le=16)] = 1
+    depth: UpTo16 = 2
+    ratio: UpTo16 = 1
 
     def expand(self, in_: int, out: int) -> Stack:
         inner = out * self.ratio

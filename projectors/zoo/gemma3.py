@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
-from ..preset import Preset
+from ..preset import Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -42,19 +38,16 @@ class Gemma3(Preset):
         eps: Of the norm.
     """
 
-    pool: Annotated[int, Field(ge=1, le=64)] = 4
+    pool: UpTo64 = 4
     eps: float = 1e-6
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                Pool(mode="avg", stride=self.pool),
-                NormAct(norm="rms", eps=self.eps, weight="offset", cast="after", act="none"),
-                Pointwise(bias=False),
-            ),
+        blocks = (
+            Pool(mode="avg", stride=self.pool),
+            NormAct(norm="rms", eps=self.eps, weight="offset", cast="after", act="none"),
+            Pointwise(bias=False),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

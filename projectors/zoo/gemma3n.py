@@ -39,16 +39,13 @@ class Gemma3n(Preset):
 
     def expand(self, in_: int, out: int) -> Stack:
         first: tuple[Block, ...] = (Scale(by="root-channels"),)
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                *(first if self.scale else ()),
-                NormAct(norm="rms", eps=self.eps, cast="after", act="none"),
-                Pointwise(bias=False),
-                NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
-            ),
+        blocks = (
+            *(first if self.scale else ()),
+            NormAct(norm="rms", eps=self.eps, cast="after", act="none"),
+            Pointwise(bias=False),
+            NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

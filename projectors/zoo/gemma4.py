@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
 from ...blocks.scale import Scale
-from ..preset import Preset
+from ..preset import Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -51,21 +47,18 @@ class Gemma4(Preset):
         standardize: Whether the scaled features are standardised.
     """
 
-    pool: Annotated[int, Field(ge=1, le=64)] = 3
+    pool: UpTo64 = 3
     eps: float = 1e-6
     standardize: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                Pool(mode="avg", stride=self.pool),
-                Scale(by="root-channels", standardize=self.standardize),
-                NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
-                Pointwise(bias=False),
-            ),
+        blocks = (
+            Pool(mode="avg", stride=self.pool),
+            Scale(by="root-channels", standardize=self.standardize),
+            NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
+            Pointwise(bias=False),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ...blocks.core.feature import MAX_WIDTH
 from ...blocks.glu import Glu
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -47,25 +46,21 @@ class Glm4v(Preset):
     """
 
     eps: float = 1e-5
-    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    hidden: Channels | None = None
     limit: Annotated[float, Field(gt=0)] | None = None
     token_order: Literal["raster", "blocked"] = "blocked"
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            token_order=self.token_order,
-            blocks=(
-                NormAct(norm="rms", eps=self.eps, act="none"),
-                PatchMerge(order="chw"),
-                Pointwise(),
-                Pointwise(bias=False),
-                NormAct(norm="layer", eps=1e-5, act="gelu"),
-                Glu(out=self.hidden or "out", act="silu", bias=False, limit=self.limit),
-                Pointwise(bias=False),
-            ),
+        blocks = (
+            NormAct(norm="rms", eps=self.eps, act="none"),
+            PatchMerge(order="chw"),
+            Pointwise(),
+            Pointwise(bias=False),
+            NormAct(norm="layer", eps=1e-5, act="gelu"),
+            Glu(out=self.hidden or "out", act="silu", bias=False, limit=self.limit),
+            Pointwise(bias=False),
         )
+        return Stack(in_=in_, out=out, blocks=blocks, token_order=self.token_order)
 
     upstream = (
         Upstream(

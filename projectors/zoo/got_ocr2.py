@@ -29,15 +29,12 @@ class GotOcr2(Preset):
     """
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                Conv(out=2 * in_, stride=2, bias=False),
-                Conv(stride=2, bias=False),
-                Pointwise(),
-            ),
+        blocks = (
+            Conv(out=2 * in_, stride=2, bias=False),
+            Conv(stride=2, bias=False),
+            Pointwise(),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ...blocks.position import Position
-from ..preset import Preset
+from ..preset import Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -39,23 +35,20 @@ class GraniteDocling(Preset):
         merge: The side of the merged windows.
     """
 
-    merge: Annotated[int, Field(ge=1, le=16)] = 4
+    merge: UpTo16 = 4
 
     def expand(self, in_: int, out: int) -> Stack:
         norm = NormAct(norm="layer", eps=1e-5, act="none")
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                norm,
-                PatchMerge(size=(self.merge, self.merge)),
-                Pointwise(bias=False),
-                Position(kind="sincos"),
-                NormAct(norm="layer", eps=1e-5, act="gelu"),
-                Pointwise(bias=False),
-                norm,
-            ),
+        blocks = (
+            norm,
+            PatchMerge(size=(self.merge, self.merge)),
+            Pointwise(bias=False),
+            Position(kind="sincos"),
+            NormAct(norm="layer", eps=1e-5, act="gelu"),
+            Pointwise(bias=False),
+            norm,
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

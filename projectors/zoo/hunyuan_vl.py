@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
-
-from pydantic import Field
 
 from ...blocks.extra_tokens import ExtraTokens
 from ...blocks.newline import Newline
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -68,27 +65,24 @@ class HunYuanVL(Preset):
         eps: Of both norms.
     """
 
-    merge: Annotated[int, Field(ge=1, le=16)] = 2
+    merge: UpTo16 = 2
     eps: float = 1e-5
 
     def expand(self, in_: int, out: int) -> Stack:
         norm = NormAct(norm="rms", eps=self.eps, act="none")
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                norm,
-                PatchMerge(size=(self.merge, self.merge), order="chw", odd="drop"),
-                Pointwise(out=2 * in_),
-                NormAct(norm="none", act="gelu"),
-                Pointwise(out=4 * in_),
-                Newline(),
-                Pointwise(),
-                ExtraTokens(at="begin"),
-                ExtraTokens(at="end"),
-                norm,
-            ),
+        blocks = (
+            norm,
+            PatchMerge(size=(self.merge, self.merge), order="chw", odd="drop"),
+            Pointwise(out=2 * in_),
+            NormAct(norm="none", act="gelu"),
+            Pointwise(out=4 * in_),
+            Newline(),
+            Pointwise(),
+            ExtraTokens(at="begin"),
+            ExtraTokens(at="end"),
+            norm,
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = tuple(
         Upstream(

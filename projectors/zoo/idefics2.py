@@ -7,11 +7,10 @@ from typing import Annotated
 from pydantic import Field
 
 from ...blocks.attention import Depth, Heads, Queries
-from ...blocks.core.feature import MAX_WIDTH
 from ...blocks.glu import Glu
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
-from ..preset import Preset
+from ..preset import Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -82,7 +81,7 @@ class Idefics2(Preset):
         eps: Of the norms.
     """
 
-    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 14336
+    hidden: Channels = 14336
     queries: Queries = 64
     depth: Depth = 3
     heads: Heads = 16
@@ -91,24 +90,21 @@ class Idefics2(Preset):
     eps: float = 1e-6
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                Glu(out=self.hidden, act="silu", bias=False),
-                Pointwise(bias=False),
-                Resampler(
-                    queries=self.queries,
-                    depth=self.depth,
-                    heads=self.heads,
-                    head_dim=self.head_dim,
-                    kv_heads=self.kv_heads,
-                    norm="rms",
-                    eps=self.eps,
-                    ffn="swiglu",
-                ),
+        blocks = (
+            Glu(out=self.hidden, act="silu", bias=False),
+            Pointwise(bias=False),
+            Resampler(
+                queries=self.queries,
+                depth=self.depth,
+                heads=self.heads,
+                head_dim=self.head_dim,
+                kv_heads=self.kv_heads,
+                norm="rms",
+                eps=self.eps,
+                ffn="swiglu",
             ),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

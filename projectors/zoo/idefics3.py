@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -53,7 +51,7 @@ class Idefics3(Preset):
         eps: Of the norm.
     """
 
-    merge: Annotated[int, Field(ge=1, le=16)] = 2
+    merge: UpTo16 = 2
     norm: Literal["none", "rms"] = "none"
     eps: float = 1e-6
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
-
-from pydantic import Field
+from typing import Any, ClassVar, Literal
 
 from ...blocks.core.activation import Act
 from ...blocks.core.block import Block
@@ -12,7 +10,7 @@ from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, with_norm
 
@@ -96,7 +94,7 @@ class InternVL(Preset):
         bias: Whether the linear layers have biases.
     """
 
-    merge: Annotated[int, Field(ge=1, le=16)] = 2
+    merge: UpTo16 = 2
     odd: Literal["refuse", "pad"] = "refuse"
     transpose: bool = False
     norm: Literal["layer", "rms", "none"] = "layer"
@@ -111,17 +109,14 @@ class InternVL(Preset):
         if self.norm != "none":
             cast: Literal["before", "after"] = "after" if self.norm == "rms" else "before"
             norms = (NormAct(norm=self.norm, eps=self.eps, cast=cast, act="none"),)
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                merge,
-                *norms,
-                Pointwise(out=self.hidden, bias=self.bias),
-                NormAct(norm="none", act=self.act),
-                Pointwise(bias=self.bias),
-            ),
+        blocks = (
+            merge,
+            *norms,
+            Pointwise(out=self.hidden, bias=self.bias),
+            NormAct(norm="none", act=self.act),
+            Pointwise(bias=self.bias),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     aliases: ClassVar[Aliases] = {
         "lfm2-vl": {},

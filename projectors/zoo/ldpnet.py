@@ -48,17 +48,14 @@ class LdpNet(Preset):
     """
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                Pointwise(),
-                NormAct(norm="none", act="gelu"),
-                Pointwise(),
-                Residual(body=_inverted_residual(out, stride=1)),
-                *_inverted_residual(out, stride=2),
-            ),
+        blocks = (
+            Pointwise(),
+            NormAct(norm="none", act="gelu"),
+            Pointwise(),
+            Residual(body=_inverted_residual(out, stride=1)),
+            *_inverted_residual(out, stride=2),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

@@ -31,17 +31,14 @@ class LdpNetV2(Preset):
     """
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                Pointwise(),
-                NormAct(norm="none", act="gelu"),
-                Pointwise(),
-                Pool(mode="adaptive", size=(12, 12)),
-                DepthwiseResidual(kernel=3),
-            ),
+        blocks = (
+            Pointwise(),
+            NormAct(norm="none", act="gelu"),
+            Pointwise(),
+            Pool(mode="adaptive", size=(12, 12)),
+            DepthwiseResidual(kernel=3),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from ...blocks.core.feature import MAX_WIDTH
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -39,7 +34,7 @@ class Llama4(Preset):
         hidden: The width of the two inner layers.
     """
 
-    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] = 4096
+    hidden: Channels = 4096
 
     def expand(self, in_: int, out: int) -> Stack:
         inner, gelu = Pointwise(out=self.hidden, bias=False), NormAct(norm="none", act="gelu")

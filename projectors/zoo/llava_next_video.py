@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from ...blocks.core.block import Block
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
-from ..preset import Preset
+from ..preset import Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Name, Upstream
 from .mlp import Mlp
@@ -34,7 +32,7 @@ class LlavaNextVideo(Preset):
     """
 
     mode: Literal["avg", "max", "conv"] = "avg"
-    stride: Annotated[int, Field(ge=1, le=16)] = 2
+    stride: UpTo16 = 2
 
     def expand(self, in_: int, out: int) -> Stack:
         pool: tuple[Block, ...]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -52,23 +48,20 @@ class Mistral3(Preset):
         bias: Whether the last two linear layers have biases.
     """
 
-    merge: Annotated[int, Field(ge=1, le=16)] = 2
+    merge: UpTo16 = 2
     eps: float = 1e-5
     bias: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                NormAct(norm="rms", eps=self.eps, act="none"),
-                PatchMerge(size=(self.merge, self.merge), order="chw", odd="drop"),
-                Pointwise(out="in", bias=False),
-                Pointwise(bias=self.bias),
-                NormAct(norm="none", act="gelu"),
-                Pointwise(bias=self.bias),
-            ),
+        blocks = (
+            NormAct(norm="rms", eps=self.eps, act="none"),
+            PatchMerge(size=(self.merge, self.merge), order="chw", odd="drop"),
+            Pointwise(out="in", bias=False),
+            Pointwise(bias=self.bias),
+            NormAct(norm="none", act="gelu"),
+            Pointwise(bias=self.bias),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

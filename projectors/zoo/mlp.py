@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from ...blocks.core.activation import Act
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks, refused
 
@@ -68,7 +66,7 @@ class Mlp(Preset):
         bias: Whether the layers have biases.
     """
 
-    depth: Annotated[int, Field(ge=1, le=64)] = 2
+    depth: UpTo64 = 2
     act: Act = "gelu"
     bias: bool = True
 

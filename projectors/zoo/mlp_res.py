@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
-
-from pydantic import Field
+from typing import ClassVar
 
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.residual import Residual
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks
 from .mlp import Mlp, sequential_names
@@ -49,8 +47,8 @@ class MlpRes(Preset):
         residuals: The number of residual blocks.
     """
 
-    depth: Annotated[int, Field(ge=1, le=16)] = 2
-    residuals: Annotated[int, Field(ge=1, le=16)] = 2
+    depth: UpTo16 = 2
+    residuals: UpTo16 = 2
 
     def expand(self, in_: int, out: int) -> Stack:
         body = (Pointwise(), NormAct(norm="none", act="gelu"), Pointwise())

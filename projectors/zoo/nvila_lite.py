@@ -33,20 +33,17 @@ class NvilaLite(Preset):
     def expand(self, in_: int, out: int) -> Stack:
         norm = NormAct(norm="layer", eps=1e-5, act="none")
         gelu = NormAct(norm="none", act="gelu")
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                PatchMerge(size=(3, 3), odd="pad"),
-                norm,
-                Pointwise(out=3 * in_),
-                gelu,
-                norm,
-                Pointwise(),
-                gelu,
-                Pointwise(),
-            ),
+        blocks = (
+            PatchMerge(size=(3, 3), odd="pad"),
+            norm,
+            Pointwise(out=3 * in_),
+            gelu,
+            norm,
+            Pointwise(),
+            gelu,
+            Pointwise(),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from ...blocks.pool import Pool
-from ..preset import Preset
+from ..preset import Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 from .mlp import Mlp
@@ -35,7 +31,7 @@ class PerceptionLM(Preset):
         ratio: How many times fewer tokens each way, r.
     """
 
-    ratio: Annotated[int, Field(ge=1, le=16)] = 2
+    ratio: UpTo16 = 2
 
     def expand(self, in_: int, out: int) -> Stack:
         pool = (Pool(mode="adaptive", stride=self.ratio),) if self.ratio > 1 else ()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import Field
+from typing import ClassVar, Literal
 
 from ...blocks.core.activation import Act
 from ...blocks.core.block import Block
-from ...blocks.core.feature import MAX_WIDTH
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Channels, Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -103,8 +100,8 @@ class Qwen2VL(Preset):
     norm: Literal["layer", "rms", "none"] = "layer"
     eps: float = 1e-6
     norm_after: bool = False
-    merge: Annotated[int, Field(ge=1, le=16)] = 2
-    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    merge: UpTo16 = 2
+    hidden: Channels | None = None
     act: Act = "gelu"
     bias: bool = True
     token_order: Literal["raster", "blocked"] = "blocked"
@@ -114,17 +111,13 @@ class Qwen2VL(Preset):
         if self.norm != "none":
             norm = NormAct(norm=self.norm, eps=self.eps, act="none")
             first = (*first, norm) if self.norm_after else (norm, *first)
-        return Stack(
-            in_=in_,
-            out=out,
-            token_order=self.token_order,
-            blocks=(
-                *first,
-                Pointwise(out=self.hidden or "same", bias=self.bias),
-                NormAct(norm="none", act=self.act),
-                Pointwise(bias=self.bias),
-            ),
+        blocks = (
+            *first,
+            Pointwise(out=self.hidden or "same", bias=self.bias),
+            NormAct(norm="none", act=self.act),
+            Pointwise(bias=self.bias),
         )
+        return Stack(in_=in_, out=out, blocks=blocks, token_order=self.token_order)
 
     aliases: ClassVar[Aliases] = {
         "kimi-k25": {"eps": 1e-5},

@@ -35,16 +35,13 @@ class VipLlava(Preset):
     eps: float = 1e-5
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                NormAct(norm="layer", eps=self.eps, act="none"),
-                Pointwise(),
-                NormAct(norm="none", act="gelu"),
-                Pointwise(),
-            ),
+        blocks = (
+            NormAct(norm="layer", eps=self.eps, act="none"),
+            Pointwise(),
+            NormAct(norm="none", act="gelu"),
+            Pointwise(),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
 from ...blocks.core.activation import Act
 from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -47,22 +43,19 @@ class Voxtral(Preset):
         bias: Whether the linear layers have biases.
     """
 
-    frames: Annotated[int, Field(ge=1, le=64)] = 4
+    frames: UpTo64 = 4
     hidden: Width = "out"
     act: Act = "gelu"
     bias: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
-        return Stack(
-            in_=in_,
-            out=out,
-            blocks=(
-                PatchMerge(size=(1, self.frames)),
-                Pointwise(out=self.hidden, bias=self.bias),
-                NormAct(norm="none", act=self.act),
-                Pointwise(bias=self.bias),
-            ),
+        blocks = (
+            PatchMerge(size=(1, self.frames)),
+            Pointwise(out=self.hidden, bias=self.bias),
+            NormAct(norm="none", act=self.act),
+            Pointwise(bias=self.bias),
         )
+        return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
         Upstream(
