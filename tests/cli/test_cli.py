@@ -429,7 +429,7 @@ def test_a_folder_is_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_export_without_a_grid_says_how_one_is_written(tmp_path: Path) -> None:
     status, _, err = run("export", "ldp", str(tmp_path / "x.pt2"), "in=8", "out=8")
     assert status == 2
-    assert err.endswith("expected (height, width). Give grid=24x24, or --dynamic-grid.\n")
+    assert err.endswith("expected (height, width). Pass grid=24x24 or --dynamic-grid.\n")
 
 
 @pytest.mark.parametrize(
