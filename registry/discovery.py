@@ -39,6 +39,7 @@ class PluginEntryPoint:
     name: str
     distribution: str
     version: str
+    location: str  # the folder or zip file that it is installed in
     point: EntryPoint
 
     @property
@@ -59,19 +60,6 @@ class PluginEntryPoint:
     def package(self) -> str:
         """The top-level package that it lives in."""
         return self.point.module.partition(".")[0]
-
-    @property
-    def location(self) -> str:
-        """The folder or zip file that it is installed in."""
-        return _location(self.point.dist)
-
-    @property
-    def is_uninstalled(self) -> bool:
-        """Whether it was uninstalled since it was found."""
-        try:
-            return not (self.point.dist and self.point.dist.read_text("entry_points.txt"))
-        except Exception:  # third-party metadata may raise anything
-            return False
 
 
 @dataclass(frozen=True)
@@ -117,9 +105,8 @@ class Installed:
 
     def scan(self) -> Discovery:
         """Return what is installed, reading the metadata the first time."""
-        found = self._found
-        if found is None:
-            found = self._found = discover()
+        found = self._found or discover()  # another thread may forget it at any time
+        self._found = found
         return found
 
     def refresh(self) -> None:
@@ -189,12 +176,8 @@ def _hidden_copies(
         yield Problem(name, f"{used} hides {hidden}", hint)
 
 
-def _location(dist: Distribution | None) -> str:
-    return str(dist.locate_file("")) if dist else UNNAMED
-
-
 def _quoted_location(dist: Distribution) -> str:
-    return quote(_location(dist), 200)
+    return quote(str(dist.locate_file("")), 200)
 
 
 def _entry_points(
@@ -214,7 +197,7 @@ def _entry_points(
         if short is None or not target or not target["attr"]:
             problems.append(_unusable(point, short, name))
             continue
-        yield PluginEntryPoint(short, name, version, point)
+        yield PluginEntryPoint(short, name, version, str(dist.locate_file("")), point)
 
 
 def _unusable(point: EntryPoint, short: str | None, distribution: str) -> Problem:

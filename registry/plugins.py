@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -65,8 +64,7 @@ class Plugins:
         self.installed = installed
         self._accepts = accepts
         self._expected = expected
-        # The imported module and how long its first import took, by qualified name.
-        self._imports: dict[str, tuple[object, float]] = {}
+        self._seconds: dict[str, float] = {}  # of the first import, by qualified name
 
     def entry_points(self, *, switched_off: bool = False) -> list[PluginEntryPoint]:
         """Return the entry points in use, or those that are switched off."""
@@ -100,9 +98,7 @@ class Plugins:
         if not self._accepts(thing):
             found, hint = f"it leads to {quote(thing)}", report_hint(point.distribution)
             raise BrokenPlugin(found, where, self._expected, hint)
-        module = sys.modules.get(point.point.module)
-        if self._imports.get(point.qualified, (None, 0.0))[0] is not module:
-            self._imports[point.qualified] = module, seconds
+        self._seconds.setdefault(point.qualified, seconds)
         return loaded.setdefault(point, thing)
 
     def loaded(self) -> dict[str, object]:
@@ -122,7 +118,7 @@ class Plugins:
             self.load(point)
         except RegistryError as error:
             return replace(plugin, state="broken", text=error.found, hint=error.hint)
-        return replace(plugin, state="works", seconds=self._imports[point.qualified][1])
+        return replace(plugin, state="works", seconds=self._seconds[point.qualified])
 
     def problems(self, *, switched_off: bool = False) -> list[Problem]:
         """Return what is wrong with the metadata of plugins in use, or of those switched off."""
@@ -172,8 +168,6 @@ class Plugins:
     def _import_hint(self, point: PluginEntryPoint, error: BaseException) -> str:
         """Return what to try when an import fails."""
         who = point.distribution
-        if point.is_uninstalled:
-            return f"{who} was uninstalled meanwhile: call {self.kind.upper()}S.refresh()."
         missing = (isinstance(error, ModuleNotFoundError) and error.name) or ""
         if missing and missing.partition(".")[0] != point.package:
             return f"{who} needs {missing!r}: install that, or uninstall {who}."

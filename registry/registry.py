@@ -76,7 +76,7 @@ class Registry(Generic[T]):
         self._expected = expected
         self._other = other
         self._plugins = Plugins(kind, group, accepts, expected, installed or Installed())
-        self._lock = threading.RLock()  # held to change or iterate over the two below
+        self._lock = threading.RLock()  # held to change the two below
         self._local: dict[str, T] = {}
         self._names: dict[int, str] = {}  # of local registrations, by the thing's id
 
@@ -113,8 +113,8 @@ class Registry(Generic[T]):
         """
         self._plugins.check_strict(self._builtins)
         found = {name: Entry(name, BUILT_IN, "", to) for name, to in self._builtins.items()}
-        local = self._locals()
-        found |= {name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in local.items()}
+        local = self._local.copy().items()
+        found |= {name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in local}
         found |= {entry.name: entry for _, entry in self._listed()}
         return [found[name] for name in sorted(found)]
 
@@ -209,7 +209,7 @@ class Registry(Generic[T]):
                     if self.get(point.qualified) is thing:
                         return point.qualified
         hint = f"Register it with @{self.kind.upper()}S.register(...)."
-        stale = [name for name, other in self._locals().items() if target_of(other) == target]
+        stale = [name for name, other in self._local.copy().items() if target_of(other) == target]
         if stale:
             hint = f"{stale[0]!r} now means a newer {target}: build it again from that one."
         raise UnknownName(f"{target} is not a registered {self.kind}", hint=hint)
@@ -235,42 +235,30 @@ class Registry(Generic[T]):
             RegistryError: The name is not usable, or the thing is not of this kind.
             NameTaken: The name is a built-in's or another thing's, or the thing has a name.
         """
-        if thing is None and isinstance(name, type):  # a decorator without its parentheses
-            hint = f'Write @{self.kind.upper()}S.register("name").'
-            raise RegistryError(f"{quote(name)} is not a name", "register", hint=hint)
-        if thing is None:
-            return lambda decorated: self.register(name, decorated, replace=replace)
         key = normalize(name)
         if key is None:
             raise RegistryError(f"{quote(name)} is not a usable {self.kind} name", expected=RULE)
+        if thing is None:
+            return lambda decorated: self.register(name, decorated, replace=replace)
         if not self._accepts(thing):
-            raise RegistryError(
-                f"{quote(thing)} cannot be a {self.kind}",
-                f"register({key!r})",
-                self._expected,
-            )
+            found = f"{quote(thing)} cannot be a {self.kind}"
+            raise RegistryError(found, f"register({key!r})", self._expected)
         if key in self._builtins:
-            raise NameTaken(
-                f"{self.kind} {key!r} is built in and cannot be replaced",
-                hint="Choose another name.",
-            )
+            found = f"{self.kind} {key!r} is built in and cannot be replaced"
+            raise NameTaken(found, hint="Choose another name.")
         with self._lock:
             other = self._names.get(id(thing), key)
             if other != key:
-                raise NameTaken(
-                    f"{target_of(thing)} is already registered as {other!r}",
-                    hint="A thing has one name, so that documents can be written back.",
-                )
+                hint = "A thing has one name, so that documents can be written back."
+                raise NameTaken(f"{target_of(thing)} is already registered as {other!r}", hint=hint)
             held = self._local.get(key)
             # A re-run cell makes a new class of the same name; an instance must be the same.
             rerun = target_of(held) == target_of(thing) and (
                 isinstance(thing, type) or held == thing
             )
             if held is not None and not replace and not rerun:
-                raise NameTaken(
-                    f"{self.kind} {key!r} is already registered, by {target_of(held)}",
-                    hint="Choose another name, or pass replace=True.",
-                )
+                found = f"{self.kind} {key!r} is already registered, by {target_of(held)}"
+                raise NameTaken(found, hint="Choose another name, or pass replace=True.")
             self._local[key] = thing
             if held is not None:
                 del self._names[id(held)]
@@ -321,10 +309,6 @@ class Registry(Generic[T]):
         if len(points) > 1:
             raise self._plugins.ambiguous(points)
         return key, points[0] if points else None
-
-    def _locals(self) -> dict[str, T]:
-        with self._lock:
-            return self._local.copy()
 
     def _own(self, key: str) -> T:
         """Return a local registration, which another thread may just have removed."""

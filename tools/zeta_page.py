@@ -1,7 +1,6 @@
-"""What follows from `zeta/table.json`: the page about it, and the names in the registry.
+"""The page about `zeta/table.json`.
 
-``python tools/zeta_page.py`` writes `docs/zeta.md` and `zeta/names.py`; it needs no
-zetascale.
+``python tools/zeta_page.py`` writes `docs/zeta.md`; it needs no zetascale.
 """
 
 from fractions import Fraction
@@ -11,7 +10,6 @@ from mobilevlm.zeta.table import Option, Row, Table, table
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "zeta.md"
-NAMES = ROOT / "zeta" / "names.py"
 
 HEAD = """# Zeta's modules as blocks
 
@@ -95,19 +93,5 @@ def escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
-def names(found: Table) -> str:
-    """Return the module of names, as it is formatted."""
-    lines = [
-        f'    "{name}": "mobilevlm.zeta.blocks:{row.module}",\n'
-        for name, row in found.blocks.items()
-    ]
-    return (
-        '"""The names of Zeta\'s modules as blocks; `tools/zeta_page.py` writes them."""\n\n'
-        '__all__ = ["ZETA"]\n\n'
-        f"ZETA = {{\n{''.join(lines)}}}\n"
-    )
-
-
 if __name__ == "__main__":
     PAGE.write_text(page(table()), "utf-8")
-    NAMES.write_text(names(table()), "utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,41 +36,28 @@ def leave(layout: Layout, y: Tensor) -> Tensor:
     return y
 
 
-@dataclass(frozen=True)
-class _Call:
-    """Calls a module, and checks the shape of its output.
+def _call(row: Row, out: int, sides: Sides, forward: Callable[..., Any], x: Tensor) -> Tensor:
+    """Call a module: ``(b, n, c) -> (b, n, d)`` or ``(b, c, h, w) -> (b, d, h', w')``.
 
-    Attributes:
+    Args:
         row: The module's row.
         out: The output width.
         sides: The size of the output grid.
+        forward: The module's forward.
+        x: The input.
+
+    Raises:
+        SpecError: The output has another shape.
     """
-
-    row: Row
-    out: int
-    sides: Sides
-
-    def __call__(self, forward: Callable[..., Any], x: Tensor) -> Tensor:
-        """``(b, n, c) -> (b, n, d)`` or ``(b, c, h, w) -> (b, d, h', w')``.
-
-        Raises:
-            SpecError: The output has another shape.
-        """
-        row = self.row
-        y = forward(*[enter(row.layout, x)] * row.inputs)
-        y = leave(row.layout, y[0] if row.first else y)
-        if row.takes == "map":
-            expected = (x.shape[0], self.out, *map(self.sides, x.shape[2:]))
-        else:
-            expected = (*x.shape[:2], self.out)
-        if y.shape != expected:
-            raise SpecError(
-                f"an input of {tuple(x.shape)} gives {tuple(y.shape)}",
-                "zeta",
-                str(expected),
-                "The defaults give that shape: undo the options that were changed.",
-            )
-        return y
+    y = forward(*[enter(row.layout, x)] * row.inputs)
+    y = leave(row.layout, y[0] if row.first else y)
+    grid = map(sides, x.shape[2:])
+    expected = (x.shape[0], out, *grid) if row.takes == "map" else (*x.shape[:2], out)
+    if y.shape != expected:
+        found = f"an input of {tuple(x.shape)} gives {tuple(y.shape)}"
+        hint = "The defaults give that shape: undo the options that were changed."
+        raise SpecError(found, "zeta", str(expected), hint)
+    return y
 
 
 def make(row: Row, options: Mapping[str, Scalar], in_: int, out: int) -> nn.Module:
@@ -90,7 +77,7 @@ def make(row: Row, options: Mapping[str, Scalar], in_: int, out: int) -> nn.Modu
         arguments[row.out] = out
     sides = row.resize(options)
     try:
-        module: nn.Module = adapt(cls(**arguments), row.takes, call=_Call(row, out, sides))
+        module: nn.Module = adapt(cls(**arguments), row.takes, call=partial(_call, row, out, sides))
         if torch.get_default_device().type == "meta":
             side = max(8, sides.dilation * (sides.kernel - 1) + 1)
             with torch.no_grad():

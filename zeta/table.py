@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 __all__ = ["MAX_COUNT", "MAX_SIZE", "Layout", "Option", "Row", "Scalar", "Sides", "Table", "table"]
@@ -183,7 +183,7 @@ class Table:
 @cache
 def table() -> Table:
     """Read the table."""
-    data = json.loads(files(__package__).joinpath("table.json").read_text("utf-8"))
+    data = json.loads(Path(__file__).with_name("table.json").read_text("utf-8"))
     return Table(
         data["zetascale"],
         {name: _row(**row) for name, row in data["blocks"].items()},

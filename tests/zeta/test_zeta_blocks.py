@@ -58,7 +58,6 @@ def message(error: type[Exception], *blocks: Any, **widths: int) -> str:
 
 
 def test_names_page_and_versions_follow_from_the_table() -> None:
-    assert zeta_page.NAMES.read_text("utf-8") == zeta_page.names(table())
     assert zeta_page.PAGE.read_text("utf-8") == zeta_page.page(table())
     assert list(ZETA) == sorted(ROWS)
     assert {name: name for name in BLOCKS.names() if name.startswith("zeta-")}.keys() == ROWS.keys()
