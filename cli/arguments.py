@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..projectors import PROJECTORS
-from ..registry import MobileVLMError, UnknownName, did_you_mean, quote
+from ..registry import MobileVLMError, did_you_mean, quote
 
 if TYPE_CHECKING:
     from ..projectors.stack import Stack
@@ -48,8 +48,6 @@ def settings(words: Iterable[str]) -> dict[str, Any]:
             )
         if key in found:
             raise UsageError(f"{key!r} is given twice")
-        if key != key.lower() and key.lower() in ("in", "out", "grid"):
-            raise UsageError(f"unknown key {key!r}", hint=f"Did you mean {key.lower()!r}?")
         if key == "grid" or _GRID.fullmatch(text):
             found[key] = parse_grid(text, key)
             continue
@@ -101,28 +99,28 @@ def call(
         keywords["spec"] = document(target)
     else:
         _check_name(target)
-        for key in ("in", "out"):
-            if key not in keywords and widths is None:
-                near = [other for other in keywords if did_you_mean(other, [key])]
-                hint = f"Write: mobilevlm {verb} {target} in=1024 out=2048"
-                if near:
-                    hint = f"Did you write {near[0]!r} for it?"
-                raise UsageError(f"{key!r} is missing", target, hint=hint)
         keywords = {"spec": target, **(widths or {}), **keywords}
-    if needs_grid and "grid" not in keywords:
-        raise UsageError("'grid' is missing", target, hint="Write grid=24x24.")
+        for key in ("in", "out"):
+            hint = f"Write: mobilevlm {verb} {target} in=1024 out=2048"
+            _require(key, keywords, target, hint)
+    if needs_grid:
+        _require("grid", keywords, target, "Write grid=24x24.")
     return keywords
 
 
-def _check_name(name: str) -> None:
-    try:
-        PROJECTORS.find(name)
-    except UnknownName:
-        if os.path.lexists(name):
-            from ..projectors.lookup import refuse_path
+def _require(key: str, keywords: Mapping[str, Any], target: str, hint: str) -> None:
+    if key not in keywords:
+        near = [other for other in keywords if did_you_mean(other, [key])]
+        hint = f"Did you write {near[0]!r} for it?" if near else hint
+        raise UsageError(f"{key!r} is missing", target, hint=hint)
 
-            refuse_path(name)
-        raise
+
+def _check_name(name: str) -> None:
+    if name not in PROJECTORS and os.path.lexists(name):
+        from ..projectors.lookup import refuse_path
+
+        refuse_path(name)
+    PROJECTORS.find(name)
 
 
 def document(file: str) -> Stack:

@@ -9,7 +9,7 @@ import typer
 
 from .arguments import call
 from .options import Debug, Json, NameOrFile, Words, complete_dtype, dtype_of
-from .output import echo_json, echo_table, progress_bar, reporting
+from .output import echo, echo_json, echo_table, progress_bar, reporting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ def bench(
         table = [[run, str(found.a), str(found.b), found.ratio.plain()] for run, found in rows]
         echo_table(["run", "plain", "as it runs", "ratio"], table)
         for line in projector.plan().runs_as:
-            typer.echo(f"runs as: {line}")
+            echo(f"runs as: {line}")
 
 
 def _input(projector: Projector, batch: int) -> Tensor:

@@ -11,7 +11,7 @@ import typer
 from ..registry import quote
 from .arguments import UsageError
 from .options import Debug, Force, Grid, Json, complete_dtype, dtype_of, grid_of
-from .output import FAILED, echo_json, echo_table, explain, progress_bar, reporting
+from .output import FAILED, echo, echo_json, echo_table, explain, progress_bar, reporting
 
 if TYPE_CHECKING:
     from ..checkpoints.values import Values
@@ -51,9 +51,9 @@ def inspect(
         if as_json:
             echo_json(facts)
         else:
-            typer.echo(inspection)
+            echo(inspection)
             if values:
-                typer.echo()
+                echo()
                 _echo_values(found)
         bad = sum(not each.finite for each in found)
         if bad:
@@ -141,4 +141,4 @@ def convert(
             echo_json({**inspection.to_dict(), "out": str(out), "written": written})
         else:
             spec = inspection.spec
-            typer.echo(f"{out}: {to or inspection.title}, {spec.in_} -> {spec.out}, {written}")
+            echo(f"{out}: {to or inspection.title}, {spec.in_} -> {spec.out}, {written}")

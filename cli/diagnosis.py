@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distributions, metadata, version
+from importlib.metadata import distributions, metadata, version
 from typing import Any, Literal
 
 from ..blocks import BLOCKS
@@ -61,10 +61,10 @@ class Diagnosis:
 
     version: str
     python: str
+    processor: dict[str, Any]
     requirements: list[Requirement]
     plugins: list[Plugin]
     findings: list[Finding]
-    processor: dict[str, Any]
 
     @property
     def ok(self) -> bool:
@@ -81,12 +81,9 @@ def diagnose() -> Diagnosis:
         own = version(OWN)
         findings += _check_own_installation()
         needed = requirements(OWN)
-    except PackageNotFoundError:
-        hint = "Install it: pip install . in the folder of its clone."
-        findings.append(Finding("problem", OWN, "it is on the path but not installed", hint))
-    except Exception as error:  # broken metadata, or a broken finder of another package
-        text = f"its metadata cannot be read: {error!r}"
-        hint = "Install it again: pip install . in its clone."
+    except Exception as error:  # not installed, broken metadata, a broken finder of another package
+        text = f"its metadata cannot be read: {describe_error(error)}"
+        hint = "Install it: pip install . in its clone."
         findings.append(Finding("problem", OWN, text, hint))
     missing = {each.extra for each in needed if not each.found}
     findings += [finding for each in needed for finding in _check_requirement(each, missing)]
@@ -97,8 +94,8 @@ def diagnose() -> Diagnosis:
     reported = {finding.text for finding in names}
     findings += [finding for each in plugins for finding in _check_plugin(each, reported)]
     findings += _check_variables(plugins)
-    python = platform.python_version()
-    return Diagnosis(own, python, needed, plugins, list(dict.fromkeys(findings)), processor())
+    findings = list(dict.fromkeys(findings))
+    return Diagnosis(own, platform.python_version(), processor(), needed, plugins, findings)
 
 
 def processor() -> dict[str, Any]:

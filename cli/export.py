@@ -10,7 +10,7 @@ import typer
 
 from .arguments import UsageError, call, settings
 from .options import Debug, Force, Json, Words, names
-from .output import FAILED, echo_json, explain, progress_bar, reporting
+from .output import FAILED, echo, echo_json, explain, progress_bar, reporting
 from .wording import reworded
 
 if TYPE_CHECKING:
@@ -85,16 +85,15 @@ def export(
         if as_json:
             echo_json(report.to_dict())
         else:
-            typer.echo(report)
+            echo(report)
 
 
 def _projector(target: str, words: list[str]) -> Projector:
     """Load a checkpoint, or build a name or a document with random weights."""
     keywords = settings(words)
-    for key in ("dtype", "weights"):
-        if key in keywords:
-            hint = f"Write --weights {keywords[key]}."
-            raise UsageError(f"{key!r} is not an option of a projector", hint=hint)
+    if "dtype" in keywords:
+        hint = f"Write --weights {keywords['dtype']}."
+        raise UsageError("'dtype' is not an option of a projector", hint=hint)
     if os.path.isdir(target) or target.endswith(_WEIGHTS):
         from ..checkpoints.load import load_projector
 

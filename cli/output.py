@@ -7,10 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from io import UnsupportedOperation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -20,7 +20,7 @@ from .wording import reworded
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["echo_json", "echo_table", "explain", "progress_bar", "reporting"]
+__all__ = ["echo", "echo_json", "echo_table", "explain", "progress_bar", "reporting"]
 
 FAILED = 1
 USAGE = 2
@@ -28,25 +28,29 @@ PIPE = 141  # what a shell reports for a program that SIGPIPE has ended
 LARGE = 100_000_000  # bytes that take long enough to read for a progress bar
 
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)  # None: sys.stdout
 
 
 @contextmanager
 def reporting(debug: bool, as_json: bool = False) -> Iterator[None]:
     """Turn an error into one message and an exit status.
 
+    Only what the functions of this module print is a result, and goes to standard output. What
+    anything else prints there, such as a plugin while it is imported, goes to standard error.
+
     Args:
         debug: Let the error through, with its traceback.
         as_json: Whether `explain` prints JSON, one object on a line.
     """
-    token = _as_json.set(as_json)
+    tokens = _as_json.set(as_json), _results.set(sys.stdout)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except MobileVLMError as error:
         if debug:
             raise
-        error = reworded(error)
-        parts = {key: getattr(error, key) for key in ("where", "found", "expected", "hint")}
-        explain(str(error), **parts)
+        parts = ("where", "found", "expected", "hint")
+        explain(str(reworded(error)), **{key: getattr(error, key) for key in parts})
         raise typer.Exit(USAGE) from None
     except typer.Exit:
         raise
@@ -63,7 +67,8 @@ def reporting(debug: bool, as_json: bool = False) -> Iterator[None]:
         explain(f"{describe_error(error)}. This is a bug in mobilevlm; --debug shows where.")
         raise typer.Exit(FAILED) from None
     finally:
-        _as_json.reset(token)
+        _as_json.reset(tokens[0])
+        _results.reset(tokens[1])
 
 
 def console(**options: Any) -> Console:
@@ -99,9 +104,14 @@ def explain(
     console(stderr=True, soft_wrap=True, highlight=False).print(text)
 
 
+def echo(text: object = "", *, nl: bool = True) -> None:
+    """Print a result."""
+    typer.echo(text, file=_results.get(), nl=nl)
+
+
 def echo_json(value: Any) -> None:
-    """Print a value as JSON."""
-    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+    """Print a result as JSON."""
+    echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def echo_table(
@@ -118,12 +128,13 @@ def echo_table(
     """
     from ..projectors.table import align
 
-    if sys.stdout is None or not sys.stdout.isatty():
-        typer.echo(align(header, rows, right=right, total=total))
+    terminal = _results.get()
+    if terminal is None or not terminal.isatty():
+        echo(align(header, rows, right=right, total=total))
         return
     from rich.text import Text
 
-    page = console(soft_wrap=True, highlight=False)
+    page = console(file=terminal, soft_wrap=True, highlight=False)
     for part, columns in enumerate(_parts(header, rows, shutil.get_terminal_size().columns)):
         title, rule, *lines = align(
             [header[column] for column in columns],

@@ -12,7 +12,7 @@ from ..blocks import BLOCKS
 from ..projectors import PROJECTORS
 from ..registry import Plugin
 from .options import Debug, Json
-from .output import FAILED, echo_json, echo_table, explain, reporting
+from .output import FAILED, echo, echo_json, echo_table, explain, reporting
 
 __all__ = ["doctor", "plugins"]
 
@@ -53,45 +53,33 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 
         diagnosis = diagnose()
         if as_json:
-            echo_json(
-                {
-                    "ok": diagnosis.ok,
-                    "version": diagnosis.version,
-                    "python": diagnosis.python,
-                    "processor": diagnosis.processor,
-                    "requirements": [
-                        {**dataclasses.asdict(each), "state": each.state}
-                        for each in diagnosis.requirements
-                    ],
-                    "plugins": [*map(_plugin_facts, diagnosis.plugins)],
-                    "findings": [*map(dataclasses.asdict, diagnosis.findings)],
-                }
-            )
+            facts = {"ok": diagnosis.ok, **dataclasses.asdict(diagnosis)}
+            echo_json({**facts, "plugins": [*map(_plugin_facts, diagnosis.plugins)]})
         else:
-            typer.echo(f"mobilevlm {diagnosis.version}, Python {diagnosis.python}\n")
+            echo(f"mobilevlm {diagnosis.version}, Python {diagnosis.python}\n")
             if found := diagnosis.processor:
-                typer.echo(
+                echo(
                     f"processor: {found['name']}, {found['architecture']}, torch uses "
                     f"{found['vectors']}, threads: {found['threads']}"
                 )
-                typer.echo(f"it has: {', '.join(found['flags']) or 'not known'}")
+                echo(f"it has: {', '.join(found['flags']) or 'not known'}")
                 linear = (f"{dtype} {product}" for dtype, product in found["linear"].items())
-                typer.echo(f"large linear layers in inference: {', '.join(linear)}\n")
-            rows = [(*dataclasses.astuple(each), each.state) for each in diagnosis.requirements]
+                echo(f"large linear layers in inference: {', '.join(linear)}\n")
+            rows = [dataclasses.astuple(each) for each in diagnosis.requirements]
             header = ["package", "for", "wanted", "found", "state"]
             echo_table(header, [[cell or "-" for cell in row] for row in rows])
             if diagnosis.plugins:
-                typer.echo()
+                echo()
                 _echo_plugins(diagnosis.plugins)
-            typer.echo()
+            echo()
             for finding in diagnosis.findings:
-                typer.echo(f"{finding.level}: {finding}")
+                echo(f"{finding.level}: {finding}")
             bad = sum(finding.level == "problem" for finding in diagnosis.findings)
             unused = {each.extra for each in diagnosis.requirements if not each.found} - {""}
             if unused:
                 extras = f"extra{'s' * (len(unused) > 1)} {', '.join(sorted(unused))}"
-                typer.echo(f"Not in use: the {extras}.")
-            typer.echo(f"{bad or 'No'} problem{'s' * (bad != 1)}.")
+                echo(f"Not in use: the {extras}.")
+            echo(f"{bad or 'No'} problem{'s' * (bad != 1)}.")
         if not diagnosis.ok:
             raise typer.Exit(FAILED)
 

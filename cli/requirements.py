@@ -23,19 +23,14 @@ class Requirement:
         extra: The extra that requires it; empty if the library always does.
         wanted: The versions that match, such as ``>=2.6``; empty for any.
         found: The installed version; empty if it is not installed.
+        state: One of ``ok``, ``not installed`` and ``does not fit``.
     """
 
     name: str
     extra: str
     wanted: str
     found: str
-
-    @property
-    def state(self) -> str:
-        """One of ``ok``, ``not installed`` and ``does not fit``."""
-        if not self.found:
-            return "not installed"
-        return "ok" if matches(self.found, self.wanted) else "does not fit"
+    state: str
 
 
 def requirements(distribution: str = OWN) -> list[Requirement]:
@@ -50,8 +45,10 @@ def requirements(distribution: str = OWN) -> list[Requirement]:
         if need.name == distribution:  # an extra made of other extras
             continue
         if need.marker is None or need.marker.evaluate({"extra": extra}):
-            wanted = str(need.specifier)
-            found.append(Requirement(need.name, extra, wanted, _installed(need.name)))
+            wanted, installed = str(need.specifier), _installed(need.name)
+            state = "ok" if matches(installed, wanted) else "does not fit"
+            state = state if installed else "not installed"
+            found.append(Requirement(need.name, extra, wanted, installed, state))
     return sorted(found, key=lambda each: (each.extra, each.name))
 
 

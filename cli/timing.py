@@ -33,14 +33,12 @@ class Spread:
         """Format seconds, in a unit that suits the median."""
         size = abs(self.median)
         scale, unit = next((each for each in _UNITS if size >= each[0]), _UNITS[-1])
-        return f"{_short(self.median, scale)} {unit} ({self._range(scale)})"
+        median, low, high = (_short(each / scale) for each in (self.median, self.low, self.high))
+        return f"{median} {unit} ({low} to {high})"
 
     def plain(self) -> str:
         """Format a number without a unit, such as a ratio."""
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
-
-    def _range(self, scale: float) -> str:
-        return f"{_short(self.low, scale)} to {_short(self.high, scale)}"
 
 
 @dataclass(frozen=True)
@@ -77,16 +75,12 @@ def compare(
     """
     times: list[tuple[float, float]] = []
     with _without_garbage_collection():
-        for index in range(-1, rounds):
-            if index % 2:
-                time_b = seconds(b, number)
-                time_a = seconds(a, number)
-            else:
-                time_a = seconds(a, number)
-                time_b = seconds(b, number)
-            if index >= 0:
-                times.append((time_a, time_b))
+        for index in range(rounds + 1):
+            first, second = (b, a) if index % 2 == 0 else (a, b)
+            pair = seconds(first, number), seconds(second, number)
+            times.append(pair if first is a else pair[::-1])
             tick()
+    del times[0]
     ratios = tuple(x / y for x, y in times)
     return Comparison(
         a=Spread.of(x for x, _ in times),
@@ -124,6 +118,5 @@ def _without_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _short(value: float, scale: float) -> str:
-    value /= scale
+def _short(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -16,7 +16,7 @@ from .output import USAGE, explain
 __all__ = ["Verb", "Verbs"]
 
 _EITHER_WAY = ("in", "out", "grid", "root")  # may be written as --key value or as key=value
-_SETTINGS = ("dtype", "device")  # so may these, but only for verbs that have them as options
+_SETTINGS = ("dtype", "device", "weights")  # so may these, if the verb has them as options
 
 
 class Verb(TyperCommand):
@@ -37,8 +37,7 @@ class Verb(TyperCommand):
         rest = iter(args)
         for arg in rest:
             if arg == "--":
-                yield arg
-                yield from rest
+                yield from (arg, *rest)
                 return
             dashes, key, equals, value = _split(arg)
             option = f"--{key}"
@@ -49,9 +48,6 @@ class Verb(TyperCommand):
                         ctx.fail(f"{option} needs a value. Write {key}=VALUE.")
                     yield f"{key}={value}"
                     continue
-                if key == "dtype" and "--weights" in options:
-                    value = value or next(rest, "DTYPE")
-                    ctx.fail(f"No such option: {option}. Write --weights {value}.")
                 if key not in _SETTINGS and not did_you_mean(
                     key, [known.strip("-") for known in options]
                 ):

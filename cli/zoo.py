@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +15,7 @@ from ..projectors import PROJECTORS
 from ..registry import Entry, MobileVLMError, Registry, did_you_mean, printable
 from .arguments import call, document
 from .options import Debug, Json, NameOrFile, Words, names
-from .output import FAILED, echo_json, echo_table, explain, reporting
+from .output import FAILED, echo, echo_json, echo_table, explain, reporting
 from .wording import reworded
 
 __all__ = ["check", "list_", "schema", "show", "spec", "tokens"]
@@ -42,13 +43,7 @@ def list_(
             if any(fnmatchcase(name, glob) for name in _spellings(entry))
         ]
         if as_json:
-            keys = ("name", "source", "version", "target")
-            echo_json(
-                [
-                    {"kind": kind, **{key: getattr(entry, key) for key in keys}}
-                    for kind, entry in found
-                ]
-            )
+            echo_json([{"kind": kind, **dataclasses.asdict(entry)} for kind, entry in found])
         elif found:
             rows = [
                 [entry.name, kind, f"{entry.source} {entry.version}".rstrip(), entry.target]
@@ -89,7 +84,7 @@ def show(
             header, rows = plan.table()
             echo_table(header, rows, right=RIGHT, total=True)
             for line in plan.runs_as:
-                typer.echo(f"runs as: {line}")
+                echo(f"runs as: {line}")
 
 
 def tokens(
@@ -109,7 +104,7 @@ def tokens(
         if as_json:
             echo_json({"grid": plan.grid, "tokens": plan.tokens_out})
         else:
-            typer.echo(plan.tokens_out)
+            echo(plan.tokens_out)
 
 
 def spec(
@@ -124,7 +119,7 @@ def spec(
         from ..projectors.document import dump_spec
 
         plan = plan_projector(**call(target, words or (), "spec"))
-        typer.echo(dump_spec(plan.stack), nl=False)
+        echo(dump_spec(plan.stack), nl=False)
 
 
 def schema(as_json: Json = False, debug: Debug = False) -> None:
@@ -167,7 +162,7 @@ def check(
             facts = {"in": stack.in_, "out": stack.out, "parameters": parameters}
             results.append({"file": str(file), "ok": True, **facts})
             if not as_json:
-                typer.echo(f"{name}: ok, {stack.in_} -> {stack.out}, {parameters:,} parameters")
+                echo(f"{name}: ok, {stack.in_} -> {stack.out}, {parameters:,} parameters")
         if as_json:
             echo_json(results)
         if not all(result["ok"] for result in results):

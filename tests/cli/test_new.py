@@ -77,11 +77,14 @@ RULE = "lower-case ASCII letters, digits and single '-', starting with a letter,
         ("", f"'' is not a usable package name; expected {RULE}"),
         ("b" * 65, f"'{'b' * 65}' is not a usable package name; expected {RULE}"),
         ("bl\u00f6cke", f"'bl\\xf6cke' is not a usable package name; expected {RULE}. Try bl-cke."),
-        ("lambda", "'lambda' is a keyword of Python. Try lambda-blocks."),
-        ("json", "'json' is a module of Python's standard library. Try json-blocks."),
-        ("winreg", "'winreg' is a module of Python's standard library. Try winreg-blocks."),
-        ("mobilevlm", "a package 'mobilevlm' is installed already. Try mobilevlm-blocks."),
-        ("torch", "a package 'torch' is installed already. Try torch-blocks."),
+        *(
+            (
+                name,
+                f"the name {name!r} is taken, by Python or by an installed package. "
+                f"Try {name}-blocks.",
+            )
+            for name in ("lambda", "json", "winreg", "mobilevlm", "torch")
+        ),
     ],
 )
 def test_names_that_will_not_do(
