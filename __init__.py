@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .blocks.core.feature import Feature as Feature
     from .blocks.core.feature import Width as Width
     from .checkpoints.convert import convert_checkpoint as convert_checkpoint
+    from .checkpoints.inspection import inspect_checkpoint as inspect_checkpoint
     from .checkpoints.llava import build_vision_projector as build_vision_projector
-    from .checkpoints.load import inspect_checkpoint as inspect_checkpoint
     from .checkpoints.load import load_projector as load_projector
     from .checkpoints.mapping import to_upstream as to_upstream
     from .checkpoints.save import save_projector as save_projector
@@ -70,7 +70,7 @@ _HOMES = {
     "export_projector": "export.export",
     "fast_paths": "blocks.core.fast",
     "find_nonfinite": "projectors.nonfinite",
-    "inspect_checkpoint": "checkpoints.load",
+    "inspect_checkpoint": "checkpoints.inspection",
     "inspect_values": "checkpoints.values",
     "load_projector": "checkpoints.load",
     "load_spec": "projectors.document",

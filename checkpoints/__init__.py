@@ -2,7 +2,8 @@
 
 from .convert import convert_checkpoint
 from .errors import CheckpointError
-from .load import Inspection, inspect_checkpoint, load_projector
+from .inspection import Inspection, inspect_checkpoint
+from .load import load_projector
 from .mapping import to_upstream
 from .save import save_projector
 from .values import Values, inspect_values

@@ -11,7 +11,8 @@ from safetensors.torch import save
 
 from ..projectors.files import check_target, replace_file
 from .errors import CheckpointError
-from .load import Inspection, inspect_known, read_projector, recognise_projector
+from .inspection import Inspection, inspect_known
+from .load import read_projector, recognise_projector
 from .mapping import find_layout, to_upstream
 from .save import CONFIG, WEIGHTS, check_folder, save_projector
 from .weights import ProgressCallback, Weights
@@ -69,7 +70,10 @@ def convert_checkpoint(
         check_folder(target, replace=replace, instead=instead)
     else:
         find_layout(to)  # before much is read in vain
-        _check_file(target, replace=replace)
+        # Upstream's keys do not show that this library wrote a file.
+        check_target(
+            target, ".safetensors", lambda _: False, CheckpointError, replace=replace, devices=True
+        )
     if _holds(target, Path(path), folder=to is None):
         raise CheckpointError(
             "it is what is read", str(target), "another place", "Name another, and keep this one."
@@ -87,13 +91,6 @@ def convert_checkpoint(
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, save(state, {"format": "pt"}))
     return inspection
-
-
-def _check_file(target: Path, *, replace: bool) -> None:
-    """Refuse a file that is there: upstream's keys do not show that this library wrote it."""
-    check_target(
-        *(target, ".safetensors", lambda _: False, CheckpointError), replace=replace, devices=True
-    )
 
 
 def _holds(target: Path, source: Path, *, folder: bool) -> bool:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from ..blocks.core.errors import GridError, SpecError
+from ..blocks.core.errors import GridError
 from ..blocks.core.feature import Grid, check_grid
 from ..projectors.build import build_projector
 from ..projectors.device import check_device, check_dtype
-from ..projectors.document import load_spec
-from ..projectors.index import aliases, upstream_index
-from ..projectors.lookup import instantiate
+from ..projectors.document import parse_spec
 from ..projectors.projector import Projector
-from ..projectors.stack import Stack
-from ..projectors.upstream import Checkpoint
+from ..projectors.upstream import Checkpoint, Match
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError, convert_pickle
 from .formats.tensor_file import TensorInfo
@@ -29,120 +25,10 @@ from .save import DOCUMENT
 from .state import check_keys, check_tensor
 from .weights import ProgressCallback, Weights
 
-__all__ = [
-    "Inspection",
-    "Known",
-    "inspect_checkpoint",
-    "inspect_known",
-    "load_projector",
-    "matching_preset",
-    "read_projector",
-    "recognise_projector",
-]
-
+__all__ = ["Known", "load_projector", "other_roots", "read_projector", "recognise_projector"]
 
 MAX_ROOTS = 64  # places where projectors may be; a model has a handful
 _SHOWN = 8  # of a list in a message
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What a checkpoint holds, worked out without reading a weight.
-
-    Attributes:
-        path: The file or folder.
-        family: The preset's name; ``document`` where the file itself holds the specification.
-        spec: The specification.
-        dtype: The weights' dtype.
-        root: What stands before the projector's keys.
-        used: The keys that are the projector's.
-        left: How many other tensors there are.
-        others: Where other projectors are: the roots that `load_projector` takes.
-        layout: What `to_upstream` calls the naming of its keys; empty for a document.
-    """
-
-    path: str
-    family: str
-    spec: Stack
-    dtype: torch.dtype
-    root: str
-    used: tuple[str, ...]
-    left: int
-    others: tuple[str, ...] = ()
-    layout: str = ""
-
-    @property
-    def title(self) -> str:
-        """The family; of a document also the name that means the same, ``document (mlp)``."""
-        name = matching_preset(self.spec) if self.family == "document" else ""
-        return f"{self.family} ({name})" if name else self.family
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        return {
-            "path": self.path,
-            "family": self.family,
-            "layout": self.layout,
-            "in": self.spec.in_,
-            "out": self.spec.out,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "root": self.root,
-            "used": list(self.used),
-            "left": self.left,
-            "others": list(self.others),
-            "spec": self.spec.model_dump(mode="json"),
-        }
-
-    def __str__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
-        others = "".join(f"\n  another under {root!r}" for root in self.others)
-        place = f"under {self.root!r}" if self.root else "without a prefix"
-        return (
-            f"{self.path}: {self.title}, {self.spec.in_} -> "
-            f"{self.spec.out}, {dtype}, {len(self.used)} tensors {place}, {self.left} others left"
-            f"{others}"
-        )
-
-
-def matching_preset(stack: Stack) -> str:
-    """Return the built-in name whose defaults are just these blocks; empty if there is none.
-
-    >>> matching_preset(build_projector("mlp", 64, 128, prefix_tokens=1, device="meta").spec)
-    'mlp'
-    """
-    models = {
-        family: sum(len(entry.model_types) for entry in entries)
-        for family, entries in upstream_index().items()
-    }
-    # Of families that compute the same, the one that most models use; aliases come last.
-    for name in [*sorted(models, key=models.__getitem__, reverse=True), *aliases()]:
-        try:
-            if instantiate(name, {}).stack(stack.in_, stack.out).blocks == stack.blocks:
-                return name
-        except SpecError:  # it has not these widths
-            continue
-    return ""
-
-
-def inspect_checkpoint(
-    path: str | os.PathLike[str],
-    *,
-    root: str | None = None,
-    grid: Sequence[int] | None = None,
-) -> Inspection:
-    """Work out which projector a checkpoint holds; reads headers and config, no weights.
-
-    Args:
-        path: A safetensors file, or a model's folder with one or with shards.
-        root: Which of several projectors is meant, as for `load_projector`.
-        grid: The token grid (h, w), for a projector that cannot be built without one.
-
-    Raises:
-        CheckpointError: It cannot be read, or holds no projector that is known.
-        GridError: The grid is none.
-    """
-    weights = Weights(path)
-    return inspect_known(weights, recognise_projector(weights, root, grid))
 
 
 def load_projector(
@@ -211,12 +97,19 @@ def read_projector(
     state: dict[str, Tensor] = {}
     # One by one, so that no more than a tensor is held twice.
     for key, tensor in weights.read(wanted, progress):
-        fits = tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
         where = f"{weights.path}[{quote(key)}]"
-        if check_values:
-            _refuse_non_finite(where, tensor)
-        if fits.dtype != tensor.dtype:
-            _refuse_overflow(where, tensor, fits)
+        if check_values and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                "NaN or infinite values",
+                where,
+                "finite weights",
+                "Take an earlier checkpoint: a projector with these gives NaN.",
+            )
+        fits = tensor.to(dtype=dtype) if tensor.is_floating_point() else tensor
+        if fits.dtype != tensor.dtype and not torch.equal(fits.isfinite(), tensor.isfinite()):
+            found = f"values that {dtype} cannot hold"
+            raise CheckpointError(found, where, hint="Take a wider dtype.")
+        fits = fits.to(device=device)
         for part in wanted[key]:
             state[part.key] = part.read(fits)
     projector.load_state_dict(state, strict=True, assign=True)
@@ -228,44 +121,6 @@ def read_projector(
         )
         projector.load_state_dict(state, strict=True, assign=True)
     return projector
-
-
-def _refuse_non_finite(where: str, tensor: Tensor) -> None:
-    if not bool(torch.isfinite(tensor).all()):
-        raise CheckpointError(
-            "NaN or infinite values",
-            where,
-            "finite weights",
-            "Take an earlier checkpoint: a projector with these gives NaN.",
-        )
-
-
-def _refuse_overflow(where: str, stored: Tensor, converted: Tensor) -> None:
-    """Refuse finite values that another dtype makes infinite."""
-    if converted.is_meta or bool(torch.isfinite(converted).all()):
-        return
-    if bool((torch.isfinite(stored) & ~torch.isfinite(converted).to(stored.device)).any()):
-        raise CheckpointError(
-            f"values that {converted.dtype} cannot hold", where, hint="Take a wider dtype."
-        )
-
-
-def inspect_known(weights: Weights, known: Known) -> Inspection:
-    """Say what a recognised projector is."""
-    family, projector, pairs, root, layout = known
-    used = tuple(dict.fromkeys(key for key, _ in pairs))
-    dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
-    left = len(weights.keys) - len(used)
-    others: tuple[str, ...] = ()
-    if family != "document":
-        config = inner_config(weights.config)
-        fits = [fit for fit in _fitting(weights, config) if fit.root != root]
-        others = tuple(
-            dict.fromkeys(done.root for done in _try_all(weights, config, fits, None)[0])
-        )
-    return Inspection(
-        str(weights.path), family, projector.spec, dtype, root, used, left, others, layout
-    )
 
 
 class Known(NamedTuple):
@@ -297,7 +152,7 @@ def recognise_projector(
                 f"root={root!r}", where, "none", "The file is one projector, of save_projector."
             )
         try:
-            projector = Projector(_parse(document), grid=grid, device="meta")
+            projector = Projector(parse_spec(document, "document"), grid=grid, device="meta")
         except MobileVLMError as error:
             if grid is not None and isinstance(error, GridError):
                 raise
@@ -337,9 +192,16 @@ def recognise_projector(
         )
     if not done:
         first = failures[0] if failures else _nothing_known(weights)
-        hint = _others(weights) or first.hint
-        raise CheckpointError(first.found, first.where, first.expected, hint) from first.__cause__
+        first.hint = _others(weights) or first.hint
+        raise first
     return done[0]
+
+
+def other_roots(weights: Weights, root: str) -> tuple[str, ...]:
+    """Return the roots of the projectors that are not at this one."""
+    config = inner_config(weights.config)
+    fits = [fit for fit in _fitting(weights, config) if fit.root != root]
+    return tuple(dict.fromkeys(done.root for done in _try_all(weights, config, fits, None)[0]))
 
 
 def _fitting(weights: Weights, config: Config) -> list[Candidate]:
@@ -393,13 +255,6 @@ def _others(weights: Weights) -> str:
     return f"The tensors alone fit {', or '.join(names[:_SHOWN])}: is config.json another model's?"
 
 
-def _parse(document: str) -> Stack:
-    """Read a document's text; any other text would be taken for a path."""
-    if not document.startswith("{"):
-        raise SpecError(quote(document), "document", "a JSON object")
-    return load_spec(document)
-
-
 def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) -> Known:
     """Return the projector of an entry at a root, or say why it is not there."""
     family, entry, root = fit
@@ -411,14 +266,13 @@ def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) ->
     where = str(weights.path)
     for key, tensor in stored.items():
         _refuse_packed(f"{where}[{quote(root + key)}]", tensor)
-    for key, tensor in stored.items():
         bias = stored.get(key.removesuffix("weight") + "bias")
         if bias is not None:
             _refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
     try:
-        assert entry.read is not None  # recognise takes no others
         shapes = {key: tensor.shape for key, tensor in stored.items()}
-        match = entry.read(Checkpoint(config, shapes, root))
+        # `recognise` returns no entry without a reader.
+        match = cast("Callable[[Checkpoint], Match]", entry.read)(Checkpoint(config, shapes, root))
         family = match.preset or family
         grid = None if match.grid is None else grid or match.grid
         projector = build_projector(
@@ -426,13 +280,9 @@ def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) ->
         )
     except CheckpointError as error:
         # A reader does not know whose config and tensors it reads.
-        raise CheckpointError(
-            error.found, f"{where}: {error.where}", error.expected, error.hint
-        ) from error
-    except (
-        *(MobileVLMError, ArithmeticError, AttributeError),
-        *(LookupError, TypeError, ValueError),
-    ) as error:
+        place = f"{where}: {error.where}"
+        raise CheckpointError(error.found, place, error.expected, error.hint) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"its config and tensors make no {entry.layout}: {quote(str(error), 200)}",
             where,
@@ -459,9 +309,7 @@ def _fit(
     for key, part in pairs:
         shape, wanted = stored[key].shape, tuple(part.stored)
         hint = "Its family or its widths do not match those of the other tensors."
-        if shape == tuple(reversed(wanted)):
-            hint = "It looks transposed. Save it as upstream does."
-        elif sorted(side for side in shape if side != 1) == sorted(s for s in wanted if s != 1):
+        if sorted(side for side in shape if side != 1) == sorted(s for s in wanted if s != 1):
             hint = "It holds as many numbers in another shape. Save it as upstream does."
         where = f"{weights.path}[{quote(root + key)}]"
         dtype_hint = "Load the model without quantisation and save it again."

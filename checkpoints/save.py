@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..projectors.document import dump_spec, is_document
 from ..projectors.files import check_suffix, check_target, replace_file
 from ..projectors.unwrap import unwrap
-from ..registry import printable, quote
+from ..registry import printable
 from .errors import CheckpointError
 from .formats.safetensors import SafetensorsFile
 from .state import checked_state_dict
@@ -71,7 +72,6 @@ def save_projector(
     check_folder(path, replace=replace)
     document = dump_spec(unwrap(projector, CheckpointError).spec)
     tensors: dict[str, Tensor] = {}
-    storages: set[int] = set()
     for key, tensor in checked_state_dict(projector, state_dict).items():
         if tensor.is_meta:
             raise CheckpointError(
@@ -79,11 +79,8 @@ def save_projector(
                 key,
                 hint="Load its weights first, or build it on another device.",
             )
-        tensors[key] = tensor.contiguous()
-        storage = tensors[key].untyped_storage().data_ptr()
-        if storage in storages:  # the format does not allow tensors to share memory
-            tensors[key] = tensors[key].clone()
-        storages.add(storage)
+        # The format does not allow tensors to share memory.
+        tensors[key] = tensor.clone(memory_format=torch.contiguous_format)
     data = save(tensors, {DOCUMENT: document})
     made = not path.is_dir()
     new = [path / name for name in (WEIGHTS, CONFIG) if not os.path.lexists(path / name)]
@@ -109,40 +106,28 @@ def check_folder(path: Path, *, replace: bool, instead: str = "") -> None:
     if not os.path.isdir(path):
         check_suffix(path, "", CheckpointError, instead)
         if os.path.lexists(path):
-            there = os.path.exists(path)
-            what = "a file" if there else f"a link to {quote(os.readlink(path))}, not there"
+            what = "a file or a broken link"
             raise CheckpointError(what, str(path), "a folder", "Name another.")
     elif not replace:
         _check_others(path)
-    for name, suffix, is_ours in (
-        (WEIGHTS, ".safetensors", _holds_document),
-        (CONFIG, ".json", is_document),
-    ):
-        check_target(path / name, suffix, is_ours, CheckpointError, replace=replace)
+    check_target(path / WEIGHTS, ".safetensors", _holds_document, CheckpointError, replace=replace)
+    check_target(path / CONFIG, ".json", is_document, CheckpointError, replace=replace)
 
 
 def _check_others(path: Path) -> None:
     """Refuse a folder with weights that readers would no longer find once ours are there."""
-    weights, config = path / WEIGHTS, path / CONFIG
-    ours = _holds_document(weights)
-    theirs = [name for name in _OTHERS if os.path.lexists(path / name)]
-    whole = os.path.isfile(weights) and not weights.is_symlink() and weights.stat().st_size
-    if whole and not ours and os.path.exists(config) and not is_document(config):
-        theirs.append(WEIGHTS)
-    beside = sorted(file.name for file in path.glob("[!.]*.safetensors") if file != weights)
-    if theirs:
-        found = f"a model's folder, which holds {theirs[0]}"
-    elif beside and not ours:
-        found = f"a folder with other weights, {printable(beside[0])}, which ours would hide"
-    else:
-        return
-    raise CheckpointError(
-        found,
-        str(path),
-        "a new folder or an earlier result",
-        f"Name another; replace=True (--force) writes {WEIGHTS} and {CONFIG} there all the same, "
-        "over what has these names.",
-    )
+    others = [name for name in _OTHERS if os.path.lexists(path / name)]
+    if not _holds_document(path / WEIGHTS):
+        names = sorted(file.name for file in path.glob("[!.]*.safetensors"))
+        others += [name for name in names if name != WEIGHTS]
+    if others:
+        raise CheckpointError(
+            f"a folder with other weights, {printable(others[0])}, which ours would hide",
+            str(path),
+            "a new folder or an earlier result",
+            f"Name another; replace=True (--force) writes {WEIGHTS} and {CONFIG} there all the "
+            "same, over what has these names.",
+        )
 
 
 def _holds_document(path: Path) -> bool:

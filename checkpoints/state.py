@@ -24,6 +24,10 @@ _GATHER = (
     "save_projector(projector, folder, state_dict=...)."
 )
 _GATHER_ZERO = "Save inside deepspeed.zero.GatheredParameters(projector.parameters())."
+_FIRST_PROCESS = (
+    "get_model_state_dict gathers them on the first process only, and gives the others none: save "
+    "where torch.distributed.get_rank() is 0."
+)
 
 
 def checked_state_dict(
@@ -46,20 +50,21 @@ def checked_state_dict(
     if state_dict is None:
         state = _unwrapped_state(projector, wanted)
     else:
-        state = _without_wrappers(_given(state_dict, wanted), wanted)
+        state = _without_wrappers(state_dict, wanted)
     gather = _GATHER
     if any(hasattr(parameter, "ds_id") for parameter in projector.parameters()):
         gather = _GATHER_ZERO
-    hint = "Give what the projector's own state_dict has, and nothing else."
     if any("_flat_param" in key for key in state if key not in wanted):
         hint = gather
     elif state_dict is None:
         hint = "Undo what wraps its layers first: merge adapters, remove parametrizations."
+    elif not state_dict:
+        hint = _FIRST_PROCESS
+    else:
+        hint = "Give what the projector's own state_dict has, and nothing else."
     where = "projector" if state_dict is None else "state_dict"
     check_keys(_shapes(state), _shapes(wanted), "its specification", where, hint)
     state = {key: _plain(key, state[key], tensor, gather) for key, tensor in wanted.items()}
-    if blank.native() is blank:
-        return state
     blank.load_state_dict(state, assign=True)
     found: dict[str, Tensor] = blank.native().state_dict()
     return found
@@ -68,25 +73,6 @@ def checked_state_dict(
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return the shapes by key; a module's extra state, which is not a tensor, has none."""
     return {key: getattr(tensor, "shape", ()) for key, tensor in state.items()}
-
-
-def _given(state_dict: Any, wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Refuse what is not a state dict of tensors, and the empty one that other processes get."""
-    if not isinstance(state_dict, Mapping) or not all(
-        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state_dict.items()
-    ):
-        raise CheckpointError(
-            f"a {type(state_dict).__name__}", "state_dict", "a mapping of keys to tensors"
-        )
-    if wanted and not state_dict:
-        raise CheckpointError(
-            "no tensors",
-            "state_dict",
-            f"{len(wanted)} tensors",
-            "get_model_state_dict gathers them on the first process only, and gives the others "
-            "none: save where torch.distributed.get_rank() is 0.",
-        )
-    return state_dict
 
 
 def _unwrapped_state(projector: nn.Module, wanted: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -131,31 +117,18 @@ def _plain(key: str, tensor: Any, expected: Tensor, gather: str) -> Tensor:
     if not isinstance(tensor, Tensor):  # what a module keeps as extra state
         raise CheckpointError(f"a {type(tensor).__name__}", key, "a tensor")
     tensor = tensor.detach()  # a parameter too
-    shape = tuple(tensor.shape)
-    if hasattr(tensor, "placements"):  # a DTensor
-        raise CheckpointError(
-            f"a {type(tensor).__name__} of {shape}, of which each process holds a part",
-            key,
-            "a plain tensor",
-            gather,
-        )
     if type(tensor) is not Tensor or tensor.layout is not torch.strided:
-        raise CheckpointError(
-            f"a {type(tensor).__name__} of {tensor.layout}",
-            key,
-            "a plain tensor",
-            "Make one of it first: gather what is sharded, undo quantisation.",
-        )
-    if tensor.shape != expected.shape:
-        empty, flat = not tensor.numel(), len(shape) == 1 < expected.dim()
-        if empty or (flat and tensor.numel() <= expected.numel()):
-            found = (
-                f"a tensor of {shape}{', empty' if empty else ''}, as sharded training leaves it"
-            )
-            raise CheckpointError(f"{found} on a process", key, str(tuple(expected.shape)), gather)
+        found = f"a {type(tensor).__name__} of {tensor.layout}"
+        hint = "Make one of it first: undo quantisation."
+        if hasattr(tensor, "placements"):  # a DTensor
+            hint = gather
+        raise CheckpointError(found, key, "a plain tensor", hint)
+    # Sharded training leaves a process with an empty tensor or a flat part.
+    flat = tensor.dim() == 1 < expected.dim() and tensor.numel() <= expected.numel()
+    shape_hint = gather if flat or not tensor.numel() else ""
     exact = None if expected.is_floating_point() else expected.dtype
-    hint = "Convert it first: projector.to(torch.float32)."
-    check_tensor(tensor, expected.shape, exact, key, dtype_hint=hint)
+    dtype_hint = "Convert it first: projector.to(torch.float32)."
+    check_tensor(tensor, expected.shape, exact, key, shape_hint, dtype_hint)
     return tensor
 
 

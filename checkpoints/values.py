@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .load import inspect_known, recognise_projector
+from .inspection import inspect_known
+from .load import recognise_projector
 from .weights import ProgressCallback, Weights
 
 __all__ = ["Values", "inspect_values"]

@@ -36,7 +36,7 @@ def inspect(
 ) -> None:
     """Say which projector a checkpoint holds. Reads headers and config, no weights by default."""
     with reporting(debug, as_json):
-        from ..checkpoints.load import inspect_checkpoint
+        from ..checkpoints.inspection import inspect_checkpoint
 
         sides = grid_of(grid)
         inspection = inspect_checkpoint(path, root=root, grid=sides)

@@ -45,7 +45,7 @@ def main() -> None:
     print(projector.plan((8, 8)))
 
     with torch.inference_mode():
-        y = projector(torch.randn(1, 77, 64))  # 77 is no square: no block reads the grid
+        y = projector(torch.randn(1, 77, 64))  # 77 is not a square: no block reads the grid
     print("\n(1, 77, 64) ->", tuple(y.shape))
 
     text = dump_spec(projector.spec)

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import secrets
-import shutil
 import stat
 import time
 import zlib
@@ -26,7 +25,6 @@ except ImportError:  # on Windows, which renames no file that is open either
 __all__ = [
     "check_suffix",
     "check_target",
-    "new_folder",
     "open_regular",
     "replace_file",
     "replacing",
@@ -156,7 +154,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written.
     """
-    _remove_stale(path)
+    _remove_stale(path.parent)
     beside, lock = _claim(path.parent)
     try:
         yield beside
@@ -175,31 +173,13 @@ def replacing(path: Path) -> Iterator[Path]:
             os.close(lock)
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to fill, beside `path`; then rename it. If the body raises, nothing is left.
-
-    Raises:
-        OSError: It cannot be written, or is there already and is not empty.
-    """
-    beside = path.with_name(f".mobilevlm-{secrets.token_hex(8)}.tmp")
-    try:
-        beside.mkdir(parents=True)
-        yield beside
-        beside.rename(path)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-
-
 # ---------------------------------------------------------------------- temporary files
 
 # A writer holds a lock on its temporary file; the lock ends with the process, however that ends.
 # The machine is part of the name, since another one that shares the folder may not see the lock.
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
 _NAME = re.compile(r"[.]mobilevlm-(?P<machine>[0-9a-f]{8})-[0-9a-f]{16}[.]tmp")
-_HOUR = 3600
-_DAY = 24 * _HOUR
+_DAY = 24 * 3600
 
 
 def _claim(folder: Path) -> tuple[Path, int | None]:
@@ -217,24 +197,18 @@ def _claim(folder: Path) -> tuple[Path, int | None]:
         os.close(handle)  # another process took it for stale before it was locked
 
 
-def _remove_stale(path: Path) -> None:
-    """Remove the temporary files of writers that were killed, from the folder of `path`."""
-    if fcntl is None:  # on Windows, where os.kill(pid, 0) ends the process instead of looking
+def _remove_stale(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed."""
+    if fcntl is None:
         return
-    # Version 0.1.0 named them .PID.THREAD.NAME, and locked nothing.
-    earlier = re.compile(rf"[.](?P<process>\d+)[.]\d+[.]{re.escape(path.name)}")
-    with suppress(OSError), os.scandir(path.parent) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            ours, older = _NAME.fullmatch(entry.name), earlier.fullmatch(entry.name)
-            if not (ours or older) or not entry.is_file(follow_symlinks=False):
+            name = _NAME.fullmatch(entry.name)
+            if name is None or not entry.is_file(follow_symlinks=False):
                 continue
             with suppress(OSError):
                 age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if older:
-                    alive = _is_alive(int(older["process"]))
-                    if age > (_DAY if alive else _HOUR):
-                        os.unlink(entry.path)
-                elif ours and ours["machine"] == _MACHINE:
+                if name["machine"] == _MACHINE:
                     _remove_unlocked(entry.path, age)
                 elif age > _DAY:
                     os.unlink(entry.path)
@@ -242,24 +216,12 @@ def _remove_stale(path: Path) -> None:
 
 def _remove_unlocked(path: str, age: float) -> None:
     """Remove a temporary file of this machine if its writer is no longer running."""
-    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        stale = True
-    except OSError as error:  # its writer is running, or the file system has no locks
-        stale = age > _DAY and not isinstance(error, BlockingIOError)
-    try:
-        if stale:
-            os.unlink(path)
-    finally:
-        os.close(handle)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass
-    return True
+    with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # its writer is running
+            return
+        except OSError:  # the file system has no locks
+            if age <= _DAY:
+                return
+        os.unlink(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +48,7 @@ class JsonReader:
         """
         try:
             with open_regular(path) as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > self.limit:
-                    raise self._too_long(size, str(path))
-                data = file.read(self.limit + 1)  # it may have grown meanwhile
+                data = file.read(self.limit + 1)
         except OSError as error:
             hint = missing if isinstance(error, FileNotFoundError) else ""
             found = f"cannot be read: {error.strerror}"
@@ -62,8 +58,7 @@ class JsonReader:
     def parse(self, data: bytes | str, where: str) -> dict[str, Any]:
         """Read text of at most `limit` bytes or characters; `where` is what messages call it."""
         if len(data) > self.limit:
-            unit = "bytes" if isinstance(data, bytes) else "characters"
-            raise self._too_long(len(data), where, unit)
+            raise self.error("too long", where, f"at most {self.limit:,} bytes")
 
         def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             value = dict(pairs)
@@ -77,10 +72,6 @@ class JsonReader:
 
         try:
             text = data.decode("utf-8") if isinstance(data, bytes) else data
-        except ValueError as error:
-            found = f"cannot be read: {first_line(error)}"
-            raise self.error(found, where, self.kind, self.hint) from error
-        try:
             value = json.loads(text, object_pairs_hook=make_object)
         except MobileVLMError:
             raise
@@ -89,13 +80,10 @@ class JsonReader:
             raise self.error(found, where, hint=self.hint) from None
         except RecursionError:
             raise self.error("nested too deep", where, self.depth, self.hint) from None
-        except ValueError as error:  # an integer of more than 4,300 digits
+        except ValueError as error:  # not UTF-8, or an integer of more than 4,300 digits
             found = f"not usable JSON: {first_line(error)}"
             raise self.error(found, where, hint=self.hint) from None
         if not isinstance(value, dict):
             found = f"a JSON {type(value).__name__}"
             raise self.error(found, where, "a JSON object", self.hint)
         return value
-
-    def _too_long(self, length: int, where: str, unit: str = "bytes") -> MobileVLMError:
-        return self.error(f"{length:,} {unit}", where, f"at most {self.limit:,}")

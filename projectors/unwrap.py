@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from ..registry import MobileVLMError
 from .projector import Projector
-from .stack import Stack
 
 __all__ = ["WRAPPERS", "inside", "unwrap"]
 
@@ -84,8 +82,4 @@ def _unwrap_hint(module: Any) -> str:
         for name, child in module.named_modules():
             if isinstance(child, Projector):
                 return f"Pass the projector inside it: .{name}"
-    if isinstance(module, Stack):
-        return "Pass it to build_projector first."
-    if isinstance(module, Mapping):
-        return "Load it into one first: build_projector(...).load_state_dict(...)."
     return "build_projector and load_projector make one."

@@ -26,14 +26,18 @@ __all__ = ["TensorFile", "TensorInfo", "refuse_other_formats"]
 
 WINDOW = 1 << 26  # bytes; a multiple of every machine's page size
 
-_CONTENT = ("st_size", "st_mtime_ns")  # what changes when a file is written to
-
 _HINTS = {
     errno.EINVAL: "Name another path.",
     errno.ENOENT: "Look at the path; nothing is downloaded.",
     errno.EMFILE: "Close some files, or allow more: ulimit -n.",
     errno.ENOMEM: "There is too little memory for its tensors.",
 }
+# How other files begin, in lower case; what they are; what to do.
+_OTHER_FORMATS = (
+    ((b"version https://git-lfs",), "a git-lfs pointer", "Run: git lfs pull"),
+    ((b"<!doctype", b"<html", b"<?xml"), "a web page", "Download the file itself."),
+    ((b"gguf",), "a GGUF file", "Use the model it was converted from."),
+)
 # A model's name on a hub, given in place of a path.
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(?:\.\d[\w-]*)*", re.ASCII)
 
@@ -115,8 +119,8 @@ class TensorFile(ABC):
             CheckpointError: The file cannot be read, or was written to since it was opened.
         """
         with self._explained():
-            status = os.fstat(self._file.fileno())
-            if any(getattr(status, f) != getattr(self._status, f) for f in _CONTENT):
+            before, now = self._status, os.fstat(self._file.fileno())
+            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise self.error("the file changed while it was read", hint="Try again.")
             return {key: self._tensor(self.tensors[key]) for key in keys}
 
@@ -162,15 +166,6 @@ class TensorFile(ABC):
 def refuse_other_formats(start: bytes, where: str, expected: str) -> None:
     """Say what a file is, from its first bytes, if it is not a checkpoint at all."""
     text = start.lstrip().lower()
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            "a git-lfs pointer, not the file itself", where, hint="Run: git lfs pull"
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(
-            "a web page, not a checkpoint", where, hint="Download the file itself."
-        )
-    if start.startswith(b"GGUF"):
-        raise CheckpointError(
-            "a GGUF file", where, expected, "Use the model it was converted from."
-        )
+    for starts, found, hint in _OTHER_FORMATS:
+        if text.startswith(starts):
+            raise CheckpointError(found, where, expected, hint)

@@ -160,8 +160,7 @@ class PickleFile(TensorFile):
                 found = "a member's name that torch.save never writes"
                 raise self.error(found, hint=_AGAIN, keys=(full,))
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
-                how = "encrypted" if entry.flag_bits & 1 else "compressed"
-                found = f"{how}, which torch.save never does"
+                found = "compressed or encrypted, which torch.save never does"
                 raise self.error(found, hint=f"Unpack it. {_AGAIN}", keys=(full,))
             if name in members:
                 raise self.error("there twice", hint=_AGAIN, keys=(full,))
@@ -276,15 +275,9 @@ class PickleFile(TensorFile):
         if start + nbytes > size:
             found = f"it ends at byte {start + nbytes:,} of its storage's {size:,}"
             raise self.error(found, hint=_AGAIN, keys=(key,))
-        contiguous = tensor.is_contiguous()
-        return TensorInfo(
-            tensor.dtype,
-            shape,
-            member.start + start,
-            nbytes,
-            None if contiguous else strides,
-            _tensor_fault(tensor, steps),
-        )
+        fault = _tensor_fault(tensor, steps)
+        given = None if tensor.is_contiguous() else strides
+        return TensorInfo(tensor.dtype, shape, member.start + start, nbytes, given, fault)
 
 
 def _member_bytes(file: BufferedReader, member: _Member, limit: int) -> bytes:

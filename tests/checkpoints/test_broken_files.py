@@ -20,7 +20,8 @@ from torch import Tensor
 from mobilevlm import RegistryError, build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.formats import index as index_file
-from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.inspection import inspect_checkpoint
+from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
 
 PICKLE = "X: a pickle (PyTorch's own format); expected a safetensors file. A pickle can run code, "
@@ -37,11 +38,11 @@ def of_zip() -> bytes:
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "git-lfs": (
         lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
-        "X: a git-lfs pointer, not the file itself. Run: git lfs pull",
+        "X: a git-lfs pointer; expected a safetensors file. Run: git lfs pull",
     ),
     "html": (
         lambda: b"\n<!DOCTYPE html><html><title>404</title></html>",
-        "X: a web page, not a checkpoint. Download the file itself.",
+        "X: a web page; expected a safetensors file. Download the file itself.",
     ),
     "pickle, zip": (of_zip, PICKLE),
     **{
@@ -148,7 +149,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: header(
             '{"a":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,1]}}', 1
         ),
-        "X['a']: shape [4294967296, 4294967296] is too large for any file. "
+        "X['a']: shape [4294967296, 4294967296] at [0, 1] does not make sense. "
         "Download or save it again.",
     ),
     "bytes": (
@@ -166,7 +167,8 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "huge in many axes": (
         lambda: header(f'{{"a":{{"dtype":"U8","shape":{[9] * 64},"data_offsets":[0,1]}}}}', 1),
-        f"X['a']: shape [{'9, ' * 25}9... is too large for any file. Download or save it again.",
+        f"X['a']: shape [{'9, ' * 25}9... at [0, 1] does not make sense. Download or save it "
+        "again.",
     ),
     "overlap": (
         lambda: header(
@@ -567,7 +569,7 @@ def test_json_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert refusal(tmp_path) == f"{INDEX}: nested too deep. {JSON_HINT}"
     with index.open("wb") as file:
         file.truncate(100_000_001)
-    assert refusal(tmp_path) == f"{INDEX}: 100,000,001 bytes; expected at most 100,000,000"
+    assert refusal(tmp_path) == f"{INDEX}: too long; expected at most 100,000,000 bytes"
     homes = json.dumps({"weight_map": dict.fromkeys(mlp(), "a.safetensors")})
     index.write_text(homes)
     save_file(mlp(), tmp_path / "a.safetensors")
@@ -592,7 +594,7 @@ def test_a_config_is_no_longer_than_a_document(tmp_path: Path) -> None:
     save_file(mlp(), tmp_path / "model.safetensors")
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(16_000_001)
-    assert refusal(tmp_path) == "config.json: 16,000,001 bytes; expected at most 16,000,000"
+    assert refusal(tmp_path) == "config.json: too long; expected at most 16,000,000 bytes"
 
 
 JSON_HINT = "Download it again."

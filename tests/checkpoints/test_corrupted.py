@@ -18,7 +18,8 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 import torch
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.inspection import inspect_checkpoint
+from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.formats.safetensors import SafetensorsFile
 
 torch.set_num_threads(1)

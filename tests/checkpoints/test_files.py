@@ -97,15 +97,8 @@ def test_a_models_folder_is_never_overwritten_unasked(llava: Path) -> None:
     ask = "Name another; replace=True (--force) replaces it, and what it holds is lost."
     message = refusal(lambda: save_projector(projector, llava))
     assert message == (
-        f"{llava}: a model's folder, which holds model.safetensors; expected a new folder or an "
-        f"earlier result. {BESIDE}"
-    )
-    (llava / "config.json").rename(llava / "config")
-    message = refusal(lambda: save_projector(projector, llava))  # for its weights alone
-    assert message == (
         f"{llava / 'model.safetensors'}: {TAKEN}; expected a new file or an earlier result. {ask}"
     )
-    (llava / "config").rename(llava / "config.json")
     (llava / "model.safetensors").rename(llava / "weights")
     message = refusal(lambda: save_projector(projector, llava))  # for its config alone
     assert message == (
@@ -134,8 +127,8 @@ def test_no_file_of_ours_hides_a_models_weights(name: str, tmp_path: Path) -> No
     (tmp_path / name).write_text("{}")
     projector = build_projector("linear", 4, 4)
     assert refusal(lambda: save_projector(projector, tmp_path)) == (
-        f"{tmp_path}: a model's folder, which holds {name}; expected a new folder or an earlier "
-        f"result. {BESIDE}"
+        f"{tmp_path}: a folder with other weights, {name}, which ours would hide; expected a new "
+        f"folder or an earlier result. {BESIDE}"
     )
     assert os.listdir(tmp_path) == [name]
     save_projector(projector, tmp_path, replace=True)
@@ -225,13 +218,13 @@ def test_what_is_no_folder_gives_our_error(tmp_path: Path) -> None:
     projector = build_projector("linear", 4, 4)
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "file").write_text("mine")
-    for name, what in (("link", "a link to 'nowhere', not there"), ("file", "a file")):
+    for name in ("link", "file"):
         for replace in (False, True):
             assert (
                 refusal(
                     lambda: save_projector(projector, tmp_path / name, replace=replace)  # noqa: B023
                 )
-                == f"{tmp_path / name}: {what}; expected a folder. Name another."
+                == f"{tmp_path / name}: a file or a broken link; expected a folder. Name another."
             )
     os.mkfifo(tmp_path / "model.safetensors")
     assert refusal(lambda: save_projector(projector, tmp_path, replace=True)) == (
@@ -286,7 +279,7 @@ def test_a_link_to_a_name_that_is_too_long_is_a_link(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="a link to 'xxx"):
         dump_spec(spec_of("linear", 4, 4), tmp_path / "x.json")
     (tmp_path / "folder").symlink_to(LONG)
-    assert "a link to 'xxx" in (
+    assert "a file or a broken link" in (
         refusal(lambda: save_projector(build_projector("linear", 4, 4), tmp_path / "folder"))
     )
     dump_spec(spec_of("linear", 4, 4), tmp_path / "x.json", replace=True)
@@ -346,19 +339,11 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> Non
 
 
 def test_stale_files_are_told_by_their_age_where_locks_say_nothing(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    dead, alive = gone.pid, os.getpid()
     old = {
-        f".{dead}.140000.model.safetensors": 2 * 3600,  # of earlier versions
-        f".{alive}.140000.config.json": 48 * 3600,
         f".mobilevlm-{8 * 'f'}-{16 * '1'}.tmp": 48 * 3600,  # another machine's
         f".mobilevlm-{files._MACHINE}-{16 * '2'}.tmp": 0,  # nobody holds its lock
     }
     kept = {
-        f".{dead}.140000.model.safetensors.mine": 48 * 3600,
-        f".{dead}.140001.model.safetensors": 60,
-        f".{alive}.140001.model.safetensors": 2 * 3600,
         f".mobilevlm-{8 * 'f'}-{16 * '4'}.tmp": 60,
         ".hidden.safetensors": 48 * 3600,
         "notes.tmp": 48 * 3600,
@@ -553,11 +538,12 @@ def test_gathered_tensors_are_saved(name: str, drop_in: bool, tmp_path: Path) ->
     for given, message in (
         (
             {},
-            f"state_dict: no tensors; expected {len(state)} tensors. get_model_state_dict gathers "
-            "them on the first process only, and gives the others none: save where "
-            "torch.distributed.get_rank() is 0.",
+            f"state_dict: {len(state)} tensors missing and 0 left over for its specification"
+            + "".join(f"\n  missing  {key} {tuple(state[key].shape)}" for key in [*state][:12])
+            + ("\n  ..." if len(state) > 12 else "")
+            + ". get_model_state_dict gathers them on the first process only, and gives the others "
+            "none: save where torch.distributed.get_rank() is 0.",
         ),
-        ([], "state_dict: a list; expected a mapping of keys to tensors"),
         (
             {**state, "x": state[key]},
             "state_dict: 0 tensors missing and 1 left over for its specification\n"
@@ -598,10 +584,7 @@ def test_empty_parameters_are_refused_with_their_cause(
     for parameter in projector.parameters():
         parameter.data = torch.empty(0)
     key = next(iter(shapes))
-    message = (
-        f"{key}: a tensor of (0,), empty, as sharded training leaves it on a process; expected "
-        f"{shapes[key]}. "
-    )
+    message = f"{key}: a tensor of (0,); expected {shapes[key]}. "
     layout = {"mlp2x_gelu": "mlp"}.get(name, name)
     for write in (
         lambda: save_projector(projector, tmp_path / "new"),
@@ -621,8 +604,7 @@ def test_the_parts_of_a_sharded_tensor_are_refused(tmp_path: Path) -> None:
     weight = projector.blocks[0].weight
     weight.data = weight.detach().flatten()[:100]  # as FSDP1 leaves it
     assert refusal(lambda: save_projector(projector, tmp_path / "new")) == (
-        "blocks.0.weight: a tensor of (100,), as sharded training leaves it on a process; expected "
-        f"(24, 16). {GATHER}"
+        f"blocks.0.weight: a tensor of (100,); expected (24, 16). {GATHER}"
     )
 
 
@@ -851,12 +833,8 @@ def test_what_is_no_projector_gives_our_error(tmp_path: Path) -> None:
             Model(projector),
             "a Model; expected a Projector. Pass the projector inside it: .vision.proj",
         ),
-        (
-            projector.state_dict(),
-            "a OrderedDict; expected a Projector. Load it into one first: "
-            "build_projector(...).load_state_dict(...).",
-        ),
-        (projector.spec, "a Stack; expected a Projector. Pass it to build_projector first."),
+        (projector.state_dict(), f"a OrderedDict; expected a Projector. {make}"),
+        (projector.spec, f"a Stack; expected a Projector. {make}"),
         ("ldp", f"a str; expected a Projector. {make}"),
         (None, f"a NoneType; expected a Projector. {make}"),
     ]

@@ -32,7 +32,7 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.formats import torch_pickle
-from mobilevlm.checkpoints.load import inspect_checkpoint
+from mobilevlm.checkpoints.inspection import inspect_checkpoint
 from mobilevlm.checkpoints.mapping import layouts, to_upstream
 from mobilevlm.projectors.upstream import Name
 from mobilevlm.registry import describe_error, first_line, printable
@@ -320,7 +320,7 @@ def test_a_wrong_document_from_a_pipe() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: -: not JSON: Expecting property name")
     done = command("check", "-", given=" " * 16_000_001)
-    assert done.stderr == "error: -: 16,000,001 bytes; expected at most 16,000,000\n"
+    assert done.stderr == "error: -: too long; expected at most 16,000,000 bytes\n"
 
 
 def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path: Path) -> None:

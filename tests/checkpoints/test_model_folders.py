@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from mobilevlm import GridError, Stack, build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.inspection import inspect_checkpoint
+from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
 from mobilevlm.projectors.upstream import Fused, Name
 

@@ -29,7 +29,8 @@ from mobilevlm import (
 )
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.formats.safetensors import SafetensorsFile
-from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.inspection import inspect_checkpoint
+from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
 from mobilevlm.checkpoints.save import save_projector
 
@@ -412,8 +413,8 @@ def test_documents_that_do_not_fit(own: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file(state, path, {"mobilevlm": "/etc/passwd"})
     assert refusal(path) == (
-        "X[__metadata__]: its document does not fit: document: '/etc/passwd'; expected a JSON "
-        "object. Save it again with save_projector."
+        "X[__metadata__]: its document does not fit: document: not JSON: Expecting value at line "
+        "1, column 1. Save it again with save_projector."
     )
     text = (own / "config.json").read_text()
     save_file(state, path, {"mobilevlm": text.replace("pointwise", "pointwisp")})

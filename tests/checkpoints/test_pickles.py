@@ -353,11 +353,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "git-lfs": (
         lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n",
-        "X: a git-lfs pointer, not the file itself. Run: git lfs pull",
+        "X: a git-lfs pointer; expected an archive of torch.save. Run: git lfs pull",
     ),
     "html": (
         lambda: b"<html>404</html>",
-        "X: a web page, not a checkpoint. Download the file itself.",
+        "X: a web page; expected an archive of torch.save. Download the file itself.",
     ),
     "gguf": (
         lambda: b"GGUF\x03",
@@ -373,11 +373,12 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "compressed": (
         lambda: rewritten(saved({"k": torch.zeros(1000)}), zipfile.ZIP_DEFLATED),
-        f"X['archive/data.pkl']: compressed, which torch.save never does. Unpack it. {AGAIN}",
+        "X['archive/data.pkl']: compressed or encrypted, which torch.save never does. Unpack it. "
+        f"{AGAIN}",
     ),
     "encrypted": (
         lambda: edited_directory(put(8, b"\x01")),
-        f"X['x/data/0']: encrypted, which torch.save never does. Unpack it. {AGAIN}",
+        f"X['x/data/0']: compressed or encrypted, which torch.save never does. Unpack it. {AGAIN}",
     ),
     "twice": (twice, f"X['x/data/0']: there twice. {AGAIN}"),
     "two roots": (

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mobilevlm import Projector, build_projector, convert_checkpoint
 from mobilevlm.checkpoints.errors import CheckpointError
-from mobilevlm.checkpoints.load import inspect_checkpoint, load_projector
+from mobilevlm.checkpoints.inspection import inspect_checkpoint
+from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
 from mobilevlm.checkpoints.recognise import inner_config, recognise
 

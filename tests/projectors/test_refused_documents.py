@@ -386,7 +386,7 @@ TEXT: list[tuple[str, str]] = [
         '{"in": 64, "out": 128, "blocks": [{"type": "norm-act", "eps": NaN}]}',
         "blocks[0].eps: NaN; expected a finite number",
     ),
-    ("{" + " " * 16_000_000, "document: 16,000,001 characters; expected at most 16,000,000"),
+    ("{" + " " * 16_000_000, "document: too long; expected at most 16,000,000 bytes"),
     ("", "source: empty; expected a path, JSON text or a mapping"),
 ]
 
@@ -421,11 +421,11 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         "document",
         tmp_path: "cannot be read: a folder, not a file; expected a JSON document",
         Path("/dev/null"): "cannot be read: not a regular file; expected a JSON document",
-        tmp_path / "binary.json": "cannot be read: 'utf-8' codec can't decode byte 0xff in "
-        "position 0: invalid start byte; expected a JSON document",
+        tmp_path / "binary.json": "not usable JSON: 'utf-8' codec can't decode byte 0xff in "
+        "position 0: invalid start byte",
         tmp_path / "list.json": "a JSON list; expected a JSON object",
         tmp_path / "empty.json": "not JSON: Expecting value at line 1, column 1",
-        tmp_path / "big.json": "16,000,001 bytes; expected at most 16,000,000",
+        tmp_path / "big.json": "too long; expected at most 16,000,000 bytes",
     }
     for path, message in cases.items():
         with pytest.raises(SpecError) as caught:

@@ -1,0 +1,131 @@
+"""What a checkpoint holds, worked out without reading a weight."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..blocks.core.errors import SpecError
+from ..projectors.index import aliases, upstream_index
+from ..projectors.lookup import instantiate
+from ..projectors.stack import Stack
+from .load import Known, other_roots, recognise_projector
+from .weights import Weights
+
+__all__ = ["Inspection", "inspect_checkpoint", "inspect_known", "matching_preset"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint holds, worked out without reading a weight.
+
+    Attributes:
+        path: The file or folder.
+        family: The preset's name; ``document`` where the file itself holds the specification.
+        spec: The specification.
+        dtype: The weights' dtype.
+        root: What stands before the projector's keys.
+        used: The keys that are the projector's.
+        left: How many other tensors there are.
+        others: Where other projectors are: the roots that `load_projector` takes.
+        layout: What `to_upstream` calls the naming of its keys; empty for a document.
+    """
+
+    path: str
+    family: str
+    spec: Stack
+    dtype: torch.dtype
+    root: str
+    used: tuple[str, ...]
+    left: int
+    others: tuple[str, ...] = ()
+    layout: str = ""
+
+    @property
+    def title(self) -> str:
+        """The family; of a document also the name that means the same, ``document (mlp)``."""
+        name = matching_preset(self.spec) if self.family == "document" else ""
+        return f"{self.family} ({name})" if name else self.family
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "path": self.path,
+            "family": self.family,
+            "layout": self.layout,
+            "in": self.spec.in_,
+            "out": self.spec.out,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "root": self.root,
+            "used": list(self.used),
+            "left": self.left,
+            "others": list(self.others),
+            "spec": self.spec.model_dump(mode="json"),
+        }
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        others = "".join(f"\n  another under {root!r}" for root in self.others)
+        place = f"under {self.root!r}" if self.root else "without a prefix"
+        return (
+            f"{self.path}: {self.title}, {self.spec.in_} -> "
+            f"{self.spec.out}, {dtype}, {len(self.used)} tensors {place}, {self.left} others left"
+            f"{others}"
+        )
+
+
+def matching_preset(stack: Stack) -> str:
+    """Return the built-in name whose defaults are just these blocks; empty if there is none.
+
+    >>> matching_preset(build_projector("mlp", 64, 128, prefix_tokens=1, device="meta").spec)
+    'mlp'
+    """
+    models = {
+        family: sum(len(entry.model_types) for entry in entries)
+        for family, entries in upstream_index().items()
+    }
+    # Of families that compute the same, the one that most models use; aliases come last.
+    for name in [*sorted(models, key=models.__getitem__, reverse=True), *aliases()]:
+        try:
+            if instantiate(name, {}).stack(stack.in_, stack.out).blocks == stack.blocks:
+                return name
+        except SpecError:  # it has not these widths
+            continue
+    return ""
+
+
+def inspect_checkpoint(
+    path: str | os.PathLike[str],
+    *,
+    root: str | None = None,
+    grid: Sequence[int] | None = None,
+) -> Inspection:
+    """Work out which projector a checkpoint holds; reads headers and config, no weights.
+
+    Args:
+        path: A safetensors file, or a model's folder with one or with shards.
+        root: Which of several projectors is meant, as for `load_projector`.
+        grid: The token grid (h, w), for a projector that cannot be built without one.
+
+    Raises:
+        CheckpointError: It cannot be read, or holds no projector that is known.
+        GridError: The grid is none.
+    """
+    weights = Weights(path)
+    return inspect_known(weights, recognise_projector(weights, root, grid))
+
+
+def inspect_known(weights: Weights, known: Known) -> Inspection:
+    """Say what a recognised projector is."""
+    family, projector, pairs, root, layout = known
+    used = tuple(dict.fromkeys(key for key, _ in pairs))
+    dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
+    left = len(weights.keys) - len(used)
+    others = () if family == "document" else other_roots(weights, root)
+    return Inspection(
+        str(weights.path), family, projector.spec, dtype, root, used, left, others, layout
+    )
