@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast
@@ -114,7 +115,7 @@ def read_projector(
             state[part.key] = part.read(fits)
     projector.load_state_dict(state, strict=True, assign=True)
     if any(buffer.is_meta for buffer in projector.buffers()):
-        # Buffers that are not saved, such as a table of sines, come with a module built in earnest.
+        # Buffers that are not saved, such as a table of sines, need a module off the meta device.
         dtype = dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None)
         projector = Projector(
             projector.spec, grid=projector.grid, device=device or "cpu", dtype=dtype
@@ -307,13 +308,10 @@ def _fit(
     hint = "The file is of another family or incomplete."
     check_keys(found, expected, family, str(weights.path), hint)
     for key, part in pairs:
-        shape, wanted = stored[key].shape, tuple(part.stored)
-        hint = "Its family or its widths do not match those of the other tensors."
-        if sorted(side for side in shape if side != 1) == sorted(s for s in wanted if s != 1):
-            hint = "It holds as many numbers in another shape. Save it as upstream does."
         where = f"{weights.path}[{quote(root + key)}]"
+        hint = "Its family or its widths do not match those of the other tensors."
         dtype_hint = "Load the model without quantisation and save it again."
-        check_tensor(stored[key], wanted, part.dtype, where, hint, dtype_hint)
+        check_tensor(stored[key], part.stored, part.dtype, where, hint, dtype_hint)
 
 
 def _refuse_packed(where: str, tensor: TensorInfo) -> None:
@@ -343,27 +341,22 @@ def _refuse_packed(where: str, tensor: TensorInfo) -> None:
 
 def _refuse_turned(where: str, weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
     """Refuse a linear layer's weight that its bias shows to be transposed or flattened."""
-    if len(bias) != 1:
+    if len(bias) != 1 or weight[:1] == bias:
         return
     [n] = bias
-    if len(weight) == 2 and weight[0] != n and weight[1] == n:
-        expected, hint = (n, weight[0]), "It looks transposed."
-    elif len(weight) == 1 and weight[0] != n and weight[0] % n == 0:
-        expected, hint = (n, weight[0] // n), "It looks flattened."
-    else:
-        return
-    hint += " Save it as upstream does."
-    raise CheckpointError(f"a tensor of {weight} beside a bias of {n}", where, str(expected), hint)
+    flattened = len(weight) == 1 and weight[0] % n == 0
+    if flattened or (len(weight) == 2 and weight[1] == n):
+        found = f"a tensor of {weight} beside a bias of {n}"
+        expected = str((n, math.prod(weight) // n))
+        hint = "It looks transposed or flattened. Save it as upstream does."
+        raise CheckpointError(found, where, expected, hint)
 
 
 def _nothing_known(weights: Weights) -> CheckpointError:
     model_type = weights.config.get("model_type")
-    likely = [
-        key
-        for key in weights.keys
-        if any(word in key for word in ("projector", "merger", "connector", "mlp1", "aligner"))
-    ]
-    some = ", ".join(map(quote, likely[:4])) or ", ".join(map(quote, weights.keys[:4]))
+    words = ("projector", "merger", "connector", "mlp1", "aligner")
+    likely = [key for key in weights.keys if any(word in key for word in words)]
+    some = ", ".join(map(quote, (likely or weights.keys)[:4]))
     which = f" of model type {quote(model_type)}" if model_type else ""
     hint = "Build one with build_projector and load its state dict yourself."
     if weights.pickled_files and not weights.pickled:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .inspection import inspect_known
 from .load import recognise_projector
 from .weights import ProgressCallback, Weights
 
@@ -76,7 +75,7 @@ def inspect_values(
         CheckpointError: It cannot be read, or no projector is recognised in it.
     """
     weights = Weights(path)  # opened once: another file may get the path meanwhile
-    keys = inspect_known(weights, recognise_projector(weights, root, grid)).used
+    keys = dict.fromkeys(key for key, _ in recognise_projector(weights, root, grid).pairs)
     return tuple(_values(key, tensor) for key, tensor in weights.read(keys, progress))
 
 

@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import re
 import secrets
 import stat
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 
 from ..registry import MobileVLMError, first_line, quote
 
-try:
-    import fcntl
-except ImportError:  # on Windows, which renames no file that is open either
-    fcntl = None  # type: ignore[assignment]
+__all__ = ["check_suffix", "check_target", "open_regular", "replace_file"]
 
-__all__ = [
-    "check_suffix",
-    "check_target",
-    "open_regular",
-    "replace_file",
-    "replacing",
-]
+_TEMPORARY = re.compile(r"[.]mobilevlm-[0-9a-f]{16}[.]tmp")
 
 # Suffixes that say what a file holds, to people and to programs.
 _FORMATS = frozenset(
@@ -132,7 +121,7 @@ def open_regular(path: Path) -> BufferedReader:
 def replace_file(path: Path, data: bytes) -> None:
     """Write beside the file, sync, and rename over it; a link is replaced, never followed.
 
-    A device or a pipe is written to as it is.
+    A file keeps its mode. A device or a pipe is written to as it is.
 
     Raises:
         OSError: It cannot be written; a file that was there before is untouched.
@@ -140,88 +129,28 @@ def replace_file(path: Path, data: bytes) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         path.write_bytes(data)
         return
-    with replacing(path) as beside:
-        beside.write_bytes(data)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, beside the file; then sync it and rename it over the file.
-
-    A link is replaced, never followed, and a file keeps its mode. If the body raises, the file
-    that was there before is untouched and nothing else is left.
-
-    Raises:
-        OSError: It cannot be written.
-    """
     _remove_stale(path.parent)
-    beside, lock = _claim(path.parent)
+    beside = path.with_name(f".mobilevlm-{secrets.token_hex(8)}.tmp")
     try:
-        yield beside
-        with open(beside, "rb+") as file:
+        with open(beside, "xb") as file:
             with suppress(FileNotFoundError):
                 status = path.lstat()
                 if stat.S_ISREG(status.st_mode):
                     os.fchmod(file.fileno(), stat.S_IMODE(status.st_mode))
+            file.write(data)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    finally:
-        if lock is not None:
-            os.close(lock)
-
-
-# ---------------------------------------------------------------------- temporary files
-
-# A writer holds a lock on its temporary file; the lock ends with the process, however that ends.
-# The machine is part of the name, since another one that shares the folder may not see the lock.
-_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
-_NAME = re.compile(r"[.]mobilevlm-(?P<machine>[0-9a-f]{8})-[0-9a-f]{16}[.]tmp")
-_DAY = 24 * 3600
-
-
-def _claim(folder: Path) -> tuple[Path, int | None]:
-    """Make a temporary file, and return its path and the descriptor that holds a lock on it."""
-    while True:
-        path = folder / f".mobilevlm-{_MACHINE}-{secrets.token_hex(8)}.tmp"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if fcntl is None:
-            os.close(handle)
-            return path, None
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
-            return path, handle
-        os.close(handle)  # another process took it for stale before it was locked
 
 
 def _remove_stale(folder: Path) -> None:
-    """Remove the temporary files of writers that were killed."""
-    if fcntl is None:
-        return
+    """Remove the temporary files of writers that were killed: those that are a day old."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            name = _NAME.fullmatch(entry.name)
-            if name is None or not entry.is_file(follow_symlinks=False):
-                continue
-            with suppress(OSError):
-                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if name["machine"] == _MACHINE:
-                    _remove_unlocked(entry.path, age)
-                elif age > _DAY:
-                    os.unlink(entry.path)
-
-
-def _remove_unlocked(path: str, age: float) -> None:
-    """Remove a temporary file of this machine if its writer is no longer running."""
-    with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # its writer is running
-            return
-        except OSError:  # the file system has no locks
-            if age <= _DAY:
-                return
-        os.unlink(path)
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with suppress(OSError):
+                    if time.time() - entry.stat(follow_symlinks=False).st_mtime > 24 * 3600:
+                        os.unlink(entry.path)

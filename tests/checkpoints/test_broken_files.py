@@ -236,7 +236,7 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "transposed": (
         lambda: edited(_0_weight=torch.zeros(16, 24)),
         "X['mm_projector.0.weight']: a tensor of (16, 24) beside a bias of 24; expected (24, 16). "
-        "It looks transposed. Save it as upstream does.",
+        "It looks transposed or flattened. Save it as upstream does.",
     ),
     "missing": (
         lambda: edited(_2_bias=None),
@@ -262,13 +262,13 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "with an axis more": (
         lambda: edited(_2_bias=torch.zeros(1, 24)),
-        "X['mm_projector.2.bias']: a tensor of (1, 24); expected (24,). It holds as many numbers "
-        "in another shape. Save it as upstream does.",
+        "X['mm_projector.2.bias']: a tensor of (1, 24); expected (24,). "
+        "Its family or its widths do not match those of the other tensors.",
     ),
     "axes in another order": (
         turned_depthwise,
         "X['mm_projector.mb_block.1.block.0.0.weight']: a tensor of (3, 24, 3); expected "
-        "(24, 1, 3, 3). It holds as many numbers in another shape. Save it as upstream does.",
+        "(24, 1, 3, 3). Its family or its widths do not match those of the other tensors.",
     ),
     "bytes": (
         lambda: edited(_0_bias=torch.zeros(24, dtype=torch.uint8)),
@@ -316,7 +316,7 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     "flattened": (
         lambda: edited(_0_weight=torch.zeros(384)),
         "X['mm_projector.0.weight']: a tensor of (384,) beside a bias of 24; expected (24, 16). "
-        "It looks flattened. Save it as upstream does.",
+        "It looks transposed or flattened. Save it as upstream does.",
     ),
     "another width": (
         lambda: edited(_2_weight=torch.zeros(24, 20)),
