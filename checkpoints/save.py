@@ -125,7 +125,7 @@ def _check_others(path: Path) -> None:
             f"a folder with other weights, {printable(others[0])}, which ours would hide",
             str(path),
             "a new folder or an earlier result",
-            f"Name another; replace=True (--force) writes {WEIGHTS} and {CONFIG} there all the "
+            f"Name another; replace=True writes {WEIGHTS} and {CONFIG} there all the "
             "same, over what has these names.",
         )
 

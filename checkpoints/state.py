@@ -84,12 +84,9 @@ def _unwrapped_state(projector: nn.Module, wanted: Mapping[str, Tensor]) -> dict
         if name is not None:
             outer = f"{path}." if path else ""
             inner = f"{outer}{name}."
-            state = {
-                outer + key.removeprefix(inner)
-                if key.startswith(inner) and key not in wanted
-                else key: tensor
-                for key, tensor in state.items()
-            }
+            wrapped = [key for key in state if key.startswith(inner) and key not in wanted]
+            renamed = {key: outer + key.removeprefix(inner) for key in wrapped}
+            state = {renamed.get(key, key): tensor for key, tensor in state.items()}
     return state
 
 

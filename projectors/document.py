@@ -94,12 +94,7 @@ def dump_spec(
     text = _format_json(document, "") + "\n"
     if path is not None:
         target = Path(path)
-        check_target(
-            *(target, ".json", is_document, SpecError),
-            replace=replace,
-            flag="replace=True",
-            devices=True,
-        )
+        check_target(target, ".json", is_document, SpecError, replace=replace, devices=True)
         try:
             replace_file(target, text.encode())
         except OSError as error:

@@ -36,7 +36,6 @@ def check_target(
     error: type[MobileVLMError],
     *,
     replace: bool,
-    flag: str = "replace=True (--force)",
     devices: bool = False,
 ) -> None:
     """Refuse to write over what this library did not write; every command keeps this rule.
@@ -51,7 +50,6 @@ def check_target(
         is_ours: Whether a file that is there says that this library wrote it.
         error: What to raise; also if the system does not accept the name.
         replace: Whether what is there may be replaced, whoever wrote it.
-        flag: How a user says so.
         devices: Whether a device or a pipe may be written to, as it is.
     """
     check_suffix(path, suffix, error)
@@ -62,7 +60,7 @@ def check_target(
     except (OSError, ValueError) as fault:  # a name that is too long, or has a NUL in it
         reason = fault.strerror if isinstance(fault, OSError) else first_line(fault)
         raise error(f"cannot be written: {reason}", str(path), hint="Name another.") from fault
-    hint = f"Name another; {flag} replaces it, and what it holds is lost."
+    hint = "Name another; replace=True replaces it, and what it holds is lost."
     # os.path returns False where Path raises, for example for a link to a name that is too long.
     if os.path.isdir(path):
         raise error("a folder", str(path), "a file to write")

@@ -154,9 +154,7 @@ class PickleFile(TensorFile):
         for entry in entries:
             full = entry.orig_filename
             root, _, name = full.partition("/")
-            if not all(part not in ("", ".", "..") for part in full.split("/")) or re.search(
-                r"[\\\x00-\x1f\x7f]", full
-            ):
+            if {"", ".", ".."} & {*full.split("/")} or re.search(r"[\\\x00-\x1f\x7f]", full):
                 found = "a member's name that torch.save never writes"
                 raise self.error(found, hint=_AGAIN, keys=(full,))
             if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:

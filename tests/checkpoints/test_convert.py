@@ -55,7 +55,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-ASK = "Name another; replace=True (--force) replaces it, and what it holds is lost."
+ASK = "Name another; replace=True replaces it, and what it holds is lost."
 TAKEN = "already there, and nothing in it says that this library wrote it; expected a new file or"
 READ = "X: it is what is read; expected another place. Name another, and keep this one."
 

@@ -46,7 +46,7 @@ from mobilevlm.projectors import files
 from mobilevlm.projectors.device import check_device
 
 BESIDE = (
-    "Name another; replace=True (--force) writes model.safetensors and config.json there all the "
+    "Name another; replace=True writes model.safetensors and config.json there all the "
     "same, over what has these names."
 )
 TAKEN = "already there, and nothing in it says that this library wrote it"
@@ -94,7 +94,7 @@ def hub(llava: Path, tmp_path: Path) -> tuple[Path, Path]:
 def test_a_models_folder_is_never_overwritten_unasked(llava: Path) -> None:
     projector = load_projector(llava)
     before = contents(llava)
-    ask = "Name another; replace=True (--force) replaces it, and what it holds is lost."
+    ask = "Name another; replace=True replaces it, and what it holds is lost."
     message = refusal(lambda: save_projector(projector, llava))
     assert message == (
         f"{llava / 'model.safetensors'}: {TAKEN}; expected a new file or an earlier result. {ask}"

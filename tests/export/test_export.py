@@ -478,7 +478,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     mine = path.read_bytes()
     link = tmp_path / "link.pt2"
     link.symlink_to("p.pt2")
-    hint = "Name another; replace=True (--force) replaces it, and what it holds is lost."
+    hint = "Name another; replace=True replaces it, and what it holds is lost."
     assert refusal(projector, path) == (
         f"{path}: already there, and nothing in it says that this library wrote it; expected a new "
         f"file or an earlier result. {hint}"
