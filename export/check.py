@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import timeit
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,13 +66,12 @@ def expect(signature: ExportSignature, half: torch.dtype | None = None) -> list[
     ):
         x = signature.example(batch, grid, seed)
         y = _run(signature.module, x)
-        if half is None:
-            expected.append(Expected(x, y))
-            continue
-        with fast_paths(False):
-            expected.append(
-                Expected(x, y, _exact(signature.module, x), _run_in(half, signature.module, x))
-            )
+        exact = plain = None
+        if half is not None:
+            with fast_paths(False):
+                exact = _exact(signature.module, x)
+                plain = _run_in(half, signature.module, x)
+        expected.append(Expected(x, y, exact, plain))
     return expected
 
 
@@ -81,15 +79,11 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
     with torch.inference_mode():
         y: Tensor = module(x)
     if not bool(torch.isfinite(y).all()):
-        narrow = y.dtype == torch.float16
-        raise ExportError(
-            "the projector itself gives NaN or infinities for features of unit scale"
-            + (" in float16" if narrow else ""),
-            expected="finite values",
-            hint='Export with weights="f32".'
-            if narrow
-            else "Check the weights: load_projector(..., check_values=True).",
-        )
+        hint = "Check the weights: load_projector(..., check_values=True)."
+        if y.dtype == torch.float16:
+            hint = 'Export with weights="f32".'
+        found = f"the projector itself gives NaN or infinities in {y.dtype} at unit scale"
+        raise ExportError(found, expected="finite values", hint=hint)
     return y
 
 
@@ -184,36 +178,22 @@ def time_ratio(loaded: Loaded, signature: ExportSignature, x: Tensor) -> float:
     The two take turns of several calls with a pause between them, because one's waiting threads
     would keep the other's from running.
     """
-
-    def eager(x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            y: Tensor = signature.module(x)
-        return y
-
-    times: dict[str, list[float]] = {"runtime": [], "eager": []}
+    calls = {
+        "runtime": lambda: loaded.run(x),
+        "eager": torch.inference_mode()(lambda: signature.module(x)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
     start = time.perf_counter()
-    with _threads(loaded.threads):
-        while len(times["eager"]) < _CALLS or time.perf_counter() - start < _ENOUGH:
-            for name, call in (("runtime", loaded.run), ("eager", eager)):
-                time.sleep(_REST)
-                times[name] += [_seconds(call, x) for _ in range(_CALLS)]
-    return min(times["runtime"]) / min(times["eager"])
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(number)
+    before = torch.get_num_threads()
+    torch.set_num_threads(loaded.threads)
     try:
-        yield
+        while len(times["eager"]) < _CALLS or time.perf_counter() - start < _ENOUGH:
+            for name, call in calls.items():
+                time.sleep(_REST)
+                times[name] += timeit.repeat(call, number=1, repeat=_CALLS)
     finally:
-        torch.set_num_threads(threads)
-
-
-def _seconds(call: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    start = time.perf_counter()
-    call(x)
-    return time.perf_counter() - start
+        torch.set_num_threads(before)
+    return min(times["runtime"]) / min(times["eager"])
 
 
 def processor() -> str:

@@ -68,7 +68,7 @@ class ExecuTorch(Format):
             # quantisation of an input that is a sum (1.5.1).
             dynamic = ConfigPrecisionType.DYNAMIC_QUANT
             first = XnnpackPartitioner(config_precisions=dynamic, per_op_mode=True)
-            partitioners = [first, *partitioners]
+            partitioners.insert(0, first)
         report_progress("Lowering to XNNPACK")
         lowered = to_edge_transform_and_lower(program, partitioner=partitioners)
         data: bytes = lowered.to_executorch().buffer

@@ -117,7 +117,7 @@ def export_projector(
         document = dump_spec(projector.spec)
     except RegistryError:  # a block without a registered name: the file works without its document
         document = ""
-    job = Job(frozen, signature, sides, dynamic_grid, weights, document, options)
+    job = Job(frozen, signature, dynamic_grid, weights, document, options)
     file_format.refuse(job)
 
     with torch.no_grad(), quiet() as output:
@@ -165,18 +165,12 @@ def export_projector(
 
 def _keep_free(asked: Dims, found: Dims, path: Path) -> None:
     """Refuse a file in which the exporter has silently frozen an axis."""
-    if len(asked) == len(found):
-        frozen = [
-            f"{axis} ({name}) at {size}"
-            for axis, (name, size) in enumerate(zip(asked, found, strict=True))
-            if isinstance(name, str) and not isinstance(size, str)
-        ]
-        if not frozen:
-            return
-        found_axes = f"the file has frozen axis {', '.join(frozen)}"
-    else:
-        found_axes = f"the file takes {found}"
-    raise Mismatch(found_axes, str(path), f"an input {asked}", UNWRITTEN)
+    if len(asked) != len(found) or any(
+        isinstance(name, str) and not isinstance(size, str)
+        for name, size in zip(asked, found, strict=True)
+    ):
+        what = f"the exporter has frozen an axis: the file takes {found}"
+        raise Mismatch(what, str(path), f"an input {asked}", UNWRITTEN)
 
 
 def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
@@ -190,12 +184,9 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
         tensor = parameter.detach()
         if type(tensor) is not Tensor or tensor.is_meta or not tensor.is_floating_point():
             what = "on the meta device" if tensor.is_meta else type(tensor).__name__
-            raise ExportError(
-                f"a weight that is {what}, {tensor.dtype}",
-                name,
-                "a plain float tensor",
-                "Load the weights without quantisation or sharding.",
-            )
+            hint = "Load the weights without quantisation or sharding."
+            found = f"a weight that is {what}, {tensor.dtype}"
+            raise ExportError(found, name, "a plain float tensor", hint)
         if not tensor.numel():
             raise ExportError(
                 f"an empty tensor of shape {tuple(tensor.shape)}, as sharded training leaves it",
@@ -204,8 +195,7 @@ def _freeze(projector: Projector, dtype: torch.dtype | None) -> Projector:
                 "Save it with save_projector(..., state_dict=...), which says how to gather it, "
                 "and load that.",
             )
-        plain = tensor.to("cpu", dtype)
-        memo[id(parameter)] = nn.Parameter(plain, requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(tensor.to("cpu", dtype), requires_grad=False)
     for buffer in projector.buffers():
         kind = dtype if buffer.is_floating_point() else None
         memo[id(buffer)] = buffer.detach().to("cpu", kind)

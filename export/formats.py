@@ -37,7 +37,6 @@ class Job:
     Attributes:
         projector: A copy of the projector in evaluation mode, on the CPU.
         signature: How the exported projector is called.
-        grid: The grid, if one is known.
         dynamic_grid: Whether the grid stays free.
         weights: How to store the weights.
         document: The specification as JSON; empty if a block has no registered name.
@@ -46,7 +45,6 @@ class Job:
 
     projector: Projector
     signature: ExportSignature
-    grid: Grid | None
     dynamic_grid: bool
     weights: str
     document: str

@@ -10,6 +10,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,9 +83,8 @@ class Gguf(Format):
             return grid or DEFAULT_GRID
         side = read_vision_tower(options["tower"]).side
         if grid not in (None, (side, side)):
-            raise ExportError(
-                f"{grid[0]}x{grid[1]}, but the tower gives {side}x{side}", "grid", "the same"
-            )
+            found = f"{grid[0]}x{grid[1]}, but the tower gives {side}x{side}"
+            raise ExportError(found, "grid", "the same")
         return side, side
 
     def restrict(self, signature: ExportSignature, options: Mapping[str, Any]) -> ExportSignature:
@@ -93,11 +93,10 @@ class Gguf(Format):
     def refuse(self, job: Job) -> None:
         projector = job.projector
         type_ = _type_of(projector)
-        h, w = job.grid or DEFAULT_GRID
+        h, w = job.signature.traced
         if type_ != "mlp" and (h, w) != DEFAULT_GRID:
-            raise ExportError(
-                f"{h}x{w}", "grid", "24x24", f"llama.cpp's {type_} only supports that grid."
-            )
+            hint = f"llama.cpp's {type_} only supports that grid."
+            raise ExportError(f"{h}x{w}", "grid", "24x24", hint)
         if h != w:
             raise ExportError(f"{h}x{w}", "grid", "a square grid, as llama.cpp requires")
         prefix = projector.spec.prefix_tokens
@@ -164,17 +163,13 @@ class Gguf(Format):
         projector.load_state_dict(from_upstream(projector, layout, state), assign=True)
         projector.eval()
 
-        def run(x: Tensor) -> Tensor:
-            y: Tensor = projector(x, grid=job.grid)
-            return y
-
         def number(key: str) -> int:
             return int(reader.fields[f"clip.vision.{key}"].contents())
 
         n = (number("image_size") // number("patch_size")) ** 2
-        tokens = job.projector.spec.tokens(*(job.grid or DEFAULT_GRID))
+        tokens = job.projector.spec.tokens(*job.signature.traced)
         return Loaded(
-            run,
+            partial(projector, grid=job.signature.traced),
             inputs=(1, n, number("embedding_length")),
             outputs=(1, tokens, number("projection_dim")),
             versions={"gguf": int(reader.fields["GGUF.version"].contents()), "projector": type_},
@@ -201,12 +196,9 @@ def _type_of(projector: Projector) -> str:
     for type_, llama in _PROJECTORS.items():
         if is_(llama.preset):
             return type_
-    *names, last = (llama.preset for llama in _PROJECTORS.values())
-    expected = f"{', '.join(names)} or {last}"
-    for name, why in _REASONS.items():
-        if is_(name):
-            raise ExportError(f"this is {name}; {why}", "projector", expected)
-    raise ExportError("llama.cpp has no name for these blocks", "projector", expected)
+    reasons = (f"this is {name}; {why}" for name, why in _REASONS.items() if is_(name))
+    found = next(reasons, "llama.cpp has no name for these blocks")
+    raise ExportError(found, "projector", "mlp2x_gelu, ldpnet or ldpnetv2")
 
 
 def _refuse_tower(tower: VisionTower, type_: str, width: int) -> None:
@@ -214,20 +206,16 @@ def _refuse_tower(tower: VisionTower, type_: str, width: int) -> None:
     if tower.width != width:
         raise ExportError(f"the tower gives {tower.width} channels", where, f"{width}")
     if type_ == "ldp" and tower.eps != LDPNET_EPS:
-        raise ExportError(
-            f"LayerNorms with an eps of {tower.eps:g}",
-            where,
-            f"{LDPNET_EPS:g}",
-            "llama.cpp would use the tower's eps for the projector's norms.",
-        )
+        hint = "llama.cpp would use the tower's eps for the projector's norms."
+        found = f"LayerNorms with an eps of {tower.eps:g}"
+        raise ExportError(found, where, f"{LDPNET_EPS:g}", hint)
 
 
 def _tensors(projector: Projector, type_: str) -> Iterator[tuple[str, Tensor]]:
     llama = _PROJECTORS[type_]
     for key, tensor in to_upstream(projector, llama.layout).items():
-        if (
-            tensor.ndim == 4
-        ):  # there a 1x1 convolution is a matrix and a depthwise kernel is (c, k, k)
+        # There a 1x1 convolution is a matrix, and a depthwise kernel is (c, k, k).
+        if tensor.ndim == 4:
             tensor = tensor.squeeze(1) if tensor.shape[1] == 1 else tensor.flatten(1)
         yield llama.rename(key), tensor
 
@@ -251,7 +239,7 @@ def _add_tensor(writer: GGUFWriter, name: str, tensor: Tensor, weights: str) -> 
 def _add_keys(writer: GGUFWriter, job: Job, type_: str, tower: VisionTower | None) -> None:
     """Add the keys that llama.cpp reads; without a tower, those of a tower with no layers."""
     spec = job.projector.spec
-    h, _ = job.grid or DEFAULT_GRID
+    h, _ = job.signature.traced
     vision: dict[str, int] = {
         "image_size": tower.image if tower else 14 * h,
         "patch_size": tower.patch if tower else 14,
@@ -271,9 +259,8 @@ def _add_keys(writer: GGUFWriter, job: Job, type_: str, tower: VisionTower | Non
     writer.add_string("clip.projector_type", type_)
     for key, number in vision.items():
         writer.add_uint32(f"clip.vision.{key}", number)
-    writer.add_float32(
-        "clip.vision.attention.layer_norm_epsilon", tower.eps if tower else LDPNET_EPS
-    )
+    eps = tower.eps if tower else LDPNET_EPS
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", eps)
     writer.add_array("clip.vision.image_mean", tower.mean if tower else [0.5] * 3)
     writer.add_array("clip.vision.image_std", tower.std if tower else [0.5] * 3)
     if tower:

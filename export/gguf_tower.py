@@ -117,18 +117,16 @@ def read_vision_tower(folder: str | os.PathLike[str]) -> VisionTower:
     [root] = roots
     keys = [key.removeprefix(root) for key in weights.keys if key.startswith(root)]
 
-    def shape(key: str) -> tuple[int, ...]:
-        if key not in keys:
-            raise ExportError("missing", f"{where}[{quote(root + key)}]", "a CLIP or SigLIP tower")
-        return weights.stored(root + key).shape
-
     def sizes(key: str, *wanted: int | None) -> list[int]:
-        found = shape(key)
+        name = f"{where}[{quote(root + key)}]"
+        if key not in keys:
+            raise ExportError("missing", name, "a CLIP or SigLIP tower")
+        found = weights.stored(root + key).shape
         if len(found) != len(wanted) or any(
             side < 1 or want not in (None, side) for side, want in zip(found, wanted, strict=True)
         ):
             said = ", ".join("n" if want is None else str(want) for want in wanted)
-            raise ExportError(f"shape {quote(found)}", f"{where}[{quote(root + key)}]", f"({said})")
+            raise ExportError(f"shape {quote(found)}", name, f"({said})")
         return [side for side, want in zip(found, wanted, strict=True) if want is None]
 
     width, patch, _ = sizes(_PATCH, None, 3, None, None)
@@ -141,11 +139,8 @@ def read_vision_tower(folder: str | os.PathLike[str]) -> VisionTower:
         raise ExportError(f"{tokens} positions", where, "a square grid, as llama.cpp requires")
     if hidden == width:
         # llama.cpp tells the two layers apart by their widths, and would swap them.
-        raise ExportError(
-            f"feed-forward layers of width {hidden}",
-            where,
-            f"a width other than the tower's {width}",
-        )
+        found = f"feed-forward layers of width {hidden}"
+        raise ExportError(found, where, f"a width other than the tower's {width}")
     count = _layers(keys, where)
     model = weights.config
     own = model.get("vision_config")
@@ -161,13 +156,10 @@ def read_vision_tower(folder: str | os.PathLike[str]) -> VisionTower:
     act = config["hidden_act"]
     if not isinstance(act, str) or act not in _ACTS:
         raise ExportError(quote(act), f"{where}: hidden_act", f"one of {', '.join(_ACTS)}")
-    if model.get("vision_feature_select_strategy", "default") != "default":
-        raise ExportError(
-            quote(model["vision_feature_select_strategy"]),
-            f"{where}: vision_feature_select_strategy",
-            "'default'",
-            "llama.cpp always drops the CLS token.",
-        )
+    field = "vision_feature_select_strategy"
+    if model.get(field, "default") != "default":
+        hint = "llama.cpp always drops the CLS token."
+        raise ExportError(quote(model[field]), f"{where}: {field}", "'default'", hint)
     layer = _feature_layer(model, count, where)
     layers = min(layer + 1, count)
     return VisionTower(
@@ -201,15 +193,12 @@ def _gguf_name(key: str, layers: int) -> str | None:
 
 def _feature_layer(config: Mapping[str, Any], count: int, where: str) -> int:
     """Return the number of layers before the features."""
-    for field in ("vision_feature_layer", "mm_vision_select_layer"):
-        layer = config.get(field, -2)
-        passed = layer if type(layer) is not int or layer >= 0 else count + 1 + layer
-        if type(passed) is not int or not 1 <= passed <= count:
-            raise ExportError(
-                quote(layer), f"{where}: {field}", f"one of the tower's {count} layers"
-            )
-        if field in config:
-            return passed
+    names = ("vision_feature_layer", "mm_vision_select_layer")
+    field = next((name for name in names if name in config), names[0])
+    layer = config.get(field, -2)
+    passed = layer if type(layer) is not int or layer >= 0 else count + 1 + layer
+    if type(passed) is not int or not 1 <= passed <= count:
+        raise ExportError(quote(layer), f"{where}: {field}", f"one of the tower's {count} layers")
     return passed
 
 
@@ -232,13 +221,11 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 def _channels(config: Mapping[str, Any], field: str, where: str) -> list[float]:
     """Return a field with one number per colour channel."""
     value = config[field]
-    least = 0 if field == "image_std" else -math.inf
-    if (
-        not isinstance(value, list)
-        or len(value) != 3
-        or not all(_is_number(each) and least < each < 1e6 for each in value)
-    ):
-        expected = "three numbers above 0" if field == "image_std" else "three numbers"
+    least, expected = -math.inf, "three numbers"
+    if field == "image_std":
+        least, expected = 0, "three numbers above 0"
+    valid = isinstance(value, list) and all(_is_number(x) and least < x < 1e6 for x in value)
+    if not valid or len(value) != 3:
         raise ExportError(quote(value), f"{where}: {field}", expected)
     return [float(each) for each in value]
 

@@ -42,17 +42,12 @@ class Onnx(Format):
     def refuse(self, job: Job) -> None:
         opset = job.options.get("opset", OPSET)
         if opset not in OPSETS:
-            raise ExportError(
-                quote(opset),
-                "opset",
-                f"{OPSETS[0]} to {OPSETS[-1]}",
-                "For a lower one PyTorch's exporter may silently write 18.",
-            )
+            hint = "For a lower one PyTorch's exporter may silently write 18."
+            raise ExportError(quote(opset), "opset", f"{OPSETS[0]} to {OPSETS[-1]}", hint)
         size = sum(4 * parameter.numel() for parameter in job.projector.parameters())
         if size > _MAX_BYTES:
-            raise ExportError(
-                f"weights of {size / 1e9:.1f} GB", "projector", "at most 2 GB, in one ONNX file"
-            )
+            found = f"weights of {size / 1e9:.1f} GB"
+            raise ExportError(found, "projector", "at most 2 GB, in one ONNX file")
 
     def write(self, job: Job, report_progress: ProgressCallback) -> bytes:
         import onnx
@@ -157,12 +152,9 @@ def _refuse_saturation(model: ModelProto) -> None:
         if tensor.data_type == onnx.TensorProto.INT8:
             largest = int(abs(onnx.numpy_helper.to_array(tensor).astype("int16")).max(initial=0))
             if largest > _MAX_INT8:
-                raise ExportError(
-                    f"int8 weights of up to {largest}",
-                    tensor.name,
-                    f"at most {_MAX_INT8}",
-                    "Larger ones give different sums on processors without VNNI.",
-                )
+                hint = "Larger ones give different sums on processors without VNNI."
+                found = f"int8 weights of up to {largest}"
+                raise ExportError(found, tensor.name, f"at most {_MAX_INT8}", hint)
 
 
 FORMAT = Onnx()

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..blocks.core.feature import Grid
 from ..blocks.patch_merge import PatchMergeModule
 from ..blocks.pool import AdaptiveAvgPool, BilinearPool
 
 __all__ = ["IntervalPool", "LinearPool", "SlicedMerge", "with_exact_pools", "with_sliced_merges"]
-
-M = TypeVar("M", bound=nn.Module)
 
 
 class IntervalPool(nn.Module):
@@ -30,14 +27,14 @@ class IntervalPool(nn.Module):
 
     averages = True  # as in `AdaptiveAvgPool`, so that it too can run before linear layers
 
-    def __init__(self, size: Grid | None, stride: int | None) -> None:
+    def __init__(self, pool: AdaptiveAvgPool) -> None:
         super().__init__()
-        self.size = size
-        self.stride = stride or 1
+        self.pool = pool
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[1:3]
-        rows, columns = self.size or (h // self.stride, w // self.stride)
+        stride = self.pool.stride or 1
+        rows, columns = self.pool.size or (h // stride, w // stride)
         return _interval_means(_interval_means(x, 1, rows), 2, columns)
 
 
@@ -50,9 +47,9 @@ class LinearPool(nn.Module):
 
     averages = True
 
-    def __init__(self, stride: int) -> None:
+    def __init__(self, pool: BilinearPool) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride = pool.stride
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride == 1:
@@ -97,43 +94,37 @@ class SlicedMerge(nn.Module):
 
     def __init__(self, merge: PatchMergeModule) -> None:
         super().__init__()
-        self.size = merge.size
-        self.order = merge.order
-        self.odd = merge.odd
-        self.transpose = merge.transpose
+        self.merge = merge
 
     def forward(self, x: Tensor) -> Tensor:
-        (p, q), (h, w) = self.size, x.shape[1:3]
-        if self.odd == "pad":
+        (p, q), (h, w) = self.merge.size, x.shape[1:3]
+        if self.merge.odd == "pad":
             rows, columns = (h + p - 1) // p, (w + q - 1) // q
             x = F.pad(x, (0, 0, 0, q - 1, 0, p - 1))
         else:
             rows, columns = h // p, w // q
         tokens = [x[:, i::p, j::q][:, :rows, :columns] for i in range(p) for j in range(q)]
         y = torch.cat(tokens, 3)
-        if self.order == "chw":
+        if self.merge.order == "chw":
             y = y.index_select(3, torch.arange(y.shape[3]).view(p * q, -1).t().flatten())
-        return y.transpose(1, 2) if self.transpose else y
+        return y.transpose(1, 2) if self.merge.transpose else y
 
 
 def with_exact_pools(module: nn.Module) -> nn.Module:
     """Return a copy in which pools are gathers and sums; weights are shared."""
-    module = _rewritten(module, AdaptiveAvgPool, lambda pool: IntervalPool(pool.size, pool.stride))
-    return _rewritten(module, BilinearPool, lambda pool: LinearPool(pool.stride))
+    return _rewritten(module, {AdaptiveAvgPool: IntervalPool, BilinearPool: LinearPool})
 
 
 def with_sliced_merges(module: nn.Module) -> nn.Module:
     """Return a copy in which windows are merged by `SlicedMerge`; weights are shared."""
-    return _rewritten(module, PatchMergeModule, SlicedMerge)
+    return _rewritten(module, {PatchMergeModule: SlicedMerge})
 
 
-def _rewritten(module: nn.Module, kind: type[M], make: Callable[[M], nn.Module]) -> nn.Module:
-    memo: dict[int, object] = {
-        id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())
-    }
-    module = copy.deepcopy(module, memo)
+def _rewritten(module: nn.Module, rewrites: Mapping[type, Callable[[Any], nn.Module]]) -> nn.Module:
+    tensors = chain(module.parameters(), module.buffers())
+    module = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
     for parent in list(module.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, kind):
-                setattr(parent, name, make(child))
+            if rewrite := rewrites.get(type(child)):
+                setattr(parent, name, rewrite(child))
     return module

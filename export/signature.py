@@ -37,26 +37,19 @@ class FixedGrid(nn.Module):
         return y
 
 
-class AnyTokens(nn.Module):
-    """A projector whose blocks do not read the grid; ``(b, n, c) -> (b, m, d)`` for any n."""
-
-    def __init__(self, projector: Projector) -> None:
-        super().__init__()
-        self.projector = projector
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.projector.blocks(x[:, None, self.projector.spec.prefix_tokens :])
-        return y.flatten(1, 2)
-
-
 class AnyGrid(nn.Module):
-    """A projector that takes its grid from the input; ``(b, h, w, c) -> (b, m, d)``."""
+    """A projector that takes its grid from the input; ``(b, h, w, c) -> (b, m, d)``.
+
+    If its blocks do not read the grid, it takes any number of tokens; ``(b, n, c) -> (b, m, d)``.
+    """
 
     def __init__(self, projector: Projector) -> None:
         super().__init__()
         self.projector = projector
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 3:
+            x = x[:, None, self.projector.spec.prefix_tokens :]
         y: Tensor = self.projector.blocks(x)
         return y.flatten(1, 2)
 
@@ -147,17 +140,14 @@ def export_signature(
     size = grid or DEFAULT_GRID
     prefix = spec.prefix_tokens
     if not spec.needs_grid and (dynamic_grid or grid is None):
-        dims: Dims = (BATCH, "tokens", spec.in_)
         near, far = _larger_grids(spec, size)
-        return ExportSignature(AnyTokens(projector), dims, near, (size, far), prefix)
+        dims: Dims = (BATCH, "tokens", spec.in_)
+        return ExportSignature(AnyGrid(projector), dims, near, (size, far), prefix)
     if dynamic_grid:
         if prefix:
-            raise ExportError(
-                f"an input (b, h, w, c) has no place for {prefix} prefix tokens",
-                "dynamic_grid",
-                "prefix_tokens=0, or a fixed grid",
-                "Drop them before the projector, and build it with prefix_tokens=0.",
-            )
+            found = f"an input (b, h, w, c) has no place for {prefix} prefix tokens"
+            hint = "Drop them before the projector, and build it with prefix_tokens=0."
+            raise ExportError(found, "dynamic_grid", "prefix_tokens=0, or a fixed grid", hint)
         sides = [1 if side == 1 else name for side, name in zip(size, _SIDES, strict=True)]
         near, far = _larger_grids(spec, size)
         return ExportSignature(AnyGrid(projector), (BATCH, *sides, spec.in_), near, (size, far))
@@ -165,10 +155,8 @@ def export_signature(
         hint = "Pass grid=(24, 24) or dynamic_grid=True."
         raise ExportError("the grid is not known", "grid", "(height, width)", hint)
     spec.tokens(*grid)
-    n = prefix + grid[0] * grid[1]
-    return ExportSignature(
-        FixedGrid(projector, grid), (BATCH, n, spec.in_), grid, (grid, grid), prefix
-    )
+    dims = (BATCH, prefix + grid[0] * grid[1], spec.in_)
+    return ExportSignature(FixedGrid(projector, grid), dims, grid, (grid, grid), prefix)
 
 
 def _larger_grids(spec: Stack, size: Grid) -> tuple[Grid, Grid]:
@@ -187,12 +175,8 @@ def _larger_grids(spec: Stack, size: Grid) -> tuple[Grid, Grid]:
         found.append(grid)
         if len(found) == 2:
             return found[0], found[1]
-    raise ExportError(
-        f"it takes {size[0]}x{size[1]}, but none of the larger grids that were tried",
-        "dynamic_grid",
-        "blocks that take several grids",
-        why,
-    )
+    what = f"it takes {size[0]}x{size[1]}, but none of the larger grids that were tried"
+    raise ExportError(what, "dynamic_grid", "blocks that take several grids", why)
 
 
 def _candidates(size: Grid) -> Iterator[Grid]:

@@ -356,8 +356,8 @@ def test_a_square_root_never_freezes_the_grid(
     monkeypatch.setattr(Dim, "DYNAMIC", lambda max=None: Dim.AUTO)
     message = refusal(local("rooted"), path, grid=(4, 4), dynamic_grid=True)
     assert message == (
-        f"{path}: the file has frozen axis 1 (height) at 5; expected an input "
-        "('batch', 'height', 'width', 6). No file was written."
+        f"{path}: the exporter has frozen an axis: the file takes ('batch', 5, 'width', 6); "
+        "expected an input ('batch', 'height', 'width', 6). No file was written."
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -403,7 +403,7 @@ def test_numbers_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> 
     with torch.no_grad():
         next(projector.parameters()).fill_(6e4)
     assert refusal(projector, tmp_path / "p.pt2", weights="f16") == (
-        "the projector itself gives NaN or infinities for features of unit scale in float16; "
+        "the projector itself gives NaN or infinities in torch.float16 at unit scale; "
         'expected finite values. Export with weights="f32".'
     )
 
@@ -439,8 +439,8 @@ def test_a_projector_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
     with torch.no_grad():
         next(projector.parameters())[0, 0] = math.nan
     assert refusal(projector, tmp_path / "p.pt2") == (
-        "the projector itself gives NaN or infinities for features of unit scale; expected finite "
-        "values. Check the weights: load_projector(..., check_values=True)."
+        "the projector itself gives NaN or infinities in torch.float32 at unit scale; "
+        "expected finite values. Check the weights: load_projector(..., check_values=True)."
     )
 
 
