@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from .cases import (
 )
 from .report import Finding, attempt
 
-__all__ = ["BlockSubject", "document", "examine_block", "flow", "instance", "large_grids", "tokens"]
+__all__ = ["document", "examine_block", "flow", "instance", "large_grids", "tokens"]
 
 # Widths that most numbers of heads and groups divide; some inner widths differ from both ends.
 _ENDS = (48, 96)
@@ -40,18 +39,6 @@ _FEATURES = (
 )
 _SIDES = (8, 16, 64)
 _RELY = "Fix the wrong one: plans, documents and the next block rely on flow."
-
-
-@dataclass(frozen=True)
-class BlockSubject(Subject):
-    """A block that is checked.
-
-    Attributes:
-        features: The features that it accepts; at least one.
-    """
-
-    spec: Block
-    features: tuple[Feature, ...]
 
 
 class _BlockBuilder(Builder):
@@ -77,14 +64,14 @@ class _BlockBuilder(Builder):
     def case(self, grid: Grid) -> Case:
         x = self.feature(grid)
         y = _flow(self.block, x)
-        (h, w), sides = x.grid, y.grid
-        if h is None or w is None or sides[0] is None or sides[1] is None:
+        (h, w), (rows, columns) = x.grid, y.grid
+        if h is None or w is None or rows is None or columns is None:
             hint = "Compute every output side whose input side is known."
             raise Finding(f"its flow returns {y} for {x}", str(x), "known sides", hint)
-        return Case(str(x), (h, w), (h, w, x.channels), (sides[0], sides[1], y.channels))
+        return Case(str(x), (h, w), (h, w, x.channels), (rows, columns, y.channels), feature=x)
 
 
-def examine_block(block: Block, features: Sequence[Feature] | None) -> BlockSubject:
+def examine_block(block: Block, features: Sequence[Feature] | None) -> Subject:
     """Return a block with its modules and their inputs.
 
     Raises:
@@ -101,12 +88,7 @@ def examine_block(block: Block, features: Sequence[Feature] | None) -> BlockSubj
         candidates.append((builder, (h, w)))
     hint = "Pass features=[Feature(channels=..., grid=(h, w), ends=(in, out)), ...]."
     variants, large = examine("feature", candidates, hint, given=features is not None)
-    accepted = tuple(
-        builder.feature(grid)
-        for builder, grid in candidates
-        if isinstance(builder, _BlockBuilder) and builder.accepted(grid)
-    )
-    return BlockSubject(repr(block), block, variants, large, accepted)
+    return Subject(repr(block), block, variants, large)
 
 
 def _flow(block: Block, x: Feature) -> Feature:
@@ -124,10 +106,10 @@ def _flow(block: Block, x: Feature) -> Feature:
     return y
 
 
-def flow(subject: BlockSubject) -> None:
+def flow(subject: Subject) -> None:
     """`flow` predicts the output, on any grid, and while sides are unknown."""
     block = subject.spec
-    for x in subject.features:
+    for x in _features(subject):
         y = _flow(block, x)
         if _flow(block, x) != y:
             hint = "Compute it from the fields and the feature only."
@@ -138,6 +120,11 @@ def flow(subject: BlockSubject) -> None:
     check_shapes(subject, "its flow", _RELY)
 
 
+def _features(subject: Subject) -> list[Feature]:
+    """Return the features that the block accepts; at least one."""
+    return [case.feature for variant in subject.variants for case in variant.cases]
+
+
 def _compare_unknown(x: Feature, block: Block, known: Feature) -> None:
     """Compare what flow returns while sides are unknown with its result for known ones."""
     try:
@@ -145,44 +132,35 @@ def _compare_unknown(x: Feature, block: Block, known: Feature) -> None:
     except Finding:
         raise
     except MobileVLMError as error:
-        raise Finding(
-            f"its flow refuses an unknown grid: {error}",
-            str(x),
-            f"a Feature: with the grid known, it returns {known}",
-            "A document is checked before its grid is known; refuse only what is known to be "
-            "wrong.",
-        ) from error
+        hint = "A document is checked before its grid is known; refuse only what must be wrong."
+        expected = f"a Feature: with the grid known, it returns {known}"
+        found = f"its flow refuses an unknown grid: {error}"
+        raise Finding(found, str(x), expected, hint) from error
     sides = [a for a, b in zip(y.grid, known.grid, strict=True) if a not in (None, b)]
     if sides or (y.channels, y.layout) != (known.channels, known.layout):
-        raise Finding(
-            f"while the grid is unknown its flow returns {y}, and {known} once it is known",
-            str(x),
-            "the same, or unknown sides",
-            "Return a number for a side only if it never depends on the grid.",
-        )
+        found = f"while the grid is unknown its flow returns {y}, and {known} once it is known"
+        hint = "Return a number for a side only if it never depends on the grid."
+        raise Finding(found, str(x), "the same, or unknown sides", hint)
 
 
-def tokens(subject: BlockSubject) -> None:
+def tokens(subject: Subject) -> None:
     """`needs_grid` and `mixes_tokens` are true, and packed images give the same numbers."""
     block = subject.spec
     reads, mixes = needs_grid((block,)), mixes_tokens((block,))
     for variant in (*subject.variants, *subject.large):
         module = variant.module()
         for case in variant.cases:
-            x = case.input(1 if variant in subject.large else 2)
-            y = case.run(module, x)
-            _token_facts(module, case, x, y, reads=reads, mixes=mixes)
+            _check_token_facts(module, case, 1 if variant in subject.large else 2, reads, mixes)
         if isinstance(module, PackedModule) and variant in subject.variants:
             hint = "For each image, compute what forward computes for it alone."
             call = module.forward_packed
             check_packed(module, variant.cases, call, "its forward_packed", hint)
 
 
-def _token_facts(
-    module: nn.Module, case: Case, x: Tensor, y: Tensor, *, reads: bool, mixes: bool
-) -> None:
+def _check_token_facts(module: nn.Module, case: Case, batch: int, reads: bool, mixes: bool) -> None:
     """Change what `needs_grid` and `mixes_tokens` say does not matter, and compare."""
-    y = y.flatten(1, 2)
+    x = case.input(batch)
+    y = case.run(module, x).flatten(1, 2)
     if not reads:
         row = module(x.flatten(1, 2)[:, None]).flatten(1, 2)
         found = "needs_grid is False, but the same tokens in one row give a different output"
@@ -197,14 +175,14 @@ def _token_facts(
         expect_same(alone, y[:, :half], found, case.where, hint, expected)
 
 
-def large_grids(subject: BlockSubject) -> None:
+def large_grids(subject: Subject) -> None:
     """The corners of a large grid equal those of a small one, if only neighbours count."""
     for variant in subject.variants:
         if variant.grid is None and variant.builder.layout == "raster":
-            with torch.no_grad():
-                _compare_corners(variant)
+            _compare_corners(variant)
 
 
+@torch.no_grad()
 def _compare_corners(variant: Variant) -> None:
     """Compare a large grid's corners with those of a small one, if a smaller one has the same.
 
@@ -223,7 +201,6 @@ def _compare_corners(variant: Variant) -> None:
     module = variant.module()
     image = cases[-1].input(1)
     smallest, reference = _SIDES[:2]
-    whole: Tensor | None = None
     for at in ("first", "last"):
         y = cases[0].run(module, _corner(image, smallest, at))
         size = y.shape[1]
@@ -231,7 +208,7 @@ def _compare_corners(variant: Variant) -> None:
         near = (other - y).abs().amax(-1) <= CLOSE * y.abs().max()
         if not near.any():
             continue
-        whole = cases[-1].run(module, image) if whole is None else whole
+        whole = cases[-1].run(module, image)
         found = f"its {at} tokens differ from those of the same corner alone"
         expected = f"the same, as between {reference}x{reference} and {smallest}x{smallest}"
         corner = _corner(whole, size, at)
@@ -242,9 +219,9 @@ def _corner(x: Tensor, size: int, at: str) -> Tensor:
     return (x[:, :size, :size] if at == "first" else x[:, -size:, -size:]).contiguous()
 
 
-def document(subject: BlockSubject) -> None:
+def document(subject: Subject) -> None:
     """It is equal after being written to JSON and read back."""
-    for x in subject.features:
+    for x in _features(subject):
         before = [{"type": "pointwise", "out": x.channels}] if x.channels != x.ends[0] else []
         if x.layout == "sequence":
             before.append({"type": "extra-tokens", "at": "end"})
@@ -254,9 +231,8 @@ def document(subject: BlockSubject) -> None:
             stack = Stack.parse({"in": x.ends[0], "out": x.ends[1], "blocks": blocks})
             again = load_spec(dump_spec(stack))
         if again != stack:
-            raise Finding(
-                f"read back it is {again.blocks[len(before)]!r}", str(x), "the same", hint
-            )
+            found = f"read back it is {again.blocks[len(before)]!r}"
+            raise Finding(found, str(x), "the same", hint)
 
 
 def instance(block: object) -> Block:
@@ -265,17 +241,8 @@ def instance(block: object) -> Block:
     Raises:
         SpecError: It is not a block, or a class with a field that has no default.
     """
+    if isinstance(block, type) and issubclass(block, Block):
+        return block()
     if isinstance(block, Block):
         return block
-    if isinstance(block, type) and issubclass(block, Block):
-        required = [name for name, field in block.model_fields.items() if field.is_required()]
-        if required:
-            name = block.__name__
-            raise SpecError(
-                f"{', '.join(required)} must be given",
-                name,
-                "an instance",
-                f"Write check_block({name}({required[0]}=...)).",
-            )
-        return block()
     raise SpecError(quote(block), "check_block", "a block, or its class")

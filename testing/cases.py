@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from abc import ABC, abstractmethod
@@ -62,6 +63,7 @@ class Case:
         shape: The input's shape, without the batch.
         predicted: The output's shape, without the batch.
         args: Further arguments of the module.
+        feature: The feature that a block is given; None for a projector.
     """
 
     where: str
@@ -69,6 +71,7 @@ class Case:
     shape: tuple[int, ...]
     predicted: tuple[int, ...]
     args: tuple[Any, ...] = ()
+    feature: Any = None
 
     def input(self, batch: int = 2, *, seed: int = 0) -> Tensor:
         """Return random values of unit scale, the same at every call."""
@@ -171,13 +174,11 @@ class Variant:
 
     def random_cases(self) -> Iterator[Case]:
         """Yield cases of random grids, always the same ones, if it is built for any grid."""
-        if self.grid is None:
-            numbers = random.Random(0)
-            for _ in range(_RANDOM_GRIDS):
-                grid = (numbers.randint(1, _MAX_SIDE), numbers.randint(1, _MAX_SIDE))
-                case = self.builder.accepted(grid)
-                if case is not None:
-                    yield case
+        numbers = random.Random(0)
+        for _ in range(_RANDOM_GRIDS if self.grid is None else 0):
+            grid = (numbers.randint(1, _MAX_SIDE), numbers.randint(1, _MAX_SIDE))
+            if case := self.builder.accepted(grid):
+                yield case
 
 
 @dataclass(frozen=True)
@@ -196,11 +197,15 @@ class Subject:
     variants: tuple[Variant, ...]
     large: tuple[Variant, ...]
 
-    def modules(self) -> Iterator[tuple[nn.Module, Case]]:
-        """Yield every case with a module to run it; the cases of a variant share the module."""
+    def modules(self, most: int | None = None) -> Iterator[tuple[nn.Module, Case]]:
+        """Yield every case with a module to run it; the cases of a variant share the module.
+
+        Args:
+            most: How many cases of each variant. Default: all.
+        """
         for variant in self.variants:
             module = variant.module()
-            for case in variant.cases:
+            for case in variant.cases[:most]:
                 yield module, case
 
     @property
@@ -268,14 +273,11 @@ def _variants(builder: Builder, cases: Sequence[Case]) -> list[Variant]:
 def _large(variants: Iterable[Variant]) -> Iterator[Variant]:
     """Yield, for each layout, the first large grid that is accepted."""
     done = set()
-    for variant in variants:
+    for variant, grid in itertools.product(variants, _LARGE_GRIDS):
         builder = variant.builder
-        for grid in () if builder.layout in done else _LARGE_GRIDS:
-            case = builder.accepted(grid)
-            if case is not None:
-                done.add(builder.layout)
-                yield Variant(case.where, builder, variant.grid and case.grid, (case,))
-                break
+        if builder.layout not in done and (case := builder.accepted(grid)):
+            done.add(builder.layout)
+            yield Variant(case.where, builder, variant.grid and case.grid, (case,))
 
 
 def check_shapes(subject: Subject, source: str, hint: str) -> None:
@@ -303,11 +305,10 @@ def check_shapes(subject: Subject, source: str, hint: str) -> None:
         for index, case in enumerate((*variant.cases, *variant.random_cases())):
             check(case, module, 2 - index % 2)
     for variant in subject.large:
-        module = variant.module()
-        for case in variant.cases:
-            with torch.no_grad():
-                y = check(case, module, 1, ACCEPTS)
-            expect_finite(y, "its module gives", case.where, LIMITED)
+        [case] = variant.cases
+        with torch.no_grad():
+            y = check(case, variant.module(), 1, ACCEPTS)
+        expect_finite(y, "its module gives", case.where, LIMITED)
 
 
 def check_packed(

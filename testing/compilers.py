@@ -10,8 +10,8 @@ import torch
 from torch.export import Dim
 
 from ..blocks.core.quiet import quiet
-from .cases import Subject, difference
-from .report import Finding, attempt
+from .cases import Subject, expect_same
+from .report import attempt
 
 __all__ = ["compile_", "export"]
 
@@ -47,10 +47,8 @@ def compile_(subject: Subject) -> None:
             x = case.input(batch)
             expected = case.run(module, x)
             with attempt("torch.compile(fullgraph=True)", case.where, "one graph", _STATIC):
-                off = difference(compiled(x, *case.args), expected)
-            if off:
-                found = f"compiled, it gives a different output: {off}"
-                raise Finding(found, case.where, "the same", _STATIC)
+                y = compiled(x, *case.args)
+            expect_same(y, expected, "compiled, it gives a different output", case.where, _STATIC)
 
 
 def export(subject: Subject) -> None:
@@ -63,7 +61,6 @@ def export(subject: Subject) -> None:
         expected = case.run(module, other)
         with attempt("torch.export with a dynamic batch", case.where, "a program", _STATIC):
             program = torch.export.export(module, (x, *case.args), dynamic_shapes=shapes)
-            off = difference(program.module()(other, *case.args), expected)
-    if off:
-        found = f"exported, it gives a different output for another batch: {off}"
-        raise Finding(found, case.where, "the same", _STATIC)
+            y = program.module()(other, *case.args)
+    found = "exported, it gives a different output for another batch"
+    expect_same(y, expected, found, case.where, _STATIC)

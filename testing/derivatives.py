@@ -75,31 +75,25 @@ def fp64(subject: Subject) -> None:
         "Compute in the wider of fp32 and x.dtype: "
         "x.to(torch.promote_types(x.dtype, torch.float32)); create tensors in x.dtype."
     )
-    for variant in subject.variants:
-        module = variant.module().double()
-        for case in variant.cases[:_CASES]:
-            with _Narrowing() as narrowing:
-                y = case.run(module, case.input().double(), "its module, in fp64,", hint)
-            if y.dtype != torch.float64:
-                raise Finding(f"in fp64 it gives {y.dtype}", case.where, "torch.float64", hint)
-            if narrowing.found:
-                found = f"in fp64 it computes in {narrowing.found}"
-                raise Finding(found, case.where, "torch.float64", hint)
+    for module, case in subject.modules(_CASES):
+        with _Narrowing() as narrowing:
+            y = case.run(module.double(), case.input().double(), "its module, in fp64,", hint)
+        found = f"computes in {narrowing.found}" if narrowing.found else f"gives {y.dtype}"
+        if narrowing.found or y.dtype != torch.float64:
+            raise Finding(f"in fp64 it {found}", case.where, "torch.float64", hint)
 
 
 def gradcheck(subject: Subject) -> None:
     """Its gradients agree with finite differences in fp64."""
+    hint = (
+        "Look for detach() in part of the computation, and for a torch.autograd.Function whose "
+        "backward does not match its forward."
+    )
     for variant in subject.variants:
         for case in variant.cases[:_CASES]:
             off = _Slopes(variant, case).off()
             if off:
-                raise Finding(
-                    off,
-                    case.where,
-                    "the derivative of its output",
-                    "Look for detach() in part of the computation, and for a "
-                    "torch.autograd.Function whose backward does not match its forward.",
-                )
+                raise Finding(off, case.where, "the derivative of its output", hint)
 
 
 class _Slopes:
@@ -171,11 +165,10 @@ class _Slopes:
         slopes = (0.0, 0.0)
         size = sum(float(self._gradients[name].square().sum()) for name in names) ** 0.5
         for _ in range(_DIRECTIONS):
-            directions = {
-                name: torch.randn(tensor.shape, generator=self._draws, dtype=tensor.dtype)
-                for name in names
-                for tensor in [self._tensors[name]]
-            }
+            directions = {}
+            for name in names:
+                x = self._tensors[name]
+                directions[name] = torch.randn(x.shape, generator=self._draws, dtype=x.dtype)
             slope = sum(float((self._gradients[name] * directions[name]).sum()) for name in names)
             measured = self._difference(directions)
             slopes = (slope, measured)

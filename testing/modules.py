@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from .cases import ACCEPTS, Case, Subject, Variant, difference, expect_finite, expect_same
+from .cases import ACCEPTS, Subject, Variant, difference, expect_finite, expect_same
 from .derivatives import seed
 from .report import Finding, attempt
 
@@ -81,23 +81,17 @@ def parameters(subject: Subject) -> None:
         sizes = _sizes(real)
         for name, tensor in meta.state_dict().items():
             if not tensor.is_meta:
-                raise Finding(
-                    f"{name!r} is created on {tensor.device}",
-                    variant.where,
-                    "torch's default device",
-                    "Do not set device where tensors are created, or pass it on.",
-                )
+                hint = "Do not set device where tensors are created, or pass it on."
+                found = f"{name!r} is created on {tensor.device}"
+                raise Finding(found, variant.where, "torch's default device", hint)
         case = variant.cases[0]
         case.run(real, case.input())
         for other, when in ((meta, "between two builds"), (real, "after its first call")):
             changed = sizes.items() ^ _sizes(other).items()
             if changed:
-                raise Finding(
-                    f"{min(changed)[0]!r} differs {when}",
-                    variant.where,
-                    "the same names and shapes",
-                    "Create every parameter in build, from the fields and the feature only.",
-                )
+                hint = "Create every parameter in build, from the fields and the feature only."
+                found = f"{min(changed)[0]!r} differs {when}"
+                raise Finding(found, variant.where, "the same names and shapes", hint)
 
 
 def _sizes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -120,7 +114,7 @@ def state_dict(subject: Subject) -> None:
             if buffer.is_meta:
                 found = f"buffer {name!r} is not in the state dict, and has no values"
                 raise Finding(found, variant.where, "all values in the state dict", _VALUES)
-        same(variant, module, other, "the module loaded from its state dict", _VALUES)
+        _expect_equal(variant, module, other, "the module loaded from its state dict", _VALUES)
 
 
 def gradients(subject: Subject) -> None:
@@ -132,12 +126,9 @@ def gradients(subject: Subject) -> None:
             leaf = case.input().requires_grad_()
             y = case.run(module, leaf * 1.0)  # may be written to: `input` reports that
             if not y.requires_grad:
-                raise Finding(
-                    "its output does not require gradients",
-                    case.where,
-                    "gradients",
-                    "Look for detach(), .data, torch.no_grad() and NumPy in forward.",
-                )
+                hint = "Look for detach(), .data, torch.no_grad() and NumPy in forward."
+                found = "its output does not require gradients"
+                raise Finding(found, case.where, "gradients", hint)
             with attempt("its backward", case.where):
                 y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape))  # type: ignore[no-untyped-call]
             _check_gradient("the input", leaf, case.where)
@@ -155,39 +146,31 @@ def gradients(subject: Subject) -> None:
         zero = [] if reached else ["the input"]
         zero += [name for name, each in gradients.items() if not each.grad.any()]  # type: ignore[union-attr]
         if zero:
-            raise Finding(
-                f"the gradient of {zero[0]} is zero everywhere",
-                variant.where,
-                "non-zero values",
-                "Use it in forward; look for a product with zero or with a mask of zeros.",
-            )
+            hint = "Use it in forward; look for a product with zero or with a mask of zeros."
+            found = f"the gradient of {zero[0]} is zero everywhere"
+            raise Finding(found, variant.where, "non-zero values", hint)
 
 
 def _check_gradient(name: str, tensor: Tensor, where: str) -> None:
     if tensor.grad is None:
-        raise Finding(
-            f"no gradient reaches {name}",
-            where,
-            "a gradient",
-            "Use it in forward, or do not create it; look for detach() on its path.",
-        )
+        hint = "Use it in forward, or do not create it; look for detach() on its path."
+        raise Finding(f"no gradient reaches {name}", where, "a gradient", hint)
     expect_finite(tensor.grad, f"the gradient of {name} is", where, _GUARD)
 
 
 def input_(subject: Subject) -> None:
     """It does not modify its input."""
+    hint = (
+        "Write x = x + y instead of x += y, and do not apply relu_(), inplace=True or x[...] = y "
+        "to the input."
+    )
+    expected = "an unchanged input: other modules read it too"
     for module, case in subject.modules():
         for training in (True, False):
             x = case.input()
             case.run(module.train(training), x)
             if not torch.equal(x, case.input()):
-                raise Finding(
-                    "its module modifies its input",
-                    case.where,
-                    "an unchanged input: other modules read it too",
-                    "Write x = x + y instead of x += y, and do not apply relu_(), inplace=True or "
-                    "x[...] = y to the input.",
-                )
+                raise Finding("its module modifies its input", case.where, expected, hint)
 
 
 def determinism(subject: Subject) -> None:
@@ -220,28 +203,22 @@ def batch(subject: Subject) -> None:
 
 def training_batch(subject: Subject) -> None:
     """In training, too, an image's output does not depend on the other images of its batch."""
-    for variant in subject.variants:
-        module = variant.module().train()
-        for case in variant.cases[:2]:
-            x = case.input()
-            other = torch.cat([x[:1], case.input(seed=1)[1:]])
-            first, mixed, again = (_run_seeded(case, module, each) for each in (x, other, x))
-            off = difference(mixed[:1], first[:1])
-            # Noise that no seed controls, such as a generator of its own, proves nothing.
-            if off and not difference(again, first):
-                raise Finding(
-                    f"in training an image's output changes with the rest of its batch: {off}",
-                    case.where,
-                    "the same",
-                    "Normalise over an image's own channels and tokens (LayerNorm, GroupNorm), not "
-                    "over the batch, whose size differs from step to step.",
-                )
-
-
-def _run_seeded(case: Case, module: nn.Module, x: Tensor) -> Tensor:
-    """Run a module so that it draws the same noise each time."""
-    seed()
-    return case.run(module, x)
+    hint = (
+        "Normalise over an image's own channels and tokens (LayerNorm, GroupNorm), not over the "
+        "batch, whose size differs from step to step."
+    )
+    for module, case in subject.modules(2):
+        x = case.input()
+        other = torch.cat([x[:1], case.input(seed=1)[1:]])
+        outputs = []
+        for each in (x, other, x):
+            seed()
+            outputs.append(case.run(module.train(), each))
+        first, mixed, again = outputs
+        # Noise that no seed controls, such as a generator of its own, proves nothing.
+        if not difference(again, first):
+            found = "in training an image's output changes with the rest of its batch"
+            expect_same(mixed[:1], first[:1], found, case.where, hint)
 
 
 def no_grad(subject: Subject) -> None:
@@ -265,20 +242,18 @@ def no_grad(subject: Subject) -> None:
 
 def extremes(subject: Subject) -> None:
     """Zeros, equal values and large values give finite outputs and gradients."""
-    for variant in subject.variants:
-        module = variant.module().train()
-        for case in variant.cases[:2]:
-            x = case.input(4)
-            x.flatten(1, -2)[0, 0] = 0
-            x[1], x[2] = 0, 1
-            x[3] *= _LARGE
-            leaf = x.requires_grad_()
-            y = case.run(module, leaf * 1.0)
-            _check_images("its module gives", y, case.where)
-            if y.requires_grad:
-                y.sum().backward()  # type: ignore[no-untyped-call]
-            if leaf.grad is not None:
-                _check_images("the gradient of the input is", leaf.grad, case.where)
+    for module, case in subject.modules(2):
+        x = case.input(4)
+        x.flatten(1, -2)[0, 0] = 0
+        x[1], x[2] = 0, 1
+        x[3] *= _LARGE
+        leaf = x.requires_grad_()
+        y = case.run(module.train(), leaf * 1.0)
+        _check_images("its module gives", y, case.where)
+        if y.requires_grad:
+            y.sum().backward()  # type: ignore[no-untyped-call]
+        if leaf.grad is not None:
+            _check_images("the gradient of the input is", leaf.grad, case.where)
 
 
 def _check_images(what: str, images: Tensor, where: str) -> None:
@@ -298,12 +273,9 @@ def strides(subject: Subject) -> None:
         expected = case.run(module, x)
         for name, view in views.items():
             hint = "Use reshape or flatten instead of view."
-            with attempt(f"its module, on {name},", case.where, hint=hint):
-                y = module(view, *case.args)
-                off = difference(y, expected)
-            if off:
-                found = f"{name} of the same input gives a different output: {off}"
-                raise Finding(found, case.where, "the same")
+            y = case.run(module, view, f"its module, on {name},", hint)
+            found = f"{name} of the same input gives a different output"
+            expect_same(y, expected, found, case.where)
 
 
 def deepcopy(subject: Subject) -> None:
@@ -312,7 +284,7 @@ def deepcopy(subject: Subject) -> None:
         module = variant.module()
         with attempt("copying its module", variant.where):
             other = copying.deepcopy(module)
-        same(variant, module, other, "a deep copy")
+        _expect_equal(variant, module, other, "a deep copy")
         shared = {id(p) for p in module.parameters()} & {id(p) for p in other.parameters()}
         if shared:
             hint = "Do not define __deepcopy__."
@@ -333,10 +305,12 @@ def pickle(subject: Subject) -> None:
         module = variant.module()
         with attempt("pickling its module", variant.where, hint=hint):
             copy = pickling.loads(pickling.dumps(module))
-        same(variant, module, copy, "the unpickled module")
+        _expect_equal(variant, module, copy, "the unpickled module")
 
 
-def same(variant: Variant, module: nn.Module, other: nn.Module, which: str, hint: str = "") -> None:
+def _expect_equal(
+    variant: Variant, module: nn.Module, other: nn.Module, which: str, hint: str = ""
+) -> None:
     """Compare two modules on the first input.
 
     Raises:
@@ -344,10 +318,8 @@ def same(variant: Variant, module: nn.Module, other: nn.Module, which: str, hint
     """
     case = variant.cases[0]
     x = case.input()
-    with attempt(f"calling {which}", case.where, hint=hint):
-        off = difference(other(x, *case.args), case.run(module, x))
-    if off:
-        raise Finding(f"{which} gives a different output: {off}", case.where, "the same", hint)
+    y = case.run(other, x, f"calling {which}", hint)
+    expect_same(y, case.run(module, x), f"{which} gives a different output", case.where, hint)
 
 
 def bf16(subject: Subject) -> None:
@@ -359,25 +331,17 @@ def bf16(subject: Subject) -> None:
         for case in variant.cases:
             x = case.input()
             expected = case.run(module, x)
-            with attempt("its module, in bf16,", case.where, hint=hint):
-                y = half(x.bfloat16(), *case.args)
+            y = case.run(half, x.bfloat16(), "its module, in bf16,", hint)
             if y.dtype != torch.bfloat16:
                 raise Finding(f"in bf16 it gives {y.dtype}", case.where, "torch.bfloat16", hint)
             _check_close(y, expected, "in bf16", case.where, _PRECISE)
-            with (
-                attempt("its module, under autocast to bf16,", case.where, hint=hint),
-                torch.autocast("cpu", torch.bfloat16),
-            ):
-                y = module(x, *case.args)
+            with torch.autocast("cpu", torch.bfloat16):
+                y = case.run(module, x, "its module, under autocast to bf16,", hint)
             _check_close(y, expected, "under autocast to bf16", case.where, _AUTOCAST)
 
 
 def _check_close(y: Tensor, expected: Tensor, mode: str, where: str, hint: str) -> None:
     off = (y.float() - expected).norm() / expected.norm().clamp(min=1e-6)
     if not off <= _BF16:
-        raise Finding(
-            f"{mode} it differs from fp32 by {off:.0%}",
-            where,
-            f"at most {_BF16:.0%}",
-            hint,
-        )
+        found = f"{mode} it differs from fp32 by {off:.0%}"
+        raise Finding(found, where, f"at most {_BF16:.0%}", hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from ..blocks.core.block import label
-from ..blocks.core.errors import GridError, SpecError
+from ..blocks.core.errors import GridError
 from ..blocks.core.feature import Grid, check_grid
 from ..projectors.document import dump_spec, load_spec
 from ..projectors.lookup import instantiate, to_stack
 from ..projectors.preset import Preset
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
-from ..registry import MobileVLMError, quote
+from ..registry import MobileVLMError
 from .cases import Builder, Case, Subject, check_packed, check_shapes, examine
 from .report import Finding, attempt
 
@@ -61,7 +61,7 @@ class _ProjectorBuilder(Builder):
 
 
 def stack_of(
-    spec: object, in_: int | None, out: int | None, options: Mapping[str, Any]
+    spec: object, in_: int | None, out: int | None, options: dict[str, Any]
 ) -> tuple[Any, Stack]:
     """Return the preset, or the stack if the spec is not a preset; and the stack.
 
@@ -70,21 +70,13 @@ def stack_of(
         SpecError: The widths, an option or the document does not fit.
     """
     if isinstance(spec, type) and issubclass(spec, Preset):
-        spec = spec(**options)
+        spec, options = spec(**options), {}
     elif isinstance(spec, str):
-        spec = instantiate(spec, options)
-    elif options:
-        raise SpecError(
-            f"unknown option {quote(next(iter(options)))}",
-            "check_projector",
-            hint="Options belong to a registered name or to a preset's class.",
-        )
-    if isinstance(spec, Preset):
-        stack = spec.stack(in_ or _WIDTHS[0], out or _WIDTHS[1])
-    else:
-        stack = to_stack(spec, in_, out, {})
-        spec = stack
-    return spec, stack
+        spec, options = instantiate(spec, options), {}
+    if isinstance(spec, Preset) and not options:
+        return spec, spec.stack(in_ or _WIDTHS[0], out or _WIDTHS[1])
+    stack = to_stack(spec, in_, out, options)
+    return stack, stack
 
 
 def examine_projector(spec: Any, stack: Stack, grids: Sequence[Grid] | None) -> ProjectorSubject:

@@ -11,11 +11,10 @@ from typing import Self
 import safetensors
 import torch
 
-from ..registry import MobileVLMError
+from ..registry import MobileVLMError, describe_error
 
 __all__ = ["ConformanceError", "Finding", "attempt", "author_line"]
 
-_LENGTH = 300
 # Code that the author of a block did not write: torch, safetensors and this kit.
 _TOOLS = tuple(Path(file).parent for file in (torch.__file__, safetensors.__file__, __file__))
 
@@ -71,20 +70,11 @@ def attempt(
     except passing:
         raise
     except Exception as error:
-        raise Finding(f"{doing} raises {_describe(error)}", where, expected, hint) from error
-
-
-def _describe(error: Exception) -> str:
-    """Describe an error by its name, the start of its message, and the author's line.
-
-    Errors of this library name the place themselves.
-    """
-    text = " ".join(str(error).split("\n\n")[0].split())
-    text = text if len(text) <= _LENGTH else text[: _LENGTH - 3] + "..."
-    message = f"{type(error).__name__}: {text}"
-    if isinstance(error, MobileVLMError):
-        return message
-    return message + author_line(traceback.extract_tb(error.__traceback__))
+        # Errors of this library name the place themselves.
+        ours = isinstance(error, MobileVLMError)
+        line = "" if ours else author_line(traceback.extract_tb(error.__traceback__))
+        found = f"{doing} raises {describe_error(error)}{line}"
+        raise Finding(found, where, expected, hint) from error
 
 
 def author_line(frames: Iterable[traceback.FrameSummary] | None = None) -> str:

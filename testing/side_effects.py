@@ -40,14 +40,13 @@ def globals_(subject: Subject) -> None:
 
 
 def _check(changed: list[str], doing: str, where: str) -> None:
+    hint = (
+        "Pass dtype, device or generator to the calls that need them; leave settings and "
+        "environment variables to the user."
+    )
     if changed:
-        raise Finding(
-            f"{doing} changes {', '.join(changed)}",
-            where,
-            "unchanged global state",
-            "Pass dtype, device or generator to the calls that need them; leave settings and "
-            "environment variables to the user.",
-        )
+        found = f"{doing} changes {', '.join(changed)}"
+        raise Finding(found, where, "unchanged global state", hint)
 
 
 _IMPORT = """\
@@ -89,9 +88,7 @@ def _import(name: str) -> tuple[bool, list[str], str]:
     )
     if result.returncode:
         last = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise Finding(
-            f"importing {name} in a new interpreter fails: {last[0]}",
-            expected="an import that works on its own",
-        )
+        found = f"importing {name} in a new interpreter fails: {last[0]}"
+        raise Finding(found, expected="an import that works on its own")
     missing, changed, printed = json.loads(result.stdout.splitlines()[-1])
     return missing, changed, printed

@@ -44,17 +44,9 @@ def state(subject: Subject) -> None:
 
 def _compare(before: Mapping[str, Any], after: Mapping[str, Any], where: str) -> None:
     for name in {**before, **after}:
-        if name not in before:
-            value = after[name]
-            what = f"{name!r} appears"
-            what += f", a tensor {tuple(value.shape)}," if isinstance(value, Tensor) else ""
-        elif name not in after:
-            what = f"{name!r} disappears"
-        elif not _equal(before[name], after[name]):
-            what = f"{name!r} changes"
-        else:
-            continue
-        raise Finding(f"{what} when it runs in evaluation", where, "an unchanged module", _HINT)
+        if not (name in before and name in after and _equal(before[name], after[name])):
+            found = f"{name!r} changes when it runs in evaluation"
+            raise Finding(found, where, "an unchanged module", _HINT)
 
 
 def _held(module: nn.Module, case: Case) -> str:

@@ -136,7 +136,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "flow": (
             "?x? x 48: its flow refuses an unknown grid: the grid must be known; expected a "
             "Feature: with the grid known, it returns 6x4 x 48. A document is checked "
-            "before its grid is known; refuse only what is known to be wrong."
+            "before its grid is known; refuse only what must be wrong."
         ),
     },
     "FlowForgets": {
@@ -281,7 +281,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "GrowsLater": {
         "meta": "6x4 x 48: its module, on meta, raises RuntimeError." + META,
         "parameters": "?x? x 48: 'scale' differs after its first call" + BUILD,
-        "state": "6x4 x 48: 'scale' appears, a tensor (48,)," + USED,
+        "state": "6x4 x 48: 'scale' changes" + USED,
         "bf16": "6x4 x 48: in bf16 it gives torch.float32; expected torch.bfloat16." + DTYPE,
     },
     "OnTheProcessor": {
@@ -377,9 +377,9 @@ EXPECTED: dict[str, dict[str, str]] = {
         )
     },
     "CountsItsCalls": {"state": "6x4 x 48: 'calls' changes" + USED},
-    "CountsInAnAttribute": {"state": "6x4 x 48: 'calls' appears" + USED},
-    "KeepsItsInputs": {"state": "6x4 x 48: 'seen[0]' appears, a tensor (2, 6, 4, 48)," + USED},
-    "KeepsItsOutput": {"state": "6x4 x 48: 'last' appears, a tensor (2, 6, 4, 48)," + USED},
+    "CountsInAnAttribute": {"state": "6x4 x 48: 'calls' changes" + USED},
+    "KeepsItsInputs": {"state": "6x4 x 48: 'seen[0]' changes" + USED},
+    "KeepsItsOutput": {"state": "6x4 x 48: 'last' changes" + USED},
     "ReusesItsOutput": {
         "parameters": "?x? x 48: 'out' differs after its first call" + BUILD,
         "state": "6x4 x 48: 'out' changes" + USED,
@@ -685,7 +685,7 @@ def test_features_of_ones_own() -> None:
     [
         (
             lambda: check_block(wrong_blocks.Named),
-            "Named: name must be given; expected an instance. Write check_block(Named(name=...)).",
+            "Named: key 'name' is missing",
         ),
         (
             lambda: check_block(nn.Linear),  # type: ignore[arg-type]
@@ -704,8 +704,8 @@ def test_features_of_ones_own() -> None:
         (
             lambda: check_projector(Fixed(), colour="red"),
             (
-                "check_projector: unknown option 'colour'. Options belong to a registered name "
-                "or to a preset's class."
+                "unknown option 'colour'. Options belong to a registered name; a document says "
+                "everything itself."
             ),
         ),
     ],
