@@ -11,6 +11,7 @@ import pytest
 from helpers.documents import document, endless, levels, nested, shared
 
 from mobilevlm import (
+    BLOCKS,
     MobileVLMError,
     RegistryError,
     SpecError,
