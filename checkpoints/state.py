@@ -116,7 +116,7 @@ def _plain(key: str, tensor: Any, expected: Tensor, gather: str) -> Tensor:
     tensor = tensor.detach()  # a parameter too
     if type(tensor) is not Tensor or tensor.layout is not torch.strided:
         found = f"a {type(tensor).__name__} of {tensor.layout}"
-        hint = "Make one of it first: undo quantisation."
+        hint = "Make one of it first: gather what is sharded, undo quantisation."
         if hasattr(tensor, "placements"):  # a DTensor
             hint = gather
         raise CheckpointError(found, key, "a plain tensor", hint)
