@@ -78,8 +78,9 @@ def fp64(subject: Subject) -> None:
     for module, case in subject.modules(_CASES):
         with _Narrowing() as narrowing:
             y = case.run(module.double(), case.input().double(), "its module, in fp64,", hint)
-        found = f"computes in {narrowing.found}" if narrowing.found else f"gives {y.dtype}"
-        if narrowing.found or y.dtype != torch.float64:
+        exact = y.dtype == torch.float64
+        found = f"computes in {narrowing.found}" if exact else f"gives {y.dtype}"
+        if narrowing.found or not exact:
             raise Finding(f"in fp64 it {found}", case.where, "torch.float64", hint)
 
 
