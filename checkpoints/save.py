@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -72,6 +71,7 @@ def save_projector(
     check_folder(path, replace=replace)
     document = dump_spec(unwrap(projector, CheckpointError).spec)
     tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
     for key, tensor in checked_state_dict(projector, state_dict).items():
         if tensor.is_meta:
             raise CheckpointError(
@@ -79,8 +79,11 @@ def save_projector(
                 key,
                 hint="Load its weights first, or build it on another device.",
             )
-        # The format does not allow tensors to share memory.
-        tensors[key] = tensor.clone(memory_format=torch.contiguous_format)
+        tensors[key] = tensor.contiguous()
+        storage = tensors[key].untyped_storage().data_ptr()
+        if storage in storages:  # the format does not allow tensors to share memory
+            tensors[key] = tensors[key].clone()
+        storages.add(storage)
     data = save(tensors, {DOCUMENT: document})
     made = not path.is_dir()
     new = [path / name for name in (WEIGHTS, CONFIG) if not os.path.lexists(path / name)]
