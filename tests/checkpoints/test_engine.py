@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mobilevlm import PROJECTORS, Preset, Stack, build_projector
-from mobilevlm.checkpoints.load import matching_preset
+from mobilevlm.checkpoints.inspection import matching_preset
 from mobilevlm.checkpoints.mapping import find_layout, layouts
 from mobilevlm.checkpoints.recognise import recognise
 from mobilevlm.projectors import FAMILIES
