@@ -208,6 +208,8 @@ def zoo_page() -> str:
             lines.append(f"Names with options set: {', '.join(also)}.")
         lines.append(f"Checked against: {', '.join(checked[name])}.")
         said = attributes(cls)
+        if missing := sorted(cls.model_fields.keys() - said.keys() - {"prefix_tokens"}):
+            raise SystemExit(f"{name}: describe {missing[0]!r} under Attributes: in {cls.__name__}")
         options = rows(
             *(
                 (f"`{option}`", f"`{json.dumps(field.default)}`", said[option].replace("``", "`"))

@@ -13,7 +13,15 @@ from helpers.command import on_a_terminal, run
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from mobilevlm import Projector, build_projector, load_spec, plan_projector, save_projector, spec_of
+from mobilevlm import (
+    PROJECTORS,
+    Projector,
+    build_projector,
+    load_spec,
+    plan_projector,
+    save_projector,
+    spec_of,
+)
 from mobilevlm.cli.app import app
 from mobilevlm.cli.wording import on_the_command_line
 
@@ -176,9 +184,8 @@ def test_tokens() -> None:
         ),
         (
             ("show", "x" * 5000, "in=1", "out=1"),
-            f"error: unknown projector '{'x' * 76}.... Known: aya-vision, blip2, c-abstractor, "
-            "cohere2-vision, deepseek-vl2, flamingo, gemma3, gemma3n, gemma4, glm4v, got-ocr2, "
-            "granite-docling, and others.\n",
+            f"error: unknown projector '{'x' * 76}.... Known: "
+            f"{', '.join(PROJECTORS.names()[:12])}, and others.\n",
         ),
         (("tokens", "ldp"), "error: ldp: 'grid' is missing. Write grid=24x24.\n"),
         (

@@ -279,11 +279,11 @@ def test_doctor_finds_every_fault_of_plugins(
 
 
 def test_what_may_be_meant_so_is_a_note(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(site, "import time\ntime.sleep(0.2)\n" + SWAY + SWAYING)
+    install(site, "import time\ntime.sleep(1)\n" + SWAY + SWAYING)
     points = "[mobilevlm.blocks]\nlean = west_blocks:Lean\n"
     site.install("west-blocks", "3", points, {"west_blocks.py": "1 / 0"})
     monkeypatch.setenv(DISABLE_VARIABLE, "west-blocks")
-    monkeypatch.setattr(diagnosis, "SLOW", 0.2)
+    monkeypatch.setattr(diagnosis, "SLOW", 1.0)
     status, out, _ = run("doctor")
     assert status == 0
     slow, off = findings(out)
