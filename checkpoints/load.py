@@ -267,6 +267,7 @@ def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) ->
     where = str(weights.path)
     for key, tensor in stored.items():
         _refuse_packed(f"{where}[{quote(root + key)}]", tensor)
+    for key, tensor in stored.items():  # divides by the bias, so it must not be empty
         bias = stored.get(key.removesuffix("weight") + "bias")
         if bias is not None:
             _refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)

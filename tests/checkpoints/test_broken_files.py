@@ -220,6 +220,12 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
         "expected the gathered weights. Save inside deepspeed.zero.GatheredParameters, or run "
         "zero_to_fp32.py first.",
     ),
+    "zero-3, a bias of another name": (
+        lambda: edited(_z=torch.zeros(5), _zbias=torch.empty(0)),
+        "X['mm_projector.zbias']: an empty tensor of (0,), a DeepSpeed ZeRO-3 placeholder; "
+        "expected the gathered weights. Save inside deepspeed.zero.GatheredParameters, or run "
+        "zero_to_fp32.py first.",
+    ),
     "4-bit": (
         lambda: edited(_0_weight=torch.zeros(192, 1, dtype=torch.uint8)),
         "X['mm_projector.0.weight']: a tensor of (192, 1) and torch.uint8, weights packed in "
