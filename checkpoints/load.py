@@ -280,14 +280,14 @@ def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) ->
         projector = build_projector(
             family, match.in_, match.out, grid=grid, device="meta", **match.options
         )
-    except CheckpointError as error:
-        # A reader does not know whose config and tensors it reads.
-        place = f"{where}: {error.where}"
+    except MobileVLMError as error:
+        # A reader does not know whose config and tensors it reads, and a preset knows less.
+        place = f"{where}: {error.where}" if error.where else where
         raise CheckpointError(error.found, place, error.expected, error.hint) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"its config and tensors make no {entry.layout}: {quote(str(error), 200)}",
-            where,
+            f"cannot be read as {entry.layout}: {quote(str(error), 200)}",
+            f"{where}: config.json" if weights.config else where,
             hint="Compare config.json with the model it is of.",
         ) from error
     pairs = [(part.theirs, part) for part in parts(projector, entry.names)]

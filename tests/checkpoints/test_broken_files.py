@@ -17,7 +17,7 @@ from helpers.checkpoints import INDEX, WEIGHTS, header, hf_mlp, mlp, refusal
 from safetensors.torch import save, save_file
 from torch import Tensor
 
-from mobilevlm import RegistryError, build_projector
+from mobilevlm import RegistryError, SpecError, build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.formats import index as index_file
 from mobilevlm.checkpoints.inspection import inspect_checkpoint
@@ -382,7 +382,7 @@ CONFIGS: dict[str, tuple[str, str]] = {
     ),
     "merge": (
         '{"model_type": "internvl", "downsample_ratio": "half"}',
-        'X: its config and tensors make no internvl: "unsupported operand type(s) for /: '
+        'X: config.json: cannot be read as internvl: "unsupported operand type(s) for /: '
         "'int' and 'str'\". The tensors alone fit mlp, 16 -> 24, under "
         "'multi_modal_projector.': is config.json another model's?",
     ),
@@ -443,13 +443,30 @@ def test_a_refusal_keeps_its_cause(own: Path, tmp_path: Path) -> None:
     assert type(caught.value.__cause__) is FileNotFoundError
 
 
+def test_an_error_of_the_preset_keeps_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = SpecError("a found", "mlp.act", "an expectation of " + 300 * "x", "A hint.")
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("mobilevlm.checkpoints.load.build_projector", refuse)
+    save_file(hf_mlp(), tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path)
+    assert caught.value.found == error.found
+    assert caught.value.where == f"{tmp_path}: mlp.act"
+    assert (caught.value.expected, caught.value.hint) == (error.expected, error.hint)
+
+
 def test_a_config_is_to_be_compared_where_nothing_else_fits(tmp_path: Path) -> None:
     state = hf_mlp()
     del state["multi_modal_projector.linear_2.bias"]
     save_file(state, tmp_path / WEIGHTS)
     (tmp_path / "config.json").write_text(CONFIGS["merge"][0])
     assert refusal(tmp_path) == (
-        'X: its config and tensors make no internvl: "unsupported operand type(s) for /: '
+        'X: config.json: cannot be read as internvl: "unsupported operand type(s) for /: '
         "'int' and 'str'\". Compare config.json with the model it is of."
     )
 
