@@ -41,10 +41,16 @@ def checked_state_dict(
             itself.
 
     Raises:
-        CheckpointError: It is not a projector, its tensors are sharded, a layer was replaced, or
-            a tensor has another shape or another dtype.
+        CheckpointError: It is not a projector, `state_dict` is not a mapping of keys to tensors,
+            its tensors are sharded, a layer was replaced, or a tensor has another shape or
+            another dtype.
     """
     projector = unwrap(projector, CheckpointError)
+    if state_dict is not None and not (
+        isinstance(state_dict, Mapping) and all(isinstance(key, str) for key in state_dict)
+    ):
+        found = f"a {type(state_dict).__name__}"
+        raise CheckpointError(found, "state_dict", "a mapping of keys to tensors")
     blank = projector.unloaded()
     wanted: dict[str, Tensor] = blank.state_dict()
     if state_dict is None:
@@ -66,8 +72,8 @@ def checked_state_dict(
     check_keys(_shapes(state), _shapes(wanted), "its specification", where, hint)
     state = {key: _plain(key, state[key], tensor, gather) for key, tensor in wanted.items()}
     blank.load_state_dict(state, assign=True)
-    found: dict[str, Tensor] = blank.native().state_dict()
-    return found
+    own: dict[str, Tensor] = blank.native().state_dict()
+    return own
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -549,6 +549,15 @@ def test_gathered_tensors_are_saved(name: str, drop_in: bool, tmp_path: Path) ->
             == message
         )
     assert not (tmp_path / "new").exists()
+        *(
+            (wrong, f"state_dict: a {kind}; expected a mapping of keys to tensors")
+            for wrong, kind in (
+                ([state], "list"),
+                ("state.pt", "str"),
+                (state[key], "Tensor"),
+                ({1: state[key]}, "dict"),
+            )
+        ),
 
 
 GATHER = (
