@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..projectors.document import dump_spec, is_document
 from ..projectors.files import check_suffix, check_target, replace_file
 from ..projectors.unwrap import unwrap
-from ..registry import printable
+from ..registry import printable, quote
 from .errors import CheckpointError
 from .formats.safetensors import SafetensorsFile
 from .state import checked_state_dict
@@ -109,7 +109,8 @@ def check_folder(path: Path, *, replace: bool, instead: str = "") -> None:
     if not os.path.isdir(path):
         check_suffix(path, "", CheckpointError, instead)
         if os.path.lexists(path):
-            what = "a file or a broken link"
+            there = os.path.exists(path)
+            what = "a file" if there else f"a link to {quote(os.readlink(path))}, not there"
             raise CheckpointError(what, str(path), "a folder", "Name another.")
     elif not replace:
         _check_others(path)

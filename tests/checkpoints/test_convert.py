@@ -87,9 +87,9 @@ def test_nothing_is_lost(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to("nowhere")
     for replace in (False, True):
-        for name in ("file", "link"):
+        for name, what in (("file", "a file"), ("link", "a link to 'nowhere', not there")):
             assert taken(source, tmp_path / name, replace=replace) == (
-                "X: a file or a broken link; expected a folder. Name another."
+                f"X: {what}; expected a folder. Name another."
             )
     # An empty folder is as good as none, and so are a link to one and an empty file.
     (tmp_path / "empty").mkdir()
