@@ -61,6 +61,14 @@ class PluginEntryPoint:
         """The top-level package that it lives in."""
         return self.point.module.partition(".")[0]
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its distribution was uninstalled since it was found."""
+        try:
+            return not (self.point.dist and self.point.dist.read_text("entry_points.txt"))
+        except Exception:  # another package's metadata may raise anything
+            return False
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -118,7 +118,7 @@ class Plugins:
             self.load(point)
         except RegistryError as error:
             return replace(plugin, state="broken", text=error.found, hint=error.hint)
-        return replace(plugin, state="works", seconds=self._seconds[point.qualified])
+        return replace(plugin, state="works", seconds=self._seconds.get(point.qualified))
 
     def problems(self, *, switched_off: bool = False) -> list[Problem]:
         """Return what is wrong with the metadata of plugins in use, or of those switched off."""
@@ -168,6 +168,8 @@ class Plugins:
     def _import_hint(self, point: PluginEntryPoint, error: BaseException) -> str:
         """Return what to try when an import fails."""
         who = point.distribution
+        if point.is_gone:
+            return f"{who} was uninstalled meanwhile: call {self.kind.upper()}S.refresh()."
         missing = (isinstance(error, ModuleNotFoundError) and error.name) or ""
         if missing and missing.partition(".")[0] != point.package:
             return f"{who} needs {missing!r}: install that, or uninstall {who}."

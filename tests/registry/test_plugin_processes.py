@@ -76,7 +76,7 @@ def test_uninstalled_between_listing_and_use(site: Site) -> None:
     assert message(BrokenPlugin, registry.get, "mallet") == (
         "gadget 'north-tools/mallet' from north-tools 1.0 (north_tools:Mallet): "
         "ModuleNotFoundError on import: No module named 'north_tools'. "
-        "The fault is in north-tools: update or uninstall it."
+        "north-tools was uninstalled meanwhile: call GADGETS.refresh()."
     )
     registry.refresh()
     assert "mallet" not in registry

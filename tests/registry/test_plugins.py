@@ -243,6 +243,18 @@ def test_two_registries_share_one_walk(site: Site, monkeypatch: pytest.MonkeyPat
     assert len(walks) == 2
 
 
+def test_the_time_of_an_import_by_another_registry_is_unknown(site: Site) -> None:
+    site.mallet()
+    installed = discovery.Installed()
+    gadgets(installed=installed).get("mallet")
+    [plugin] = (
+        plugin
+        for plugin in gadgets(installed=installed).plugins(check=True)
+        if plugin.entry.name == "mallet"
+    )
+    assert (plugin.state, plugin.seconds) == ("works", None)
+
+
 def test_our_own_entry_points_are_no_plugin(site: Site) -> None:
     site.install("MobileVLM", "9.0", MALLET)
     registry = gadgets()
