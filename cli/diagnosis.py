@@ -84,6 +84,8 @@ def diagnose() -> Diagnosis:
     except Exception as error:  # not installed, broken metadata, a broken finder of another package
         text = f"its metadata cannot be read: {describe_error(error)}"
         hint = "Install it: pip install . in its clone."
+        if isinstance(error, ImportError) and (error.name or "").startswith("packaging"):
+            hint = "Write: pip install packaging. Without it, no version is checked."
         findings.append(Finding("problem", OWN, text, hint))
     missing = {each.extra for each in needed if not each.found}
     findings += [finding for each in needed for finding in _check_requirement(each, missing)]

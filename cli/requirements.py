@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from packaging import requirements as metadata
-from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
-
 from ..registry.requirements import OWN, extra_of
 
 __all__ = ["Requirement", "matches", "requirements"]
@@ -38,7 +34,10 @@ def requirements(distribution: str = OWN) -> list[Requirement]:
 
     Raises:
         PackageNotFoundError: It is not installed.
+        ModuleNotFoundError: `packaging` is not installed.
     """
+    from packaging import requirements as metadata  # doctor reports it if it is missing
+
     found = []
     for line in requires(distribution) or ():
         need, extra = metadata.Requirement(line), extra_of(line)
@@ -58,6 +57,9 @@ def matches(found: str, wanted: str) -> bool:
     >>> matches("2.13.0+cpu", ">=2.6,<3"), matches("0.9", ">=0.10"), matches("1.4.2", "~=1.4.0")
     (True, False, True)
     """
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
     try:
         release = Version(found).base_version
     except InvalidVersion:

@@ -385,6 +385,22 @@ def test_doctor_says_when_plugins_have_nothing_to_build_on(
     assert "ready" in out
 
 
+def test_doctor_says_that_what_compares_versions_is_missing(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("packaging", "packaging.requirements", "packaging.specifiers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("requirements", "diagnosis"):  # so that they are imported without it, too
+        monkeypatch.delitem(sys.modules, f"mobilevlm.cli.{name}")
+    status, out, err = run("doctor")
+    assert (status, err) == (1, "")
+    assert findings(out) == [
+        "problem: mobilevlm: its metadata cannot be read: ModuleNotFoundError: import of "
+        "packaging.specifiers halted; None in sys.modules. Write: pip install packaging. Without "
+        "it, no version is checked."
+    ]
+
+
 # ---------------------------------------------------------------------- versions
 
 
