@@ -11,7 +11,10 @@ DOCS = ROOT / "docs"
 ARCHITECTURE = DOCS / "architecture.md"
 PAGES = [ARCHITECTURE, DOCS / "compatibility.md", *sorted((DOCS / "decisions").glob("*.md"))]
 HAND_WRITTEN = sorted([*PAGES, DOCS / "glossary.md", *ROOT.glob("[A-Z]*.md")])
-PATHS = re.compile(r"`((?:[\w.-]+/)+(?:[\w.-]+\.\w+)?)`")
+# Pages that name files besides, alone or in a command.
+NAMING = [*PAGES, DOCS / "plugins.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+QUOTED = re.compile(r"`([^`\n]+)`")
+PATH = re.compile(r"(?:[\w.-]+/)+(?:[\w.-]+\.\w+)?")
 # Named for being absent.
 ABSENT = {"src/", "src/mobilevlm/"}
 
@@ -20,9 +23,15 @@ def relative(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=relative)
+def paths(text: str) -> set[str]:
+    """Return the files and folders in a text's code; environments are not in the tree."""
+    words = [word for code in QUOTED.findall(text) for word in code.split()]
+    return {word for word in words if PATH.fullmatch(word) and not word.startswith(".venv")}
+
+
+@pytest.mark.parametrize("page", NAMING, ids=relative)
 def test_each_file_and_folder_that_a_page_names_is_there(page: Path) -> None:
-    named = {path for path in PATHS.findall(page.read_text("utf-8")) if "<" not in path}
+    named = paths(page.read_text("utf-8"))
     assert [path for path in sorted(named - ABSENT) if not (ROOT / path).exists()] == []
 
 
@@ -34,7 +43,7 @@ def test_the_journeys_name_their_files() -> None:
         "A folder through `load_projector`",
     ]
     for journey in journeys:
-        assert sum(path.endswith(".py") for path in set(PATHS.findall(journey))) >= 5
+        assert sum(path.endswith(".py") for path in paths(journey)) >= 5
 
 
 def test_each_room_has_a_line() -> None:
