@@ -41,9 +41,10 @@ class Preset(Spec):
     Attributes:
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry. Every preset has
             this option; `stack` sets it.
-        upstream: How checkpoints of other projects name the weights.
-        aliases: Other names of the projector, each with the options that it stands for; only
-            those of built-in families are looked up.
+        upstream: How checkpoints of other projects are recognised and name the weights. Not looked
+            up yet for presets that are not built in.
+        aliases: Other names of the projector, each with the options that it stands for. Not looked
+            up yet for presets that are not built in.
     """
 
     upstream: ClassVar[Sequence[Upstream]] = ()
