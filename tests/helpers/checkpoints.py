@@ -126,7 +126,7 @@ def header(entries: str, data: int = 0) -> bytes:
 
 
 def refusal(path: Path) -> str:
-    """Return the message without the folder, whichever door is tried."""
+    """Return the message without the folder, whether loaded or inspected."""
     messages = set()
     for call in (load_projector, inspect_checkpoint):
         with pytest.raises(CheckpointError) as caught:

@@ -1,4 +1,4 @@
-"""The projector's door: what goes in, what comes out, and what is refused with which words."""
+"""Inputs and outputs of the projector, and the messages of what it refuses."""
 
 import threading
 from pathlib import Path

@@ -89,7 +89,7 @@ def with_the_cls_token_last(model: Any, x: Tensor) -> Tensor:
     """What llama.cpp makes of a CLIP tower since its pull request 13321 (its issue 25814).
 
     The CLS token stands last, so that every patch gets its neighbour's position, and in place of
-    the first patch it goes on to the projector. No file can mend that.
+    the first patch it goes on to the projector. No file can correct that.
     """
     embeddings = model.embeddings
     patches = embeddings.patch_embedding(x).flatten(2).transpose(1, 2)
