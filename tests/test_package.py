@@ -31,6 +31,18 @@ ARROWS = {
 }
 # What the root holds for the rooms, and imports nothing for.
 DATA = {"_BLOCKS_ELSEWHERE", "_BLOCK_TABLES", "_PROJECTORS"}
+# The files outside the zoo that may name its modules: the public names, and the table of families.
+NAME_FAMILIES = {"__init__.py", "projectors/__init__.py"}
+# What every block is made of names no block, but for this one.
+CORE_NAMES_BLOCKS = {("blocks/core/chain.py", "blocks.norm_act")}
+# Imports of a name that is computed: of a public name, a format, and what a registry's tables name.
+DYNAMIC = {
+    ("__init__.py", "f'.{_HOMES[name]}'"),
+    ("export/formats.py", "f'.{module}'"),
+    ("registry/registry.py", "table"),
+    ("registry/registry.py", "self._builtins[key]"),
+    ("registry/registry.py", "self._other"),
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -40,8 +52,8 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield package.partition(".")[2], path
 
 
-def ours(package: str, path: Path) -> Iterator[str]:
-    """The rooms that a file imports from, wherever in the file; ``mobilevlm.`` or relative."""
+def imported(package: str, path: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever in the file; what a package holds counts as one."""
     here = package.split(".") if package else []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom):
@@ -50,25 +62,18 @@ def ours(package: str, path: Path) -> Iterator[str]:
                     pytest.fail(f"{path}: imports inside the package are relative")
                 continue
             target = here[: len(here) - node.level + 1]
-            if node.module:
-                yield [*target, *node.module.split(".")][0]
-            elif target:
-                yield target[0]
-            else:
-                yield from filter(None, map(room_of, (alias.name for alias in node.names)))
+            target += node.module.split(".") if node.module else []
+            for alias in node.names:
+                if target:
+                    yield ".".join([*target, alias.name])
+                elif alias.name not in DATA:
+                    yield mobilevlm._HOMES.get(alias.name, alias.name)
         elif isinstance(node, ast.Import):
             assert not any(alias.name.startswith("mobilevlm") for alias in node.names), path
 
 
-def room_of(name: str) -> str | None:
-    """The room of what is imported from the root itself; None for its data, which names no room."""
-    if name in mobilevlm._HOMES:
-        return mobilevlm._HOMES[name].partition(".")[0]
-    return None if name in DATA else name
-
-
 def written(package: str, path: Path) -> Iterator[str]:
-    """The rooms that strings name, docstrings apart: ``mobilevlm.room`` or relative to import."""
+    """The modules that strings name, docstrings apart: ``mobilevlm.room`` or relative to import."""
     here = package.split(".") if package else []
     tree = ast.parse(path.read_text("utf-8"))
     texts = {
@@ -76,34 +81,117 @@ def written(package: str, path: Path) -> Iterator[str]:
     }  # docstrings, also those of attributes
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in texts:
-            for name in re.findall(r"(?<![\w.])mobilevlm\.(\w+)", node.value):
-                if name in ARROWS:
+            for name in re.findall(r"(?<![\w.])mobilevlm\.(\w+(?:\.\w+)*)", node.value):
+                if name.partition(".")[0] in ARROWS:
                     yield name
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            target = node.args[0]
-            parts = target.values if isinstance(target, ast.JoinedStr) else [target]
-            start = parts[0].value if isinstance(parts[0], ast.Constant) else None
+        start = beginning(node)
+        if start.startswith("mobilevlm."):
+            match = re.match(r"mobilevlm\.(\w+)[.:]", start)
+            assert match, f"{path}: {ast.unparse(node)} may name any module"
+            yield match[1]
+        if isinstance(node, ast.Call) and is_dynamic(node):
+            start = beginning(node.args[0]) or getattr(node.args[0], "value", "")
             if isinstance(start, str) and start.startswith("."):
                 level = len(start) - len(start.lstrip("."))
                 names = [
                     *here[: len(here) - level + 1],
                     *filter(None, start.lstrip(".").split(".")),
                 ]
-                assert names, f"{path}: {ast.unparse(node)} may import any room"
-                yield names[0]
+                assert names or not here, f"{path}: {ast.unparse(node)} may import any room"
+                yield ".".join(names)
+
+
+def beginning(node: ast.AST) -> str:
+    """What a string put together from parts begins with; empty for every other node."""
+    first: ast.AST | None = None
+    if isinstance(node, ast.JoinedStr):
+        first = node.values[0] if node.values else None
+    elif isinstance(node, ast.BinOp):
+        first = node.left
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        first = node.func.value if node.func.attr == "format" else None
+    value = first.value if isinstance(first, ast.Constant) else None
+    return value if isinstance(value, str) else ""
+
+
+def is_dynamic(call: ast.Call) -> bool:
+    """Whether a call imports what its argument names."""
+    name = ast.unparse(call.func).rpartition(".")[2]
+    return name in {"import_module", "resolve_name", "__import__"}
+
+
+def is_within(module: str, package: str) -> bool:
+    return f"{module}.".startswith(f"{package}.")
+
+
+def faults(package: str, path: Path, where: str) -> list[str]:
+    """What a file imports or names, in code or in strings, against the arrows."""
+    found = {*imported(package, path), *written(package, path)}
+    room = package.partition(".")[0]
+    wrong = []
+    if room:
+        allowed = {*ARROWS[room], room}
+        wrong += sorted(name for name in found if name.partition(".")[0] not in allowed)
+    if package != "projectors.zoo" and where not in NAME_FAMILIES:
+        wrong += sorted(name for name in found if is_within(name, "projectors.zoo"))
+    if package == "blocks.core":
+        blocks = {f"blocks.{each.stem}" for each in (ROOT / "blocks").glob("*.py")}
+        named = {block for block in blocks for name in found if is_within(name, block)}
+        wrong += sorted(block for block in named if (where, block) not in CORE_NAMES_BLOCKS)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and is_dynamic(node):
+            argument = node.args[0]
+            listed = (where, ast.unparse(argument)) in DYNAMIC
+            if not (listed or isinstance(argument, ast.Constant)):
+                wrong.append(ast.unparse(node))
+    return wrong
 
 
 def test_arrows_point_one_way() -> None:
     seen = set()
     for package, path in modules():
-        if package:
-            room = package.partition(".")[0]
-            wrong = set(ours(package, path)) - ARROWS[room] - {room}
-            assert not wrong, f"{path} imports from {wrong}"
-            wrong = set(written(package, path)) - ARROWS[room] - {room}
-            assert not wrong, f"{path} has strings that name modules of {wrong}"
-            seen.add(room)
-    assert seen == set(ARROWS)
+        where = path.relative_to(ROOT).as_posix()
+        assert faults(package, path, where) == [], where
+        seen.add(package.partition(".")[0])
+    assert seen - {""} == set(ARROWS)
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "fault"),
+    [
+        ("registry/x.py", "from ..blocks import BLOCKS", "blocks.BLOCKS"),
+        ("registry/x.py", "from .. import build_projector", "projectors.build"),
+        ("registry/x.py", "X = 'mobilevlm.cli.app'", "cli.app"),
+        ("registry/x.py", "X = f'mobilevlm.cli.{X}'", "cli"),
+        ("registry/x.py", "X = 'mobilevlm.cli.' + X", "cli"),
+        ("registry/x.py", "import_module('..cli', __package__)", "cli"),
+        ("registry/x.py", "importlib.import_module(name)", "importlib.import_module(name)"),
+        ("registry/x.py", "pkgutil.resolve_name(name)", "pkgutil.resolve_name(name)"),
+        ("registry/x.py", "__import__(name)", "__import__(name)"),
+        ("projectors/x.py", "from .zoo.mlp import Mlp", "projectors.zoo.mlp.Mlp"),
+        ("projectors/x.py", "from .zoo import mlp", "projectors.zoo.mlp"),
+        ("projectors/x.py", "from . import zoo", "projectors.zoo"),
+        ("checkpoints/x.py", "from .. import LDP", "projectors.zoo.ldp"),
+        ("export/x.py", "X = 'mobilevlm.projectors.zoo.mlp:Mlp'", "projectors.zoo.mlp"),
+        ("blocks/core/x.py", "from ..pool import Pool", "blocks.pool"),
+        ("blocks/core/x.py", "from .. import pool", "blocks.pool"),
+    ],
+)
+def test_what_goes_against_the_arrows_is_found(
+    tmp_path: Path, where: str, code: str, fault: str
+) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(code, "utf-8")
+    package = where.rpartition("/")[0].replace("/", ".")
+    assert set(faults(package, path, where)) == {fault}
+
+
+@pytest.mark.parametrize("code", ["X = f'mobilevlm.{X}'", "X = 'mobilevlm.' + X"])
+def test_a_name_that_may_be_of_any_module_is_found(tmp_path: Path, code: str) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(code, "utf-8")
+    with pytest.raises(AssertionError, match="may name any module"):
+        faults("registry", path, "registry/x.py")
 
 
 def test_the_registry_uses_the_standard_library_only() -> None:
