@@ -103,7 +103,7 @@ def _check_pooling(grid: tuple[int | None, int | None], size: Grid) -> None:
         if have is not None and have < want:
             raise GridError(
                 f"a grid of {grid[0]}x{grid[1]} cannot be pooled to {size[0]}x{size[1]}",
-                expected="no more tokens each way than there are",
+                expected="an output no larger than the input grid",
             )
 
 

@@ -195,4 +195,6 @@ def _check_variables(plugins: list[Plugin]) -> Iterator[Finding]:
     }
     for name in sorted(disabled() - ALL - known):
         hint = did_you_mean(name, known) or "Unset it, or install what it names."
-        yield Finding("problem", DISABLE_VARIABLE, f"{quote(name)} is no plugin here", hint)
+        yield Finding(
+            "problem", DISABLE_VARIABLE, f"no installed plugin is called {quote(name)}", hint
+        )

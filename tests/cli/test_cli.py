@@ -190,8 +190,8 @@ def test_tokens() -> None:
         (("tokens", "ldp"), "error: ldp: 'grid' is missing. Write grid=24x24.\n"),
         (
             ("tokens", "ldpnetv2", "grid=8x8"),
-            "error: blocks[3] (pool): a grid of 8x8 cannot be pooled to 12x12; expected no more "
-            "tokens each way than there are. It is given 8x8 x 1024 by blocks[2] (pointwise).\n",
+            "error: blocks[3] (pool): a grid of 8x8 cannot be pooled to 12x12; expected an output "
+            "no larger than the input grid. It is given 8x8 x 1024 by blocks[2] (pointwise).\n",
         ),
         (
             ("spec", "nope.json"),

@@ -315,12 +315,13 @@ def test_what_may_be_meant_so_is_a_note(site: Site, monkeypatch: pytest.MonkeyPa
         (
             DISABLE_VARIABLE,
             "north-blocks/sway, nort-blocks",
-            "'nort-blocks' is no plugin here. Did you mean 'north-blocks' or 'north-blocks/sway'?",
+            "no installed plugin is called 'nort-blocks'. "
+            "Did you mean 'north-blocks' or 'north-blocks/sway'?",
         ),
         (
             DISABLE_VARIABLE,
             "zzz",
-            "'zzz' is no plugin here. Unset it, or install what it names.",
+            "no installed plugin is called 'zzz'. Unset it, or install what it names.",
         ),
     ],
 )

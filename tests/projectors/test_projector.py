@@ -419,10 +419,10 @@ def test_the_grid_of_the_build_is_named() -> None:
     )
 
 
-def test_upsampling_is_refused_at_every_door() -> None:
+def test_upsampling_is_refused_by_every_call() -> None:
     message = (
-        "blocks[3] (pool): a grid of 8x24 cannot be pooled to 12x12; expected no more tokens each "
-        "way than there are. It is given 8x24 x 10 by blocks[2] (pointwise)."
+        "blocks[3] (pool): a grid of 8x24 cannot be pooled to 12x12; expected an output no larger "
+        "than the input grid. It is given 8x24 x 10 by blocks[2] (pointwise)."
     )
     projector = build("ldpnetv2")
     for call in (

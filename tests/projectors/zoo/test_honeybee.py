@@ -741,6 +741,6 @@ def test_a_grid_too_small_for_the_queries_is_refused() -> None:
     with pytest.raises(GridError) as caught:
         plan_projector("c-abstractor", 8, 12, grid=(12, 11))
     assert str(caught.value) == (
-        "blocks[3] (pool): a grid of 12x11 cannot be pooled to 12x12; expected no more tokens "
-        "each way than there are. It is given 12x11 x 1024 by blocks[2] (repeat)."
+        "blocks[3] (pool): a grid of 12x11 cannot be pooled to 12x12; expected an output no larger "
+        "than the input grid. It is given 12x11 x 1024 by blocks[2] (repeat)."
     )
