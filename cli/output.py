@@ -92,7 +92,7 @@ def explain(
     Args:
         message: The message.
         kind: ``error`` or ``note``.
-        as_json: Whether to print it as JSON; default: as `reporting` was told.
+        as_json: Whether to print it as JSON; default: what `reporting` was called with.
         parts: Further keys of the JSON object.
     """
     if _as_json.get() if as_json is None else as_json:
@@ -168,8 +168,8 @@ def progress_bar(title: str = "", *, in_bytes: bool = False) -> Iterator[Callabl
         in_bytes: Whether progress is counted in bytes. Then a bar appears only for many of them.
 
     Yields:
-        ``update(done, total=None, title=title)``, to be called as often as there is news. Without
-        a total the bar only shows that work goes on.
+        ``update(done, total=None, title=title)``, to be called on every change. Without a
+        total the bar only shows activity.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda *_, **__: None

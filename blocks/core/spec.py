@@ -34,9 +34,10 @@ MAX_CONTAINERS = 4 * MAX_DEPTH
 
 
 class Refused(ValueError):
-    """Carry one of our errors through pydantic, which makes text of every exception that it meets.
+    """Carry one of our errors through pydantic, which turns every exception into text.
 
-    The text of ours may take a search for a hint, and only some are shown; so this one has none.
+    Building our text may include a search for a hint, and only some errors are shown. So this
+    exception has no text of its own.
     """
 
     def __init__(self, error: MobileVLMError) -> None:
