@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..projectors import PROJECTORS
-from ..projectors.index import upstream_index
+from ..projectors.index import upstream_entry, upstream_index
 from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
 from ..projectors.upstream import Fused, Name, Names
@@ -212,7 +211,7 @@ def find_layout(name: str) -> Names:
     for family, entries in upstream_index().items():
         for index, entry in enumerate(entries):
             if entry.layout == wanted:
-                return PROJECTORS.get(family).upstream[index].names
+                return upstream_entry(family, index).names
     known = layouts()
     raise CheckpointError(
         f"unknown layout {quote(name)}",

@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from ..projectors import PROJECTORS
-from ..projectors.index import upstream_index
+from ..projectors.index import upstream_entry, upstream_index
 from ..projectors.upstream import Upstream
 
 __all__ = ["Candidate", "Config", "inner_config", "recognise"]
@@ -43,7 +42,7 @@ def recognise(config: Config, keys: Iterable[str]) -> list[Candidate]:
         for index, entry in enumerate(entries):
             if entry.tensors and _is_tried(entry, model_type):
                 found += [
-                    Candidate(family, PROJECTORS.get(family).upstream[index], root)
+                    Candidate(family, upstream_entry(family, index), root)
                     for root in _roots(entry, keys, known)
                 ]
     # What asks for more tensors says more: its failure tells more, too.

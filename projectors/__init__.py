@@ -73,7 +73,7 @@ PROJECTORS: Registry[Preset | type[Preset]] = Registry(
     "projector",
     group="mobilevlm.projectors",
     builtins=FAMILIES,
-    aliases=aliases(),
+    aliases=aliases,
     specialise=_specialise,
     accepts=_accepts,
     expected="a subclass of mobilevlm.Preset with an expand method, or an instance of one",

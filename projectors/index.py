@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .upstream import Upstream
 
-__all__ = ["INDEX", "aliases", "read_index", "upstream_index"]
+__all__ = ["INDEX", "aliases", "read_index", "upstream_entry", "upstream_index"]
 
 INDEX = Path(__file__).parent / "zoo" / "index.json"
 
 
 @cache
 def read_index() -> Mapping[str, Any]:
-    """Return what the file says of each family: its models, aliases and upstream entries."""
-    found: dict[str, Any] = json.loads(INDEX.read_text(encoding="utf-8"))
-    return found
+    """Return what the file says of each family: its models, aliases and upstream entries.
+
+    Families that are not in the table are left out: the file may be out of date.
+    """
+    from . import FAMILIES
+
+    found = json.loads(INDEX.read_text(encoding="utf-8"))
+    return {family: row for family, row in found.items() if family in FAMILIES}
 
 
 def aliases() -> dict[str, tuple[str, Mapping[str, Any]]]:
@@ -42,3 +47,19 @@ def upstream_index() -> Mapping[str, tuple[Upstream, ...]]:
         return Upstream(**{**row, **lists})
 
     return {family: tuple(map(entry, row["upstream"])) for family, row in read_index().items()}
+
+
+def upstream_entry(family: str, index: int) -> Upstream:
+    """Return an entry of the index as its family's class has it: with its functions.
+
+    Raises:
+        RuntimeError: The class has another entry there, or none.
+    """
+    from . import PROJECTORS
+
+    entries = PROJECTORS.get(family).upstream
+    said = upstream_index()[family][index]
+    entry = entries[index] if index < len(entries) else None
+    if entry is None or (entry.layout, entry.prefix) != (said.layout, said.prefix):
+        raise RuntimeError("projectors/zoo/index.json is out of date: run tools/index.py")
+    return entry

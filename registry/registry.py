@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 from .discovery import Installed, PluginEntryPoint, Problem
 from .entry import Entry
@@ -24,6 +24,8 @@ BUILT_IN = "built-in"
 LOCAL = "local"
 
 _MISSING = object()
+
+Aliases: TypeAlias = Mapping[str, tuple[str, Mapping[str, object]]]
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -41,7 +43,8 @@ class Registry(Generic[T]):
         group: The entry-point group that plugins use.
         builtins: Short name to ``module:attribute``. These names cannot be taken over.
         more_builtins: ``module:attribute`` of further such tables, imported at the first look-up.
-        aliases: Other built-in names: alias to the short name it stands for and its options.
+        aliases: Other built-in names: alias to the short name it stands for and its options; or a
+            function that returns them, called at the first look-up.
         specialise: Applies an alias's options: called with the thing its short name stands for,
             and the options.
         accepts: Whether a loaded object is of this kind.
@@ -58,7 +61,7 @@ class Registry(Generic[T]):
         group: str,
         builtins: Mapping[str, str],
         more_builtins: tuple[str, ...] = (),
-        aliases: Mapping[str, tuple[str, Mapping[str, object]]] | None = None,
+        aliases: Aliases | Callable[[], Aliases] | None = None,
         specialise: Callable[[T, Mapping[str, object]], T] | None = None,
         accepts: Callable[[object], bool],
         expected: str,
@@ -69,7 +72,7 @@ class Registry(Generic[T]):
         self.group = group
         self._rows = builtins
         self._tables = more_builtins
-        self._aliases = dict(aliases or {})
+        self._given_aliases = aliases or {}
         self._specialise = specialise
         self._specialised: dict[str, T] = {}  # by alias; kept for good, so that each is one object
         self._accepts = accepts
@@ -79,6 +82,11 @@ class Registry(Generic[T]):
         self._lock = threading.RLock()  # held to change the two below
         self._local: dict[str, T] = {}
         self._names: dict[int, str] = {}  # of local registrations, by the thing's id
+
+    @cached_property
+    def _aliases(self) -> Aliases:
+        given = self._given_aliases
+        return dict(given() if callable(given) else given)
 
     @cached_property
     def _builtins(self) -> dict[str, str]:

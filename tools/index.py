@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ NOT_DATA = {"names", "read"}  # functions, or names of no use before the family 
 
 
 def families() -> dict[str, type[Preset]]:
-    """Return the built-in families by name."""
-    found = {name: PROJECTORS.get(name) for name in FAMILIES}
+    """Return the built-in families by name; not by the registry, which reads the index."""
+    found = {name: pkgutil.resolve_name(target) for name, target in FAMILIES.items()}
     return {name: cls for name, cls in found.items() if isinstance(cls, type)}
 
 
@@ -59,14 +60,16 @@ def index() -> str:
 def pyproject() -> str:
     """Return pyproject.toml with the built-in families of blocks and projectors as entry points."""
     text = PYPROJECT.read_text(encoding="utf-8")
-    for registry in (BLOCKS, PROJECTORS):
-        entries = (entry for entry in registry.entries() if entry.source == "built-in")
-        rows = {
-            entry.name: entry.target
-            for entry in entries
-            if isinstance(registry.get(entry.name), type) and not entry.name.startswith("zeta-")
-        }
-        header = f'[project.entry-points."{registry.group}"]\n'
+    blocks = {
+        entry.name: entry.target
+        for entry in BLOCKS.entries()
+        if entry.source == "built-in"
+        and isinstance(BLOCKS.get(entry.name), type)
+        and not entry.name.startswith("zeta-")
+    }
+    projectors = {name: FAMILIES[name] for name in sorted(families())}
+    for group, rows in ((BLOCKS.group, blocks), (PROJECTORS.group, projectors)):
+        header = f'[project.entry-points."{group}"]\n'
         before, _, after = text.partition(header)
         _, _, after = after.partition("\n\n")
         lines = "\n".join(f'{name} = "{target}"' for name, target in rows.items())
@@ -80,7 +83,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if stale")
     check = parser.parse_args().check
     for path, text in ((INDEX, index()), (PYPROJECT, pyproject())):
-        if path.read_text(encoding="utf-8") == text:
+        if path.is_file() and path.read_bytes() == text.encode():
             continue
         if check:
             parser.exit(1, f"{path.relative_to(ROOT)} is stale: run python tools/index.py\n")

@@ -1,8 +1,15 @@
 """The engine of checkpoints knows no family: it asks the families' files, by way of their index."""
 
 import ast
+import json
+import os
 import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +17,10 @@ from mobilevlm import PROJECTORS, Preset, Stack, build_projector
 from mobilevlm.checkpoints.inspection import matching_preset
 from mobilevlm.checkpoints.mapping import find_layout, layouts
 from mobilevlm.checkpoints.recognise import recognise
-from mobilevlm.projectors import FAMILIES
+from mobilevlm.projectors import FAMILIES, index
 from mobilevlm.projectors.index import upstream_index
 from mobilevlm.projectors.upstream import Fused, Name, Names
+from mobilevlm.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +34,71 @@ def test_the_index_and_the_entry_points_are_those_of_the_code() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "index.py"))
     for path, text in ((tool["INDEX"], tool["index"]()), (tool["PYPROJECT"], tool["pyproject"]())):
         assert path.read_text(encoding="utf-8") == text, f"{path}: run python tools/index.py"
+
+
+@pytest.fixture
+def index_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Return a function that has another index read, by a text."""
+
+    def replace(text: str) -> None:
+        (tmp_path / "index.json").write_text(text, encoding="utf-8")
+        monkeypatch.setattr(index, "INDEX", tmp_path / "index.json")
+        index.read_index.cache_clear()
+        index.upstream_index.cache_clear()
+
+    yield replace
+    monkeypatch.undo()
+    index.read_index.cache_clear()
+    index.upstream_index.cache_clear()
+
+
+def test_a_family_that_is_only_in_the_index_is_left_out(index_of: Callable[[str], None]) -> None:
+    rows = json.loads(index.INDEX.read_text(encoding="utf-8"))
+    names = PROJECTORS.names()
+    index_of(json.dumps({**rows, "gone": {**rows["mlp"], "aliases": {"old-name": {}}}}))
+    assert "old-name" not in index.aliases()
+    assert "gone" not in upstream_index()
+    options: Any = {"kind": "projector", "group": "mobilevlm.none", "expected": "a preset"}
+    fresh: Registry[Any] = Registry(
+        builtins=FAMILIES, aliases=index.aliases, accepts=lambda thing: True, **options
+    )
+    builtin = {entry.name for entry in PROJECTORS.entries() if entry.source == "built-in"}
+    assert set(fresh.names()) == builtin <= set(names)
+
+
+def test_an_index_that_is_out_of_date_is_an_error(index_of: Callable[[str], None]) -> None:
+    rows = json.loads(index.INDEX.read_text(encoding="utf-8"))
+    [first, *rest] = rows["qwen2-vl"]["upstream"]
+    for stale in (
+        [{**first, "prefix": "another"}, *rest],
+        [*rest, first],
+        [first, *rest, {**first, "layout": "new-layout"}],
+    ):
+        index_of(json.dumps({**rows, "qwen2-vl": {**rows["qwen2-vl"], "upstream": stale}}))
+        with pytest.raises(RuntimeError, match=r"index[.]json is out of date: run tools/index.py"):
+            [find_layout(name) for name in layouts()]
+
+
+@pytest.mark.parametrize("text", [None, '{"mlp"'])
+def test_the_index_is_written_anew_whatever_it_holds(text: str | None, tmp_path: Path) -> None:
+    package = tmp_path / "mobilevlm"
+    skipped = shutil.ignore_patterns(".*", "tests", "docs", "__pycache__", "build")
+    shutil.copytree(ROOT, package, ignore=skipped)
+    stale = package / "projectors" / "zoo" / "index.json"
+    whole = stale.read_bytes()
+    stale.unlink()
+    if text is not None:
+        stale.write_text(text)
+    tool = [sys.executable, str(package / "tools" / "index.py")]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    check = [*tool, "--check"]
+    done = subprocess.run(check, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "projectors/zoo/index.json is stale: run python tools/index.py\n",
+    )
+    subprocess.run(tool, env=environment, check=True)
+    assert stale.read_bytes() == whole
 
 
 def test_every_entry_says_how_it_is_recognised_or_is_for_writing_only() -> None:
