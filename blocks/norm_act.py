@@ -61,6 +61,8 @@ class NormAct(Block):
 class NormActModule(nn.Module):
     """A norm over the last axis, then an activation; ``(..., c) -> (..., c)``."""
 
+    norm_then_act: ClassVar[bool] = True  # a chain may run `act` alone if `norm` is an identity
+
     def __init__(self, norm: nn.Module, act: nn.Module) -> None:
         super().__init__()
         self.norm = norm

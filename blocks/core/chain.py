@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from ..norm_act import NormActModule
 from .activation import in_place
 from .fast import enabled, hooked, reusable
 from .linear import call_linear, is_linear, project
@@ -128,7 +127,12 @@ def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
 def _elementwise(layer: Layer) -> nn.Module | None:
     """Return the activation that a layer consists of, if it has no hooks and works in place."""
     act: object = layer
-    if type(layer) is NormActModule and type(layer.norm) is nn.Identity:
+    # Not of subclasses, which may compute something else.
+    if (
+        isinstance(layer, nn.Module)
+        and vars(type(layer)).get("norm_then_act", False)
+        and type(layer.norm) is nn.Identity
+    ):
         if hooked(layer) or hooked(layer.norm):
             return None
         act = layer.act
