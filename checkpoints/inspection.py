@@ -81,6 +81,7 @@ class Inspection:
 def matching_preset(stack: Stack) -> str:
     """Return the built-in name whose defaults are just these blocks; empty if there is none.
 
+    >>> from mobilevlm import build_projector
     >>> matching_preset(build_projector("mlp", 64, 128, prefix_tokens=1, device="meta").spec)
     'mlp'
     """

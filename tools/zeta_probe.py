@@ -41,7 +41,7 @@ from zeta_signatures import (
     signature,
 )
 
-from mobilevlm.projectors.document import _format
+from mobilevlm.projectors.document import _format_json
 from mobilevlm.zeta.load import zeta_nn
 from mobilevlm.zeta.module import enter, leave
 from mobilevlm.zeta.table import MAX_COUNT, Layout, Option, Row
@@ -337,5 +337,5 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         print(json.dumps(table, indent=2))
     else:
-        (ROOT / "zeta" / "table.json").write_text(_format(table, "") + "\n", "utf-8")
+        (ROOT / "zeta" / "table.json").write_text(_format_json(table, "") + "\n", "utf-8")
         subprocess.run([sys.executable, ROOT / "tools" / "zeta_page.py"], check=True)
