@@ -159,6 +159,7 @@ def _base() -> Iterator[Finding]:
         import torch as _torch  # noqa: F401
 
         from ..blocks.core import block as _block  # noqa: F401
+        from ..projectors import preset as _preset  # noqa: F401
     except Exception as error:
         text = f"what plugins require cannot be imported: {describe_error(error)}"
         yield Finding("problem", OWN, text, "Fix this first: no plugin was imported.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -64,7 +65,8 @@ class Plugins:
         self.installed = installed
         self._accepts = accepts
         self._expected = expected
-        self._seconds: dict[str, float] = {}  # of the first import, by qualified name
+        # By qualified name: the module, and how long importing it took the first time.
+        self._seconds: dict[str, tuple[object, float]] = {}
 
     def entry_points(self, *, switched_off: bool = False) -> list[PluginEntryPoint]:
         """Return the entry points in use, or those that are switched off."""
@@ -98,7 +100,9 @@ class Plugins:
         if not self._accepts(thing):
             found, hint = f"it leads to {quote(thing)}", report_hint(point.distribution)
             raise BrokenPlugin(found, where, self._expected, hint)
-        self._seconds.setdefault(point.qualified, seconds)
+        module = sys.modules.get(point.point.module)
+        if self._seconds.get(point.qualified, (None, 0.0))[0] is not module:
+            self._seconds[point.qualified] = module, seconds
         return loaded.setdefault(point, thing)
 
     def loaded(self) -> dict[str, object]:
@@ -118,7 +122,8 @@ class Plugins:
             self.load(point)
         except RegistryError as error:
             return replace(plugin, state="broken", text=error.found, hint=error.hint)
-        return replace(plugin, state="works", seconds=self._seconds.get(point.qualified))
+        _, seconds = self._seconds.get(point.qualified, (None, None))
+        return replace(plugin, state="works", seconds=seconds)
 
     def problems(self, *, switched_off: bool = False) -> list[Problem]:
         """Return what is wrong with the metadata of plugins in use, or of those switched off."""
