@@ -33,8 +33,6 @@ ARROWS = {
 DATA = {"_BLOCKS_ELSEWHERE", "_BLOCK_TABLES", "_PROJECTORS"}
 # The files outside the zoo that may name its modules: the public names, and the table of families.
 NAME_FAMILIES = {"__init__.py", "projectors/__init__.py"}
-# What every block is made of names no block, but for this one.
-CORE_NAMES_BLOCKS = {("blocks/core/chain.py", "blocks.norm_act")}
 # Imports of a name that is computed: of a public name, a format, and what a registry's tables name.
 DYNAMIC = {
     ("__init__.py", "f'.{_HOMES[name]}'"),
@@ -134,10 +132,9 @@ def faults(package: str, path: Path, where: str) -> list[str]:
         wrong += sorted(name for name in found if name.partition(".")[0] not in allowed)
     if package != "projectors.zoo" and where not in NAME_FAMILIES:
         wrong += sorted(name for name in found if is_within(name, "projectors.zoo"))
-    if package == "blocks.core":
+    if package == "blocks.core":  # what every block is made of names no block
         blocks = {f"blocks.{each.stem}" for each in (ROOT / "blocks").glob("*.py")}
-        named = {block for block in blocks for name in found if is_within(name, block)}
-        wrong += sorted(block for block in named if (where, block) not in CORE_NAMES_BLOCKS)
+        wrong += sorted({block for block in blocks for name in found if is_within(name, block)})
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call) and is_dynamic(node):
             argument = node.args[0]

@@ -1,7 +1,6 @@
 """The tree: how long its files are, and what tests, tools and benchmarks may import."""
 
 import ast
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +48,3 @@ def test_nothing_imports_a_test_module() -> None:
     for path in FILES:
         if path.parts[0] in ("tests", "tools", "benchmarks"):
             assert not TEST_MODULES.keys() & set(imports(path)), path
-
-
-def test_the_core_of_blocks_imports_no_block() -> None:
-    for path in (ROOT / "blocks" / "core").glob("*.py"):
-        assert not re.search(r"^ *from \.\.\w+ import", path.read_text(), re.MULTILINE), path.name
