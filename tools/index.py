@@ -24,8 +24,7 @@ NOT_DATA = {"names", "read"}  # functions, or names of no use before the family 
 
 def families() -> dict[str, type[Preset]]:
     """Return the built-in families by name; not by the registry, which reads the index."""
-    found = {name: pkgutil.resolve_name(target) for name, target in FAMILIES.items()}
-    return {name: cls for name, cls in found.items() if isinstance(cls, type)}
+    return {name: pkgutil.resolve_name(target) for name, target in FAMILIES.items()}
 
 
 def models(cls: type[Preset]) -> str:
@@ -63,12 +62,9 @@ def pyproject() -> str:
     blocks = {
         entry.name: entry.target
         for entry in BLOCKS.entries()
-        if entry.source == "built-in"
-        and isinstance(BLOCKS.get(entry.name), type)
-        and not entry.name.startswith("zeta-")
+        if entry.source == "built-in" and not entry.name.startswith("zeta-")
     }
-    projectors = {name: FAMILIES[name] for name in sorted(families())}
-    for group, rows in ((BLOCKS.group, blocks), (PROJECTORS.group, projectors)):
+    for group, rows in ((BLOCKS.group, blocks), (PROJECTORS.group, FAMILIES)):
         header = f'[project.entry-points."{group}"]\n'
         before, _, after = text.partition(header)
         _, _, after = after.partition("\n\n")

@@ -14,6 +14,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from helpers.golden import GOLDEN
+from index import families, models
 from reference import attention, documents, zoo
 
 from mobilevlm import PROJECTORS, Plan, Preset, load_spec, plan_projector
@@ -33,18 +34,6 @@ IN_REPOSITORY = re.compile(
 )
 PLAIN = "plain torch"
 PAPER = re.compile(r'\w+ et al\., "[^"]+", \d{4}')
-
-
-def families() -> dict[str, type[Preset]]:
-    """The built-in presets by name; names that are a family with options set are left out."""
-    names = (entry.name for entry in PROJECTORS.entries() if entry.source == "built-in")
-    return {name: cls for name in names if isinstance(cls := PROJECTORS.get(name), type)}
-
-
-def other_names(cls: type[Preset]) -> list[str]:
-    """The names that are this family with options set."""
-    names = (entry.name for entry in PROJECTORS.entries() if entry.source == "built-in")
-    return [name for name in names if type(PROJECTORS.get(name)) is cls]
 
 
 def standard_plan(name: str) -> Plan:
@@ -74,12 +63,9 @@ def attributes(cls: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def used_by(cls: type) -> str:
-    """What the docstring says after "Used by", up to the end of that sentence."""
-    [text] = [part for part in paragraphs(cls) if part.startswith("Used by ")] or ["Used by -."]
-    match = re.match(r"Used by (.*?)(?:; |\. [A-Z]|\.$)", text)
-    assert match is not None, text
-    return match[1].replace("``", "`").replace("|", "\\|")
+def used_by(cls: type[Preset]) -> str:
+    """The models that use a family, for a cell of a table."""
+    return (models(cls) or "-").replace("``", "`").replace("|", "\\|")
 
 
 def sources(cls: type) -> list[re.Match[str] | str]:
@@ -202,7 +188,7 @@ def zoo_page() -> str:
     ]
     for name, cls in families().items():
         lines = [f"## {name}"]
-        also = [f"`{other}`" for other in other_names(cls)]
+        also = [f"`{other}`" for other in sorted(cls.aliases)]
         lines += [part.replace("``", "`") for part in paragraphs(cls)]
         if also:
             lines.append(f"Names with options set: {', '.join(also)}.")
