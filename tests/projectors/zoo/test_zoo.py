@@ -2,22 +2,29 @@
 
 import pytest
 import torch
-from reference.case import D, blocked, randomize
+from reference.case import Case, D, blocked, randomize
 from reference.zoo import CASES
+from torch import Tensor, nn
 
-from mobilevlm import build_projector
+from mobilevlm import Projector, build_projector
 from mobilevlm.checkpoints.mapping import from_upstream, to_upstream
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_equals_upstream(name: str) -> None:
-    case = CASES[name]
+def pair(case: Case) -> tuple[nn.Module, Projector, dict[str, Tensor]]:
+    """Upstream's module with random weights, ours with the same ones, and upstream's of them."""
     torch.manual_seed(0)
     upstream = case.build().eval()
     randomize(upstream)
     ours = build_projector(case.preset, case.in_, D, **case.options).eval()
     state = {k: v for k, v in upstream.state_dict().items() if k not in case.unused}
     ours.load_state_dict(from_upstream(ours, case.layout, state), strict=True)
+    return upstream, ours, state
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_upstream(name: str) -> None:
+    case = CASES[name]
+    upstream, ours, state = pair(case)
     back = to_upstream(ours, case.layout)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
@@ -43,12 +50,7 @@ BF16 = ("qwen2-5-vl", "mistral3", "gemma3", "gemma3n", "glm4v", "nemotron-omni")
 def test_the_order_of_casts_in_bf16(name: str) -> None:
     """RMS norms that cast before or after the weight differ in every fourth number or so."""
     case = CASES[name]
-    torch.manual_seed(0)
-    upstream = case.build().eval()
-    randomize(upstream)
-    ours = build_projector(case.preset, case.in_, D, **case.options).eval()
-    state = {k: v for k, v in upstream.state_dict().items() if k not in case.unused}
-    ours.load_state_dict(from_upstream(ours, case.layout, state), strict=True)
+    upstream, ours, _ = pair(case)
     upstream, ours = upstream.bfloat16(), ours.bfloat16()
     norm = next(module for module in ours.modules() if type(module).__name__ == "RMSNorm")
     theirs = next(
