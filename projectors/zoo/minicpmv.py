@@ -39,9 +39,8 @@ def _read(ckpt: Checkpoint) -> Match:
     queries, out = ckpt.matrix("query")
     in_ = ckpt.matrix("kv_proj.weight")[1] if "kv_proj.weight" in ckpt.shapes else out
     places = "keys"
-    if (
-        "pos_embed" in ckpt.shapes
-    ):  # 2.0 slices images, and computes the positions of each slice's grid
+    if "pos_embed" in ckpt.shapes:
+        # 2.0 slices images, and computes the positions of each slice's grid.
         places = "both" if "slice_mode" in ckpt.config else "resized"
     return Match(in_, out, {"queries": queries, "places": places})
 
