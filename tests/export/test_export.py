@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.command import on_a_terminal
 from helpers.full_disk import export_on_a_full_disk
 from helpers.plugins import at_once
 from torch import Tensor, nn
@@ -703,23 +704,10 @@ def test_a_check_that_fails_has_status_1(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals here")
 def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
-    import subprocess
-
-    parent, child = os.openpty()
-    command = [sys.executable, "-m", "mobilevlm.cli", "export", "mlp", "p.pt2", "in=6", "out=10"]
-    done = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=child, check=True)
-    os.close(child)
-    shown = b""
-    while chunk := _read(parent):
-        shown += chunk
-    assert b"Tracing ..." in shown
-    assert b"Tracing" not in done.stdout
-
-
-def _read(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 4096)
-    except OSError:
-        return b""
+    with (tmp_path / "stdout").open("wb") as stdout:
+        shown = on_a_terminal(
+            "export", "mlp", "p.pt2", "in=6", "out=10", cwd=tmp_path, stdout=stdout
+        )
+    assert "Tracing ..." in shown
+    assert b"Tracing" not in (tmp_path / "stdout").read_bytes()

@@ -4,6 +4,8 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
+from typing import IO
 
 from typer.testing import CliRunner
 
@@ -15,12 +17,19 @@ def run(*words: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def on_a_terminal(*words: str, **environment: str) -> str:
-    """Run with standard output on a pseudo-terminal; return what it drew."""
+def on_a_terminal(
+    *words: str, cwd: Path | None = None, stdout: IO[bytes] | None = None, **environment: str
+) -> str:
+    """Run on a pseudo-terminal; return what it drew, without standard output if a file takes that.
+
+    It is read while the command runs: a terminal holds a few seconds of a progress bar, and a
+    command that cannot draw the next frame waits for ever.
+    """
     parent, child = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "mobilevlm.cli", *words],
-        stdout=child,
+        cwd=cwd,
+        stdout=stdout or child,
         stderr=child,
         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", **environment},
     ):
