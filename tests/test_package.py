@@ -233,7 +233,7 @@ def test_importing_and_listing_load_neither_torch_nor_pydantic() -> None:
     assert [name for name in alone if name.startswith("mobilevlm")] == ["mobilevlm"]
 
 
-def test_the_front_door_is_what_type_checkers_see() -> None:
+def test_type_checkers_see_the_public_names() -> None:
     tree = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
     [block] = [node for node in tree.body if isinstance(node, ast.If)]
     declared = {
