@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .core.block import Block
 from .core.feature import Feature, Width
-from .depthwise import Kernel, Stride, convolve, init_conv
+from .depthwise import ConvModule, Kernel, Stride
 
-__all__ = ["Conv", "ConvModule"]
+__all__ = ["Conv"]
 
 
 class Conv(Block):
@@ -36,35 +35,5 @@ class Conv(Block):
         return y.replace(channels=x.width(self.out))
 
     def build(self, x: Feature) -> nn.Module:
-        return ConvModule(
-            x.channels,
-            x.width(self.out),
-            self.kernel,
-            self.stride,
-            bias=self.bias,
-        )
-
-
-class ConvModule(nn.Module):
-    """A convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', out)``.
-
-    Not an `nn.Conv2d`, because tools that replace those expect ``(b, c, h, w)``; it is initialised
-    like one.
-    """
-
-    def __init__(self, in_: int, out: int, kernel: int, stride: int, *, bias: bool) -> None:
-        super().__init__()
-        self.in_ = in_
-        self.out = out
-        self.kernel = kernel
-        self.stride = stride
-        self.weight = nn.Parameter(torch.empty(out, in_, kernel, kernel))
-        self.bias = nn.Parameter(torch.empty(out)) if bias else None
-        init_conv(self.weight, self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.weight, self.bias, self.kernel, self.stride)
-
-    def extra_repr(self) -> str:
-        bias, sizes = self.bias is not None, f"{self.in_}, {self.out}, kernel={self.kernel}"
-        return f"{sizes}, stride={self.stride}, bias={bias}"
+        out = x.width(self.out)
+        return ConvModule(x.channels, out, self.kernel, self.stride, bias=self.bias)

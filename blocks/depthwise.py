@@ -14,7 +14,7 @@ from .core.errors import SpecError
 from .core.feature import Feature
 from .core.linear import widened
 
-__all__ = ["Depthwise", "DepthwiseConv", "Kernel", "Stride"]
+__all__ = ["ConvModule", "Depthwise", "DepthwiseConv", "Kernel", "Stride"]
 
 
 def _odd(kernel: int) -> int:
@@ -87,33 +87,39 @@ def _heavier_than(weight: Tensor, x: Tensor) -> bool:
     return not aligned and weight.numel() > x.numel()
 
 
-def init_conv(weight: Tensor, bias: Tensor | None) -> None:
-    """Initialise a convolution's parameters as `nn.Conv2d` does."""
-    nn.init.kaiming_uniform_(weight, a=5**0.5)
-    if bias is not None:
-        bound = 1 / weight[0].numel() ** 0.5
-        nn.init.uniform_(bias, -bound, bound)
-
-
-class DepthwiseConv(nn.Module):
-    """A depthwise convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``.
+class ConvModule(nn.Module):
+    """A convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', out)``.
 
     Not an `nn.Conv2d`, because tools that replace those expect ``(b, c, h, w)``; it is initialised
     like one.
     """
 
-    def __init__(self, channels: int, kernel: int, stride: int = 1, *, bias: bool = True) -> None:
+    def __init__(
+        self, in_: int, out: int, kernel: int, stride: int, *, bias: bool, groups: int = 1
+    ) -> None:
         super().__init__()
-        self.channels = channels
+        self.in_ = in_
+        self.out = out
         self.kernel = kernel
         self.stride = stride
-        self.weight = nn.Parameter(torch.empty(channels, 1, kernel, kernel))
-        self.bias = nn.Parameter(torch.empty(channels)) if bias else None
-        init_conv(self.weight, self.bias)
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(out, in_ // groups, kernel, kernel))
+        self.bias = nn.Parameter(torch.empty(out)) if bias else None
+        nn.init.kaiming_uniform_(self.weight, a=5**0.5)
+        if self.bias is not None:
+            bound = 1 / self.weight[0].numel() ** 0.5
+            nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(x, self.weight, self.bias, self.kernel, self.stride, self.channels)
+        return convolve(x, self.weight, self.bias, self.kernel, self.stride, self.groups)
 
     def extra_repr(self) -> str:
-        bias = self.bias is not None
-        return f"{self.channels}, kernel={self.kernel}, stride={self.stride}, bias={bias}"
+        sizes = f"{self.in_}, {self.out}, kernel={self.kernel}, stride={self.stride}"
+        return f"{sizes}, groups={self.groups}, bias={self.bias is not None}"
+
+
+class DepthwiseConv(ConvModule):
+    """A depthwise convolution on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, *, bias: bool = True) -> None:
+        super().__init__(channels, channels, kernel, stride, bias=bias, groups=channels)

@@ -181,9 +181,7 @@ if TYPE_CHECKING:
 else:
     _AnyBlock = Annotated[Any, PlainValidator(_parse_block), WithJsonSchema({"$comment": "block"})]
     Blocks = Annotated[
-        tuple[
-            Annotated[Any, PlainValidator(_parse_block), WithJsonSchema({"$comment": "block"})], ...
-        ],
+        tuple[_AnyBlock, ...],
         Field(strict=False, json_schema_extra={"minItems": 1, "maxItems": MAX_BLOCKS}),
         BeforeValidator(_check_block_list),
         PlainSerializer(lambda blocks: [_dump_block(block) for block in blocks]),
