@@ -9,9 +9,8 @@ from functools import cache
 
 import torch
 
-from ..blocks.core.process_state import DRAWS
 from .cases import Subject
-from .global_state import changes, snapshot
+from .global_state import DRAWS, changes, snapshot
 from .report import Finding
 
 __all__ = ["globals_", "import_"]

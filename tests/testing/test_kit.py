@@ -15,9 +15,8 @@ import wrong_blocks
 from torch import nn
 
 from mobilevlm import BLOCKS, Block, Feature, MobileVLMError, Preset, SpecError, Stack
-from mobilevlm.blocks.core.process_state import STATES
 from mobilevlm.testing import ConformanceError, check_block, check_projector
-from mobilevlm.testing.global_state import changes, preserve_global_state, snapshot
+from mobilevlm.testing.global_state import STATES, changes, preserve_global_state, snapshot
 from mobilevlm.testing.kit import BLOCK_CHECKS, PROJECTOR_CHECKS
 
 SLOW = ("import", "compile", "export")
