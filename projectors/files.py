@@ -17,8 +17,7 @@ from ..registry import MobileVLMError, first_line, quote
 
 __all__ = ["check_suffix", "check_target", "open_regular", "replace_file"]
 
-# Earlier versions wrote the machine too.
-_TEMPORARY = re.compile(r"[.]mobilevlm-(?:[0-9a-f]{8}-)?[0-9a-f]{16}[.]tmp")
+_TEMPORARY = re.compile(r"[.]mobilevlm-[0-9a-f]{16}[.]tmp")
 
 # Suffixes that say what a file holds, to people and to programs.
 _FORMATS = frozenset(
@@ -128,7 +127,7 @@ def replace_file(path: Path, data: bytes) -> None:
     if os.path.exists(path) and not os.path.isfile(path):
         path.write_bytes(data)
         return
-    _remove_stale(path)
+    _remove_stale(path.parent)
     beside = path.with_name(f".mobilevlm-{secrets.token_hex(8)}.tmp")
     try:
         with open(beside, "xb") as file:
@@ -145,14 +144,11 @@ def replace_file(path: Path, data: bytes) -> None:
         raise
 
 
-def _remove_stale(path: Path) -> None:
+def _remove_stale(folder: Path) -> None:
     """Remove the temporary files of writers that were killed: those that are a day old."""
-    # Version 0.1.0 named them .PROCESS.THREAD.NAME, after the file to write.
-    first = re.compile(rf"[.]\d+[.]\d+[.]{re.escape(path.name)}")
-    with suppress(OSError), os.scandir(path.parent) as entries:
+    with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            ours = _TEMPORARY.fullmatch(entry.name) or first.fullmatch(entry.name)
-            if ours and entry.is_file(follow_symlinks=False):
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 with suppress(OSError):
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime > 24 * 3600:
                         os.unlink(entry.path)

@@ -344,16 +344,10 @@ def test_what_a_killed_writer_left_is_removed_a_day_later(tmp_path: Path) -> Non
 def test_stale_files_are_told_by_their_name_and_age(tmp_path: Path) -> None:
     old = {
         f".mobilevlm-{16 * '1'}.tmp": 48 * 3600,
-        # Of earlier versions.
-        f".mobilevlm-{8 * '2'}-{16 * '2'}.tmp": 48 * 3600,
-        ".12345.140000000000000.model.safetensors": 48 * 3600,
-        ".12345.140000000000000.config.json": 48 * 3600,
     }
     kept = {
         f".mobilevlm-{16 * '4'}.tmp": 60,
-        f".mobilevlm-{8 * '4'}-{16 * '4'}.tmp": 60,
-        ".12346.140000000000000.model.safetensors": 60,
-        ".12345.140000000000000.notes": 48 * 3600,
+        ".12345.140000000000000.model.safetensors": 48 * 3600,
         f".mobilevlm-{16 * '4'}.tmp.mine": 48 * 3600,
         ".hidden.safetensors": 48 * 3600,
         "notes.tmp": 48 * 3600,
