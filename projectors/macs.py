@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,26 +27,20 @@ def count_macs(root: nn.Module) -> Iterator[dict[str, int]]:
     """
     found: dict[str, int] = {"": 0}
     path: list[str] = []
+
+    def enter(name: str, *_: object) -> None:
+        path.append(name)
+
+    def leave(*_: object) -> None:
+        path.pop()
+
     with ExitStack() as stack:
         for name, module in root.named_modules():
             if name:
-                enter = module.register_forward_pre_hook(_push_path(path, name))
-                leave = module.register_forward_hook(_pop_path(path), always_call=True)
-                stack.callback(enter.remove)
-                stack.callback(leave.remove)
+                stack.callback(module.register_forward_pre_hook(partial(enter, name)).remove)
+                stack.callback(module.register_forward_hook(leave, always_call=True).remove)
         stack.enter_context(_MacCounter(found, path))
         yield found
-
-
-def _push_path(path: list[str], name: str) -> Any:
-    return lambda module, args: path.append(name)
-
-
-def _pop_path(path: list[str]) -> Any:
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        path.pop()
-
-    return leave
 
 
 class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
