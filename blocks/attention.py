@@ -21,6 +21,7 @@ __all__ = [
     "Depth",
     "FeedForward",
     "Ffn",
+    "HeadDim",
     "Heads",
     "Queries",
     "head_width",
@@ -33,6 +34,9 @@ Depth: TypeAlias = Annotated[int, Field(ge=1, le=256)]
 
 Heads: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
 """A number of attention heads."""
+
+HeadDim: TypeAlias = Annotated[int, Field(ge=1, le=1024)]
+"""The width of an attention head."""
 
 Queries: TypeAlias = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 """A number of learned queries, which is the number of tokens that come out."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import Attention, Heads, head_width
+from .attention import Attention, HeadDim, Heads, head_width
 from .core.block import Block
 from .core.feature import Feature, Grid, Width
 from .core.window import take, window_index
@@ -38,7 +36,7 @@ class AttentionPool(Block):
     out: Width = "out"
     stride: Stride = 2
     heads: Heads = 16
-    head_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
+    head_dim: HeadDim | None = None
     ceil: bool = False
 
     def flow(self, x: Feature) -> Feature:

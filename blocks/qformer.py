@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from .attention import Attention, Depth, FeedForward, Heads, Queries, head_width, queries
 from .core.block import Block
-from .core.feature import MAX_WIDTH, Feature, Width
+from .core.feature import Channels, Feature, Width
 
 __all__ = ["QFormer", "QFormerLayer", "QFormerModule"]
 
@@ -43,7 +42,7 @@ class QFormer(Block):
     queries: Queries = 32
     depth: Depth = 12
     heads: Heads = 12
-    hidden: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    hidden: Channels | None = None
     cross_every: Depth = 2
 
     @property

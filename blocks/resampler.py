@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from .attention import Attention, Depth, FeedForward, Ffn, Heads, Queries, queries
+from .attention import Attention, Depth, FeedForward, Ffn, HeadDim, Heads, Queries, queries
 from .core.block import Block
 from .core.errors import SpecError
 from .core.feature import Feature
@@ -50,7 +50,7 @@ class Resampler(Block):
     queries: Queries = 64
     depth: Depth = 6
     heads: Heads = 8
-    head_dim: Annotated[int, Field(ge=1, le=1024)] = 64
+    head_dim: HeadDim = 64
     kv_heads: Heads | None = None
     norm: Norm = "layer"
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-5

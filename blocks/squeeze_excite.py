@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core.activation import Act, Gate, activation
 from .core.block import Block
-from .core.feature import MAX_WIDTH, Feature
+from .core.feature import Channels, Feature
 
 __all__ = ["SqueezeExcite", "SqueezeExciteModule", "make_divisible"]
 
@@ -38,7 +35,7 @@ class SqueezeExcite(Block):
         gate: What turns the result into a scale.
     """
 
-    mid: Annotated[int, Field(ge=1, le=MAX_WIDTH)] | None = None
+    mid: Channels | None = None
     act: Act = "relu"
     gate: Gate = "hardsigmoid"
 

@@ -16,14 +16,13 @@ from pydantic import (
 
 from ..blocks.core.block import Block, Blocks, Step, label, needs_grid, walk
 from ..blocks.core.errors import SpecError
-from ..blocks.core.feature import MAX_WIDTH, Feature, check_grid
+from ..blocks.core.feature import Channels, Feature, check_grid
 from ..blocks.core.spec import Spec, shown
 
 __all__ = ["SCHEMA", "PrefixTokens", "Stack"]
 
 SCHEMA = 1
 
-Channels = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 PrefixTokens = Annotated[int, Field(ge=0, le=1024)]
 
 

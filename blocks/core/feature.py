@@ -8,14 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from ...registry import quote
 from .errors import GridError, SpecError
 
-__all__ = ["MAX_WIDTH", "Feature", "Grid", "Width", "check_grid", "hides_width", "is_width"]
+__all__ = [
+    "MAX_WIDTH",
+    "Channels",
+    "Feature",
+    "Grid",
+    "Width",
+    "check_grid",
+    "hides_width",
+    "is_width",
+]
 
 MAX_WIDTH = 1 << 20
 MAX_SIDE = 1 << 16
@@ -23,6 +32,9 @@ _WORDS = ("in", "out", "same")
 
 Grid: TypeAlias = tuple[int, int]
 """A token grid as (height, width)."""
+
+Channels: TypeAlias = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+"""A number of channels."""
 
 
 def _check_width(value: Any) -> Any:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from ...blocks.attention import Depth, Heads, Queries
+from ...blocks.attention import Depth, HeadDim, Heads, Queries
 from ...blocks.core.block import Block
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
@@ -94,7 +92,7 @@ class Flamingo(Preset):
     queries: Queries = 64
     depth: Depth = 6
     heads: Heads = 8
-    head_dim: Annotated[int, Field(ge=1, le=1024)] = 64
+    head_dim: HeadDim = 64
     act: Literal["gelu", "relu"] = "gelu"
     qk_norm: bool = False
 
