@@ -216,6 +216,9 @@ class Plan:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return the plan as a header and rows of text; the last row is the total."""
         header = ["block", "type", "feature in", "feature out", "parameters", "MACs"]
+        tokens = f"{self.tokens_in or '?'} -> {self.tokens_out or '?'} tokens"
+        first, last = self.steps[0].x, self.steps[-1].y
+        total = PlanRow("total", tokens, first, last, self.parameters, self.macs)
         rows = [
             [
                 "  " * row.depth + row.path,
@@ -225,19 +228,9 @@ class Plan:
                 f"{row.parameters:,}",
                 _short_count(row.macs),
             ]
-            for row in self.rows
+            for row in (*self.rows, total)
         ]
-        first, last = self.steps[0].x, self.steps[-1].y
-        tokens = f"{self.tokens_in or '?'} -> {self.tokens_out or '?'} tokens"
-        total = [
-            "total",
-            tokens,
-            str(first),
-            str(last),
-            f"{self.parameters:,}",
-            _short_count(self.macs),
-        ]
-        return header, [*rows, total]
+        return header, rows
 
     def __str__(self) -> str:
         header, rows = self.table()
