@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from typing import Annotated, ClassVar, Literal
 
@@ -52,36 +52,32 @@ class Parallel(Block):
             walk(branch, x, f".branches[{index}]")[-1].y
             for index, branch in enumerate(self.branches)
         ]
-        first = ends[0]
-        widths = [y.channels for y in ends]
-        for y in ends[1:]:
-            if y.layout != first.layout:
-                raise SpecError("one of its branches keeps the grid, another has lost it")
-            for have, other in zip(first.grid, y.grid, strict=True):
-                if have is not None and other is not None and have != other:
-                    raise _grid_mismatch(first.grid, y.grid)
-            if self.join != "cat" and y.channels != first.channels:
-                raise SpecError(
-                    f"its branches end with {first.channels} and {y.channels} channels",
-                    expected=f"the same width for join {self.join!r}",
-                )
+        if len({y.layout for y in ends}) > 1:
+            raise SpecError("one of its branches keeps the grid, another has lost it")
+        grids = [y.grid for y in ends]
         # A branch may know a side, such as an adaptive pool's, that another does not.
-        h, w = (
-            next((side for side in sides if side is not None), None)
-            for sides in zip(*(y.grid for y in ends), strict=True)
-        )
-        return first.replace(
-            grid=(h, w), channels=sum(widths) if self.join == "cat" else first.channels
-        )
+        rows, columns = ({*sides} - {None} for sides in zip(*grids, strict=True))
+        if len(rows) > 1 or len(columns) > 1:
+            raise _grid_mismatch(grids)
+        grid = (next(iter(rows), None), next(iter(columns), None))
+        widths = [y.channels for y in ends]
+        if self.join == "cat":
+            return ends[0].replace(grid=grid, channels=sum(widths))
+        if len({*widths}) > 1:
+            raise SpecError(
+                f"its branches end with {' and '.join(map(str, dict.fromkeys(widths)))} channels",
+                expected=f"the same width for join {self.join!r}",
+            )
+        return ends[0].replace(grid=grid)
 
     def build(self, x: Feature) -> nn.Module:
         branches = ([step.block.build(step.x) for step in steps] for _, steps in chains(self, x))
         return ParallelModule(*branches, join=self.join)
 
 
-def _grid_mismatch(a: Sequence[int | None], b: Sequence[int | None]) -> GridError:
-    sides = [f"{h or '?'}x{w or '?'}" for h, w in (a, b)]
-    return GridError(f"its branches end on grids of {' and '.join(sides)}", expected="the same")
+def _grid_mismatch(grids: Iterable[Sequence[int | None]]) -> GridError:
+    shown = dict.fromkeys(f"{h or '?'}x{w or '?'}" for h, w in grids)
+    return GridError(f"its branches end on grids of {' and '.join(shown)}", expected="the same")
 
 
 class ParallelModule(nn.Module):
@@ -98,9 +94,8 @@ class ParallelModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts: list[Tensor] = [branch(x) for branch in self.branches]
-        for part in parts[1:]:  # which would broadcast
-            if part.shape[1:3] != parts[0].shape[1:3]:
-                raise _grid_mismatch(parts[0].shape[1:3], part.shape[1:3])
+        if any(part.shape[1:3] != parts[0].shape[1:3] for part in parts):  # it would broadcast
+            raise _grid_mismatch(part.shape[1:3] for part in parts)
         if self.join == "cat":
             return torch.cat(parts, -1)
         return reduce(torch.mul if self.join == "mul" else torch.add, parts)
