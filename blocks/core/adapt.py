@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
@@ -71,26 +70,18 @@ def adapt(
         raise SpecError("its forward is its own, not its class's", f"adapt({name})", hint=hint)
     own: Any = type(module)
     module.__class__ = _adapted_class(own)  # type: ignore[assignment]
-    cast("_Adapted", module)._feature_adapter = _Adapter(takes, gives or takes, call)
+    cast("_Adapted", module)._feature_adapter = takes, gives or takes, call
     return module
-
-
-@dataclass(frozen=True)
-class _Adapter:
-    takes: Takes
-    gives: Gives
-    call: CallForward | None
 
 
 class _Adapted(nn.Module):
     """The base that wraps the module's own forward in two changes of layout."""
 
-    _feature_adapter: _Adapter
+    _feature_adapter: tuple[Takes, Gives, CallForward | None]
 
     def forward(self, x: Tensor) -> Tensor:
         """``(b, h, w, c) -> (b, h', w', d)``."""
-        adapter = self._feature_adapter
-        takes, gives, call = adapter.takes, adapter.gives, adapter.call
+        takes, gives, call = self._feature_adapter
         h, w = x.shape[1:3]
         if takes == "tokens":
             x = x.flatten(1, 2)
@@ -119,7 +110,7 @@ class _Adapted(nn.Module):
         return y
 
     def _name(self) -> str:
-        return f"adapt({_own_class(type(self)).__name__}, takes={self._feature_adapter.takes!r})"
+        return f"adapt({_own_class(type(self)).__name__}, takes={self._feature_adapter[0]!r})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle and copy by the module's own class, since this one cannot be imported."""
