@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -70,7 +71,7 @@ class AttentionPoolModule(nn.Module):
         self.ceil = ceil
 
     def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
+        b, h, w, _ = x.shape
         s = self.stride
         inside: Tensor | None = None
         if self.ceil and (h % s or w % s):
@@ -78,13 +79,11 @@ class AttentionPoolModule(nn.Module):
             inside = F.pad(torch.ones(h, w, dtype=torch.bool, device=x.device), margin)
             x = F.pad(x, (0, 0, *margin))
         rows, columns = x.shape[1] // s, x.shape[2] // s
-        x = x[:, : rows * s, : columns * s].view(b, rows, s, columns, s, c)
-        windows = x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+        x = x[:, : rows * s, : columns * s]
+        windows = rearrange(x, "b (h p) (w q) c -> (b h w) (p q) c", p=s, q=s)
         if inside is not None:
-            inside = inside.view(rows, s, columns, s).transpose(1, 2).flatten(2)
-            inside = inside.expand(b, -1, -1, -1).flatten(0, 2)
-        y = self._attend(windows, inside)
-        return y.view(b, rows, columns, y.shape[-1])
+            inside = repeat(inside, "(h p) (w q) -> (b h w) (p q)", b=b, p=s, q=s)
+        return rearrange(self._attend(windows, inside), "(b h w) d -> b h w d", h=rows, w=columns)
 
     def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
         """Pool the windows of packed images of different sizes."""
