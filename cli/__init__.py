@@ -8,8 +8,6 @@ import sys
 
 __all__ = ["main"]
 
-COMPLETE = "_MOBILEVLM_COMPLETE"
-
 
 def main() -> None:
     """Run the command line. Nothing is imported from the current folder."""
@@ -19,8 +17,4 @@ def main() -> None:
             del sys.path[0]
     from .app import app
 
-    # Accept click's spelling, bash_source, as well as typer's, source_bash.
-    shell, _, action = os.environ.get(COMPLETE, "").partition("_")
-    if action in ("source", "complete"):
-        os.environ[COMPLETE] = f"{action}_{shell}"
     app(prog_name="mobilevlm")

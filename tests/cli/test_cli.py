@@ -376,28 +376,26 @@ def test_a_shell_completes(typed: str, expected: list[str]) -> None:
         "except SystemExit: pass\n"
         "print('torch' in sys.modules)"
     )
-    for spelling in ("complete_bash", "bash_complete"):
-        result = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={
-                **os.environ,
-                "_MOBILEVLM_COMPLETE": spelling,
-                "COMP_WORDS": typed,
-                "COMP_CWORD": str(len(typed.split()) - 1),
-            },
-        )
-        *found, loaded = result.stdout.split("\n")[:-1]
-        assert [name for name in found if name] == expected
-        assert (loaded, result.stderr) == ("False", "")
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **os.environ,
+            "_MOBILEVLM_COMPLETE": "complete_bash",
+            "COMP_WORDS": typed,
+            "COMP_CWORD": str(len(typed.split()) - 1),
+        },
+    )
+    *found, loaded = result.stdout.split("\n")[:-1]
+    assert [name for name in found if name] == expected
+    assert (loaded, result.stderr) == ("False", "")
 
 
 def test_the_script_for_a_shell() -> None:
     scripts = [
         process("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"),
-        process(_MOBILEVLM_COMPLETE="bash_source"),
         process(_MOBILEVLM_COMPLETE="source_bash"),
     ]
     for script in scripts:
