@@ -12,7 +12,7 @@ from .core.block import Block
 from .core.errors import SpecError
 from .core.feature import Feature
 
-__all__ = ["ExtraTokens", "ExtraTokensModule", "MeanTokenModule"]
+__all__ = ["ExtraTokens", "ExtraTokensModule"]
 
 
 class ExtraTokens(Block):
@@ -47,45 +47,36 @@ class ExtraTokens(Block):
         return x.replace(grid=(1, None if n is None else n + self.count), layout="sequence")
 
     def build(self, x: Feature) -> nn.Module:
-        if self.kind == "mean":
-            return MeanTokenModule(self.at)
-        return ExtraTokensModule(x.channels, self.at, self.count)
+        return ExtraTokensModule(x.channels, self.at, self.count, self.kind)
 
 
 class ExtraTokensModule(nn.Module):
-    """Learned tokens joined to the image's; ``(b, h, w, c) -> (b, 1, h*w + count, c)``."""
+    """The image's tokens with others before or after; ``(b, h, w, c) -> (b, 1, h*w + count, c)``.
 
-    def __init__(self, channels: int, at: str, count: int) -> None:
+    Args:
+        channels: The width c.
+        at: Where the others stand, ``begin`` or ``end``.
+        count: How many there are.
+        kind: ``learned``, or ``mean`` for the mean of the image's.
+    """
+
+    def __init__(self, channels: int, at: str, count: int, kind: str) -> None:
         super().__init__()
+        self.channels = channels
         self.at = at
         self.count = count
-        self.channels = channels
-        self.tokens = nn.Parameter(torch.empty(count, channels))
-        nn.init.trunc_normal_(self.tokens, std=0.02)
+        self.tokens: nn.Parameter | None = None
+        if kind == "learned":
+            self.tokens = nn.Parameter(torch.empty(count, channels))
+            nn.init.trunc_normal_(self.tokens, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1, 2)
-        return _join(self.tokens.to(x.dtype).expand(x.shape[0], -1, -1), x, self.at)
+        if self.tokens is None:
+            extra = x.mean(1, keepdim=True)
+        else:
+            extra = self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)
+        return torch.cat([extra, x] if self.at == "begin" else [x, extra], 1).unsqueeze(1)
 
     def extra_repr(self) -> str:
         return f"{self.at}, {self.count} of {self.channels}"
-
-
-class MeanTokenModule(nn.Module):
-    """The image's mean joined to its tokens; ``(b, h, w, c) -> (b, 1, h*w + 1, c)``."""
-
-    def __init__(self, at: str) -> None:
-        super().__init__()
-        self.at = at
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1, 2)
-        return _join(x.mean(1, keepdim=True), x, self.at)
-
-    def extra_repr(self) -> str:
-        return self.at
-
-
-def _join(extra: Tensor, x: Tensor, at: str) -> Tensor:
-    """``(b, k, c), (b, n, c) -> (b, 1, n + k, c)``."""
-    return torch.cat([extra, x] if at == "begin" else [x, extra], 1).unsqueeze(1)
