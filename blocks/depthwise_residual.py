@@ -27,14 +27,11 @@ class DepthwiseResidualConv(DepthwiseConv):
     """``conv(x) + skip(x)`` on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y, skip = super().forward(x), self._skip(x)
+        y, skip = super().forward(x), x
+        if self.stride > 1:
+            maps = x.permute(0, 3, 1, 2)
+            maps = F.avg_pool2d(maps, self.stride, ceil_mode=True, count_include_pad=False)
+            skip = maps.permute(0, 2, 3, 1)
         if y.dtype == skip.dtype and reusable(y, skip):
             return y.add_(skip)
         return y + skip
-
-    def _skip(self, x: Tensor) -> Tensor:
-        stride = self.stride
-        if stride == 1:
-            return x
-        y = F.avg_pool2d(x.permute(0, 3, 1, 2), stride, ceil_mode=True, count_include_pad=False)
-        return y.permute(0, 2, 3, 1)

@@ -13,14 +13,14 @@ from .core.feature import Channels, Feature
 __all__ = ["SqueezeExcite", "SqueezeExciteModule", "make_divisible"]
 
 
-def make_divisible(width: int, divisor: int = 8) -> int:
-    """Round a width to a multiple of `divisor`, never losing more than a tenth (MobileNetV3).
+def make_divisible(width: int) -> int:
+    """Round a width to a multiple of 8, never losing more than a tenth (MobileNetV3).
 
     >>> make_divisible(6), make_divisible(512), make_divisible(11)
     (8, 512, 16)
     """
-    rounded = max(divisor, (width + divisor // 2) // divisor * divisor)
-    return rounded if 10 * rounded >= 9 * width else rounded + divisor
+    rounded = max(8, (width + 4) // 8 * 8)
+    return rounded if 10 * rounded >= 9 * width else rounded + 8
 
 
 class SqueezeExcite(Block):

@@ -342,10 +342,10 @@ def check_packed(
     expect_same(y, torch.cat(alone), "packed images give a different output", where, hint, expected)
 
 
-def difference(a: Tensor, b: Tensor, tolerance: float = CLOSE) -> str:
+def difference(a: Tensor, b: Tensor) -> str:
     """Describe how one tensor differs from another; an empty string if it does not.
 
-    The tolerance is relative to the largest value.
+    It may be `CLOSE`, relative to the largest value.
     """
     if a.shape != b.shape:
         return f"shape {tuple(a.shape)} against {tuple(b.shape)}"
@@ -353,7 +353,7 @@ def difference(a: Tensor, b: Tensor, tolerance: float = CLOSE) -> str:
         return ""
     a, b = a.detach().float(), b.detach().float()
     off, largest = (a - b).abs().max().item(), b.abs().max().item()
-    if off <= tolerance * largest + 1e-7:
+    if off <= CLOSE * largest + 1e-7:
         return ""
     return f"off by up to {off:.2g}, where the values reach {largest:.2g}"
 
