@@ -25,7 +25,6 @@ __all__ = [
     "Blocks",
     "Step",
     "bodies",
-    "count",
     "label",
     "mixes_tokens",
     "needs_grid",
@@ -282,12 +281,6 @@ def walk_cache() -> Iterator[_WalkCache]:
         yield cache
     finally:
         _CACHE.reset(token)
-
-
-def count(blocks: Sequence[Block]) -> int:
-    """Return how many blocks there are to build, those inside others included."""
-    with walk_cache() as cache:
-        return sum(map(cache.count, blocks))
 
 
 def needs_grid(blocks: Sequence[Block]) -> bool:
