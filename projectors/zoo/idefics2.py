@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from ...blocks.attention import Depth, HeadDim, Heads, Queries
+from typing import Annotated
+
+from pydantic import Field
+
+from ...blocks.attention import Depth, Heads, Queries
 from ...blocks.glu import Glu
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
@@ -82,7 +86,7 @@ class Idefics2(Preset):
     depth: Depth = 3
     heads: Heads = 16
     kv_heads: Heads = 4
-    head_dim: HeadDim = 96
+    head_dim: Annotated[int, Field(ge=1, le=1024)] = 96
     eps: float = 1e-6
 
     def expand(self, in_: int, out: int) -> Stack:
