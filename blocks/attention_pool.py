@@ -89,10 +89,7 @@ class AttentionPoolModule(nn.Module):
         """Pool the windows of packed images of different sizes."""
         size = (self.stride, self.stride)
         index, inside = window_index(grids, size, ceil=self.ceil, device=x.device)
-        windows = take(x, index)
-        if inside is not None:
-            windows = windows.masked_fill(~inside[..., None], 0)
-        return self._attend(windows, inside)
+        return self._attend(take(x, index, inside), inside)
 
     def _attend(self, x: Tensor, inside: Tensor | None) -> Tensor:
         """Pool windows; ``(m, k, c) -> (m, d)``. Where `inside` is false, `x` is zero."""

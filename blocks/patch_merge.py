@@ -111,9 +111,7 @@ class PatchMergeModule(nn.Module):
             device=x.device,
             transpose=self.transpose,
         )
-        y = take(x, index)
-        if inside is not None:
-            y = y.masked_fill(~inside[..., None], 0)
+        y = take(x, index, inside)
         if self.order == "chw":
             y = y.transpose(1, 2)
         return y.flatten(1)

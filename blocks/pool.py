@@ -143,7 +143,8 @@ class WindowPool(nn.Module):
         low = x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not exact)
         y = x.float() if low else x
         if not plain:  # a bag has no second derivative
-            y = _means(take(y, index), inside)
+            windows = take(y, index, inside)
+            y = windows.mean(1) if inside is None else windows.sum(1) / inside.sum(1, keepdim=True)
         elif inside is None:
             y = F.embedding_bag(index, y, mode="mean")
         else:
@@ -153,13 +154,6 @@ class WindowPool(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.mode}, stride={self.stride}, ceil={self.ceil}"
-
-
-def _means(x: Tensor, inside: Tensor | None) -> Tensor:
-    """Average windows, of the tokens where `inside` is true; ``(m, k, c) -> (m, c)``."""
-    if inside is None:
-        return x.mean(1)
-    return x.masked_fill(~inside[..., None], 0).sum(1) / inside.sum(1, keepdim=True)
 
 
 class AdaptiveAvgPool(nn.Module):

@@ -73,6 +73,7 @@ def window_index(
     return start[image][:, None] + top * width + left + (dy * width + dx), inside
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """Gather the windows' tokens; ``(n, c), (m, k) -> (m, k, c)``."""
-    return F.embedding(index, x)
+def take(x: Tensor, index: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Gather the windows' tokens, zeros where not `inside`; ``(n, c), (m, k) -> (m, k, c)``."""
+    y = F.embedding(index, x)
+    return y if inside is None else y.masked_fill(~inside[..., None], 0)
