@@ -181,11 +181,10 @@ class Plan:
             size = self._parameters_by_path.get(path, 0)
             macs = None if self._macs_by_path is None else self._macs_by_path.get(path, 0)
             yield PlanRow(f"blocks.{path}", label(step.block), step.x, step.y, size, macs)
-            module = chain.get_submodule(str(index))
+            inside = dict(chain.get_submodule(str(index)).named_modules(remove_duplicate=False))
             for name, inner in chains(step.block, step.x):
-                inside = _submodule(module, name)
-                if inside is not None:  # a module may fuse the chains of its block
-                    yield from self._rows(inner, f"{path}.{name}.", inside)
+                if name in inside:  # a module may fuse the chains of its block
+                    yield from self._rows(inner, f"{path}.{name}.", inside[name])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
@@ -242,13 +241,6 @@ class Plan:
 
 
 RIGHT = frozenset({4, 5})  # the columns of numbers
-
-
-def _submodule(module: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(path)
-    except AttributeError:
-        return None
 
 
 def _short_count(count: int | None) -> str:
