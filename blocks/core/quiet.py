@@ -10,14 +10,8 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import (
-    ExitStack,
-    closing,
-    contextmanager,
-    redirect_stderr,
-    redirect_stdout,
-    suppress,
-)
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import IO
 
 __all__ = ["Quiet", "quiet"]
 
@@ -32,8 +26,8 @@ class Quiet:
     where a handler would print them.
     """
 
-    def __init__(self) -> None:
-        self._captured = tempfile.TemporaryFile()  # noqa: SIM115
+    def __init__(self, captured: IO[bytes]) -> None:
+        self._captured = captured
         # For a notebook's streams. Never closed: a log handler created meanwhile keeps using it.
         self._text = io.StringIO()
         self._stack = ExitStack()
@@ -70,11 +64,6 @@ class Quiet:
         if text and sys.stderr is not None:
             sys.stderr.write(text)
 
-    def close(self) -> None:
-        """Restore the outputs and drop what was captured."""
-        self.off()
-        self._captured.close()
-
 
 @contextmanager
 def quiet(*, show_on_error: bool = True) -> Iterator[Quiet]:
@@ -86,15 +75,18 @@ def quiet(*, show_on_error: bool = True) -> Iterator[Quiet]:
     Args:
         show_on_error: Whether the captured text is printed if the body raises.
     """
-    with _lock, closing(Quiet()) as captured:
+    with _lock, tempfile.TemporaryFile() as captured:
+        output = Quiet(captured)
         try:
-            captured.on()
-            yield captured
+            output.on()
+            yield output
         except BaseException:
-            captured.off()
+            output.off()
             if show_on_error:
-                captured.show()
+                output.show()
             raise
+        finally:
+            output.off()
 
 
 @contextmanager
