@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,18 +44,16 @@ def find_nonfinite(projector: nn.Module) -> Iterator[None]:
                     bad, "x", "finite numbers", "The input of the projector holds them."
                 )
 
-    def leave(path: str) -> Any:
-        def check(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-            for y in _tensors(result):
-                if bad := _describe_nonfinite(y):
-                    raise NonFiniteError(bad, path, "finite numbers", _reason(module, args, y))
-
-        return check
+    def leave(path: str, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        for y in _tensors(result):
+            if bad := _describe_nonfinite(y):
+                raise NonFiniteError(bad, path, "finite numbers", _reason(module, args, y))
 
     with ExitStack() as hooks:
         hooks.callback(projector.register_forward_pre_hook(enter).remove)
         for path, module in projector.named_modules():
-            hooks.callback(module.register_forward_hook(leave(path or "the output")).remove)
+            hook = partial(leave, path or "the output")
+            hooks.callback(module.register_forward_hook(hook).remove)
         yield
 
 
