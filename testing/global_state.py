@@ -56,22 +56,17 @@ def _read_cuda() -> list[torch.Tensor] | None:
     return torch.cuda.get_rng_state_all() if _uses_cuda() else None
 
 
-_BY_HAND = "cpu, set by hand"
-
-
 def _read_device() -> str:
-    """Return the default device; "cpu" set by hand is another state than none set at all.
+    """Return the default device; "cpu" is another state than "None", which is none set at all.
 
     It stays on torch's stack of modes and slows down every call.
     """
     context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-    if context is None:
-        return "cpu"
-    return str(context.device) if context.device.type != "cpu" else _BY_HAND
+    return str(getattr(context, "device", None))
 
 
 def _restore_device(device: str) -> None:
-    torch.set_default_device({"cpu": None, _BY_HAND: "cpu"}.get(device, device))
+    torch.set_default_device(None if device == "None" else device)
 
 
 def _read_autocast() -> tuple[bool, torch.dtype]:
