@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..blocks.core.dtypes import count_dtypes
 from ..blocks.core.errors import SpecError
+from ..projectors.document import parse_spec
 from ..projectors.index import aliases, upstream_index
 from ..projectors.lookup import instantiate
 from ..projectors.stack import Stack
+from .formats.exported import exported_document
 from .load import Known, other_roots, recognise_projector
 from .weights import Weights
 
@@ -27,23 +31,27 @@ class Inspection:
         path: The file or folder.
         family: The preset's name; ``document`` where the file itself holds the specification.
         spec: The specification.
-        dtype: The weights' dtype.
+        dtype: The weights' dtype; where they have several, how many have which:
+            ``mixed: 2 fp32, 4 bf16``. Empty for an export.
         root: What stands before the projector's keys.
         used: The keys that are the projector's.
         left: How many other tensors there are.
         others: Where other projectors are: the roots that `load_projector` takes.
         layout: What `to_upstream` calls the naming of its keys; empty for a document.
+        export: ``GGUF`` or ``ONNX`` for a file of `export_projector`, of which only the document is
+            read; else empty.
     """
 
     path: str
     family: str
     spec: Stack
-    dtype: torch.dtype
+    dtype: torch.dtype | str
     root: str
     used: tuple[str, ...]
     left: int
     others: tuple[str, ...] = ()
     layout: str = ""
+    export: str = ""
 
     @property
     def title(self) -> str:
@@ -59,7 +67,8 @@ class Inspection:
             "layout": self.layout,
             "in": self.spec.in_,
             "out": self.spec.out,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": str(self.dtype).removeprefix("torch.") or None,
+            "export": self.export,
             "root": self.root,
             "used": list(self.used),
             "left": self.left,
@@ -68,6 +77,9 @@ class Inspection:
         }
 
     def __str__(self) -> str:
+        if self.export:
+            widths = f"{self.spec.in_} -> {self.spec.out}"
+            return f"{self.path}: {self.title}, {widths}, an export to {self.export}"
         dtype = str(self.dtype).removeprefix("torch.")
         others = "".join(f"\n  another under {root!r}" for root in self.others)
         place = f"under {self.root!r}" if self.root else "without a prefix"
@@ -108,14 +120,20 @@ def inspect_checkpoint(
     """Work out which projector a checkpoint holds; reads headers and config, no weights.
 
     Args:
-        path: A safetensors file, or a model's folder with one or with shards.
+        path: A safetensors file, or a model's folder with one or with shards; or a ``.gguf`` or
+            ``.onnx`` file of `export_projector`, of which the document is read.
         root: Which of several projectors is meant, as for `load_projector`.
         grid: The token grid (h, w), for a projector that cannot be built without one.
 
     Raises:
         CheckpointError: It cannot be read, or holds no projector that is known.
+        SpecError: An export's document does not fit.
         GridError: The grid is none.
     """
+    export, document = exported_document(Path(path))
+    if document:
+        stack = parse_spec(document, f"{path}: document")
+        return Inspection(str(path), "document", stack, "", "", (), 0, export=export)
     weights = Weights(path)
     return inspect_known(weights, recognise_projector(weights, root, grid))
 
@@ -123,8 +141,13 @@ def inspect_checkpoint(
 def inspect_known(weights: Weights, known: Known) -> Inspection:
     """Say what a recognised projector is."""
     family, projector, pairs, root, layout = known
-    used = tuple(dict.fromkeys(key for key, _ in pairs))
-    dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
+    keys = tuple(dict.fromkeys(key for key, _ in pairs))
+    dtypes = [weights.stored(key).dtype for key in keys]
+    floats = [dtype for dtype in dtypes if dtype.is_floating_point]
+    dtype: torch.dtype | str = floats[0] if floats else torch.get_default_dtype()
+    if len(set(floats)) > 1:
+        dtype = f"mixed: {count_dtypes(floats)}"
+    used = tuple(map(weights.key_in_file, keys))
     left = len(weights.keys) - len(used)
     others = () if family == "document" else other_roots(weights, root)
     return Inspection(

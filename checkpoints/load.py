@@ -20,6 +20,7 @@ from ..projectors.upstream import Checkpoint, Match
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError, convert_pickle
 from .formats.tensor_file import TensorInfo
+from .keys import seen_through
 from .mapping import Part, parts
 from .recognise import Candidate, Config, inner_config, recognise
 from .save import DOCUMENT
@@ -136,6 +137,7 @@ class Known(NamedTuple):
     layout: str
 
 
+@seen_through
 def recognise_projector(
     weights: Weights, root: str | None = None, grid: Sequence[int] | None = None
 ) -> Known:
@@ -324,7 +326,7 @@ def _refuse_packed(where: str, tensor: TensorInfo) -> None:
             f"a tensor of {tensor.shape}, {tensor.fault}",
             where,
             "a tensor of its own numbers",
-            "Call .clone() on it before torch.save.",
+            tensor.hint,
         )
     if 0 in tensor.shape:
         raise CheckpointError(

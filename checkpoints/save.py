@@ -15,6 +15,7 @@ from ..projectors.files import check_suffix, check_target, replace_file
 from ..projectors.unwrap import unwrap
 from ..registry import printable, quote
 from .errors import CheckpointError
+from .formats.exported import DOCUMENT
 from .formats.safetensors import SafetensorsFile
 from .state import checked_state_dict
 
@@ -22,8 +23,6 @@ __all__ = ["CONFIG", "DOCUMENT", "WEIGHTS", "check_folder", "save_projector"]
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-# One key only: with more, their order in the file, and so its bytes, would differ run by run.
-DOCUMENT = "mobilevlm"
 # Files that show that a folder's weights are a whole model's.
 _OTHERS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -84,6 +83,7 @@ def save_projector(
         if storage in storages:  # the format does not allow tensors to share memory
             tensors[key] = tensors[key].clone()
         storages.add(storage)
+    # One key only: with more, their order, and so the file's bytes, would differ run by run.
     data = save(tensors, {DOCUMENT: document})
     made = not path.is_dir()
     new = [path / name for name in (WEIGHTS, CONFIG) if not os.path.lexists(path / name)]

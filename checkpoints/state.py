@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..projectors.unwrap import WRAPPERS, inside, unwrap
+from ..projectors.unwrap import inside, is_stale, unwrap, without_wrappers
 from .errors import CheckpointError
 from .formats.tensor_file import TensorInfo
 
@@ -102,17 +102,15 @@ def _without_wrappers(
     """Take wrappers' names out of keys where that gives exactly one key that is wanted."""
     names: dict[str, str] = {}
     for key in wanted:
-        names[_without_wrapper_names(key)] = key if _without_wrapper_names(key) not in names else ""
+        names[without_wrappers(key)] = key if without_wrappers(key) not in names else ""
     found: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = key if key in wanted else names.get(_without_wrapper_names(key)) or key
+        if is_stale(key) and key not in wanted:
+            continue
+        name = key if key in wanted else names.get(without_wrappers(key)) or key
         # Of two keys that give the same one, the first is taken; the other is left over.
         found[key if name in found or (name != key and name in state) else name] = tensor
     return found
-
-
-def _without_wrapper_names(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
 def _plain(key: str, tensor: Any, expected: Tensor, gather: str) -> Tensor:

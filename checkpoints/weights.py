@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from ..registry import printable, quote
 from .errors import CheckpointError, convert_pickle
+from .formats.dcp import METADATA, DcpFile
 from .formats.index import JSON, read_index
 from .formats.safetensors import SafetensorsFile
 from .formats.tensor_file import TensorFile, TensorInfo
 from .formats.torch_pickle import PickleFile
+from .places import refuse_export, refuse_foreign, weights_nearby
 
 __all__ = ["JSON", "ProgressCallback", "Weights"]
 
@@ -32,17 +35,23 @@ class _Format:
     open: type[TensorFile]
     names: tuple[str, ...]
     index: str
-    suffix: str
+    suffixes: tuple[str, ...]
 
 
 _SAFETENSORS = _Format(
-    SafetensorsFile, ("model.safetensors",), "model.safetensors.index.json", ".safetensors"
+    SafetensorsFile, ("model.safetensors",), "model.safetensors.index.json", (".safetensors",)
 )
 _PICKLES = _Format(
     PickleFile,
     ("pytorch_model.bin", "mm_projector.bin", "non_lora_trainables.bin"),
     "pytorch_model.bin.index.json",
-    ".bin",
+    (".bin", ".pth", ".pt", ".ckpt"),
+)
+_DCP = _Format(DcpFile, (METADATA,), "", ())
+_INDEX = re.compile(r".*[.](safetensors|bin)[.]index[.]json")
+# What trainers put beside the weights.
+_NOT_WEIGHTS = re.compile(
+    r"(?:training_args|optimizer|scheduler|scaler|sampler|rng_state|\w+_optim_states)[\w.-]*"
 )
 
 
@@ -50,7 +59,7 @@ class Weights:
     """The tensors of a checkpoint by key, in whichever of its files they are.
 
     Args:
-        path: A file, or a model's folder.
+        path: A file, a model's folder, or the index of its shards.
         pickled: Whether the weights are pickled; else they are safetensors.
 
     Attributes:
@@ -70,14 +79,16 @@ class Weights:
         # os.path returns False where Path raises, for example for a name that is too long.
         folder = os.path.isdir(self.path)
         self._folder = self.path if folder else self.path.parent
-        only = self._only_file() if folder else self.path.name
+        self._index = self._folder / self._format.index
+        only = self._only_file() if folder else self._named_file()
         self._shards = (
-            read_index(self.path / self._format.index)
+            read_index(self._index)
             if only is None
             else dict.fromkeys(self._open(only).tensors, only)
         )
         self.metadata: dict[str, str] = {} if only is None else self._open(only).metadata
         self.keys: tuple[str, ...] = tuple(self._shards)
+        self._in_file: Mapping[str, str] = {}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -88,6 +99,17 @@ class Weights:
     @cached_property
     def _sorted(self) -> list[str]:
         return sorted(self.keys)
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call the tensors by other keys: present keys by new ones; the others are left out."""
+        self._shards = {name: self._shards[key] for name, key in names.items()}
+        self._in_file = {name: self.key_in_file(key) for name, key in names.items()}
+        self.keys = tuple(names)
+        vars(self).pop("_sorted", None)
+
+    def key_in_file(self, key: str) -> str:
+        """Return the key by which a file has a tensor."""
+        return self._in_file.get(key, key)
 
     def under(self, root: str) -> list[str]:
         """Return the keys that begin with a root, sorted, without going through all others."""
@@ -104,14 +126,14 @@ class Weights:
         Raises:
             CheckpointError: The index names a file that does not hold it.
         """
-        file = self._open(self._shards[key])
-        if key not in file.tensors:
+        file, name = self._open(self._shards[key]), self.key_in_file(key)
+        if name not in file.tensors:
             raise CheckpointError(
-                f"{quote(self._shards[key])} does not hold {quote(key)}",
-                str(self.path / self._format.index),
+                f"{quote(self._shards[key])} does not hold {quote(name)}",
+                str(self._index),
                 hint="Index and shards are of different models: download them again.",
             )
-        return file.tensors[key]
+        return file.tensors[name]
 
     def read(
         self, keys: Iterable[str], progress: ProgressCallback | None = None
@@ -126,7 +148,8 @@ class Weights:
         for key, size in sizes.items():
             if progress is not None:
                 progress(done, total)
-            yield key, self._open(self._shards[key]).read([key])[key]
+            name = self.key_in_file(key)
+            yield key, self._open(self._shards[key]).read([name])[name]
             done += size
         if progress is not None:
             progress(done, total)
@@ -134,42 +157,66 @@ class Weights:
     @property
     def pickled_files(self) -> list[str]:
         """The folder's files that are pickled weights by their names."""
-        names = self._named(_PICKLES.suffix)
-        return [name for name in names if name != "training_args.bin"]  # transformers' Trainer's
+        names = self._named(_PICKLES)
+        return [name for name in names if not _NOT_WEIGHTS.fullmatch(name)]
 
-    def _named(self, suffix: str) -> list[str]:
-        """Return the folder's files of that suffix, without hidden (temporary) ones."""
-        return sorted(path.name for path in self.path.glob(f"[!.]*{suffix}"))
+    def _named(self, format_: _Format) -> list[str]:
+        """Return the folder's files of a format, without hidden (temporary) ones."""
+        found = self.path.glob("[!.]*")
+        return sorted(path.name for path in found if path.suffix in format_.suffixes)
 
     def _open(self, name: str) -> TensorFile:
         if name not in self._files:
             self._files[name] = self._format.open(self._folder / name)
         return self._files[name]
 
+    def _named_file(self) -> str | None:
+        """Return the name of the file that was given; None if it is the index of shards."""
+        name = self.path.name
+        index = _INDEX.fullmatch(name)
+        if index is None:
+            refuse_export(self.path)
+            return name
+        if (index[1] == "bin") != self.pickled:
+            hint = "Leave out from_pickle=True: its shards are not pickles."
+            if not self.pickled:
+                hint = f"A pickle can run code, so it is not loaded. {convert_pickle(self.path)}"
+            found = "an index of " + ("safetensors" if self.pickled else "pickles")
+            raise CheckpointError(found, str(self.path), hint=hint)
+        self._index = self.path
+        return None
+
     def _only_file(self) -> str | None:
         """Return the name of the folder's single file of weights; None if there is an index."""
         for name in self._format.names:
             if (self.path / name).exists():
                 return name
-        if (self.path / self._format.index).exists():
+        if self._index.exists():
             return None
-        safetensors = self._named(_SAFETENSORS.suffix)
-        names = self.pickled_files if self.pickled else safetensors
+        if self.pickled and (self.path / METADATA).exists():
+            self._format = _DCP
+            return METADATA
+        names = self.pickled_files if self.pickled else self._named(_SAFETENSORS)
         if len(names) == 1:
             return names[0]
         if names:
+            suffixes = {Path(name).suffix[1:] for name in names}
+            kind = suffixes.pop() if len(suffixes) == 1 else "pickled"
             raise CheckpointError(
-                f"{len(names)} {self._format.suffix[1:]} files and no {self._format.index}",
+                f"{len(names)} {kind} files and no {self._format.index}",
                 str(self.path),
                 hint=f"Name one of them: {', '.join(map(printable, names[:4]))}.",
             )
-        hint = "Name the file or the folder that holds them."
+        expected = " or ".join(self._format.names)
+        safetensors = self._named(_SAFETENSORS)
+        if self.pickled and safetensors:
+            hint = f"Leave out from_pickle=True: {printable(safetensors[0])} is not a pickle."
+            raise CheckpointError("no weights in this folder", str(self.path), expected, hint)
+        refuse_foreign(self.path, expected)
         if self.pickled_files:
             first = printable(self.pickled_files[0])
             hint = f"{first} is a pickle, which can run code, so it is not loaded. "
             hint += convert_pickle(self.path)
-        elif safetensors:
-            hint = f"Leave out from_pickle=True: {printable(safetensors[0])} is not a pickle."
-        raise CheckpointError(
-            "no weights in this folder", str(self.path), " or ".join(self._format.names), hint
-        )
+        else:
+            hint = weights_nearby(self.path) or "Name the file or the folder that holds them."
+        raise CheckpointError("no weights in this folder", str(self.path), expected, hint)

@@ -23,6 +23,7 @@ _REWORDINGS = [
             "mobilevlm convert --from-pickle {} {}",
         ),
         (rf"load_projector\({_TEXT}\)", "mobilevlm inspect {}"),
+        (rf"inspect_checkpoint\({_TEXT}\)(?:\.spec)?", "mobilevlm inspect {}"),
         (rf"load_spec\({_TEXT}\)", "mobilevlm show {}"),
         (r"load_projector\(\.\.\., check_values=True\)", "mobilevlm inspect --values"),
         (r"(?:replace=True )?\(--force\)|\breplace=True\b", "--force"),

@@ -1,7 +1,8 @@
 """GGUF: llama.cpp's mmproj file, with the projector alone or with its vision tower.
 
-llama.cpp computes three of our projectors: ``mlp`` (`mlp2x_gelu`), ``ldp`` (`ldpnet`) and
-``ldpv2`` (`ldpnetv2`). Tensors keep upstream's layout and are renamed; none is transposed.
+Of the projectors that llama.cpp computes, three are written: ``mlp`` (`mlp2x_gelu`), ``ldp``
+(`ldpnet`) and ``ldpv2`` (`ldpnetv2`). Tensors keep upstream's layout and are
+renamed; none is transposed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..checkpoints.mapping import find_layout, from_upstream, parts, to_upstream
 from ..checkpoints.save import DOCUMENT
 from ..projectors.build import spec_of
 from ..projectors.projector import Projector
+from ..projectors.stack import Stack
 from .errors import ExportError
 from .formats import Format, Job, Loaded, ProgressCallback
 from .gguf_tower import VisionTower, read_vision_tower
@@ -37,7 +39,7 @@ LDPNET_EPS = 1e-5  # llama.cpp uses the tower's eps instead
 
 @dataclass(frozen=True)
 class _Projector:
-    """A projector that llama.cpp computes.
+    """A projector that llama.cpp computes, and that is written for it.
 
     Attributes:
         preset: The name of our preset.
@@ -106,7 +108,7 @@ class Gguf(Format):
         if type_ != "mlp" and projector.spec.token_order != "raster":
             raise ExportError("tokens in block-major order", "token_order", "'raster'")
         if "tower" in job.options:
-            _refuse_tower(read_vision_tower(job.options["tower"]), type_, projector.spec.in_)
+            _refuse_tower(read_vision_tower(job.options["tower"]), type_, projector.spec)
 
     def write(self, job: Job, report_progress: ProgressCallback) -> bytes:
         from gguf import GGUFWriter
@@ -163,6 +165,9 @@ class Gguf(Format):
         projector.load_state_dict(from_upstream(projector, layout, state), assign=True)
         projector.eval()
 
+        tower = job.options.get("tower")
+        notes = () if tower is None else read_vision_tower(tower).notes
+
         def number(key: str) -> int:
             return int(reader.fields[f"clip.vision.{key}"].contents())
 
@@ -173,7 +178,7 @@ class Gguf(Format):
             inputs=(1, n, number("embedding_length")),
             outputs=(1, tokens, number("projection_dim")),
             versions={"gguf": int(reader.fields["GGUF.version"].contents()), "projector": type_},
-            notes=tuple(_notes({tensor.name for tensor in reader.tensors})),
+            notes=(*_notes({tensor.name for tensor in reader.tensors}), *notes),
             timed=False,
         )
 
@@ -187,7 +192,7 @@ def _notes(names: Collection[str]) -> Iterator[str]:
 
 
 def _type_of(projector: Projector) -> str:
-    """Return llama.cpp's name for a projector; the error says why there is none."""
+    """Return llama.cpp's name for a projector; the error says why it is not written."""
     spec = projector.spec
 
     def is_(name: str) -> bool:
@@ -197,14 +202,19 @@ def _type_of(projector: Projector) -> str:
         if is_(llama.preset):
             return type_
     reasons = (f"this is {name}; {why}" for name, why in _REASONS.items() if is_(name))
-    found = next(reasons, "llama.cpp has no name for these blocks")
-    raise ExportError(found, "projector", "mlp2x_gelu, ldpnet or ldpnetv2")
+    found = next(reasons, "")
+    hint = "" if found else "Of a whole model, llama.cpp's convert_hf_to_gguf.py --mmproj may."
+    found = found or "we do not write these blocks to GGUF yet"
+    raise ExportError(found, "projector", "mlp2x_gelu, ldpnet or ldpnetv2", hint)
 
 
-def _refuse_tower(tower: VisionTower, type_: str, width: int) -> None:
+def _refuse_tower(tower: VisionTower, type_: str, spec: Stack) -> None:
     where = str(tower.weights.path)
-    if tower.width != width:
-        raise ExportError(f"the tower gives {tower.width} channels", where, f"{width}")
+    if tower.width != spec.in_:
+        raise ExportError(f"the tower gives {tower.width} channels", where, f"{spec.in_}")
+    if spec.prefix_tokens and not tower.class_token:
+        found = f"{spec.prefix_tokens}, but the tower has no class token"
+        raise ExportError(found, "prefix_tokens", "0", "llama.cpp would not drop a patch.")
     if type_ == "ldp" and tower.eps != LDPNET_EPS:
         hint = "llama.cpp would use the tower's eps for the projector's norms."
         found = f"LayerNorms with an eps of {tower.eps:g}"

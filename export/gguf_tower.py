@@ -70,6 +70,8 @@ class VisionTower:
         gelu: Whether its activation is GELU; otherwise quick GELU.
         mean: The mean of each colour channel, subtracted from the pixels.
         std: The standard deviation of each colour channel.
+        class_token: Whether a token of no patch comes first, which llama.cpp drops.
+        notes: What the model's config says and the file does not.
     """
 
     weights: Weights
@@ -85,6 +87,8 @@ class VisionTower:
     gelu: bool
     mean: list[float]
     std: list[float]
+    class_token: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def side(self) -> int:
@@ -156,10 +160,12 @@ def read_vision_tower(folder: str | os.PathLike[str]) -> VisionTower:
     act = config["hidden_act"]
     if not isinstance(act, str) or act not in _ACTS:
         raise ExportError(quote(act), f"{where}: hidden_act", f"one of {', '.join(_ACTS)}")
-    field = "vision_feature_select_strategy"
-    if model.get(field, "default") != "default":
-        hint = "llama.cpp always drops the CLS token."
-        raise ExportError(quote(model[field]), f"{where}: {field}", "'default'", hint)
+    notes = [*_check_class_token(model, clip, where)]
+    if any(key.rpartition(".")[2] == "image_newline" for key in weights.keys):
+        notes.append(
+            "the model also gets an image in tiles, each row with its image_newline at the end; "
+            "this file has none, so llama.cpp gives it the whole image alone"
+        )
     layer = _feature_layer(model, count, where)
     layers = min(layer + 1, count)
     return VisionTower(
@@ -176,7 +182,52 @@ def read_vision_tower(folder: str | os.PathLike[str]) -> VisionTower:
         gelu=_ACTS[act] == "gelu",
         mean=_channels(config, "image_mean", where),
         std=_channels(config, "image_std", where),
+        class_token=clip,
+        notes=tuple(notes),
     )
+
+
+# What a model does with the first token of its tower: by transformers, whose default depends on the
+# model, and by LLaVA's own code.
+_STRATEGY, _FEATURE = "vision_feature_select_strategy", "mm_vision_select_feature"
+_DROPS = {
+    _STRATEGY: {"default": True, "full": False},
+    _FEATURE: {"patch": True, "cls_patch": False},
+}
+_DROPPING = ("llava", "llava_next", "llava_next_video", "video_llava", "vipllava")
+
+
+def _check_class_token(model: Mapping[str, Any], clip: bool, where: str) -> Iterator[str]:
+    """Refuse a model that does not drop the class token, or drops a patch where there is none.
+
+    llama.cpp drops the first token if the tower has a class token, and none otherwise.
+
+    Yields:
+        What a user should know.
+    """
+    implied = {_STRATEGY: "default"} if model.get("model_type") in _DROPPING else {}
+    said = {name: model[name] for name in _DROPS if name in model} or implied
+    for name, value in said.items():
+        rules = _DROPS[name]
+        if not isinstance(value, str) or value not in rules:
+            expected = " or ".join(map(repr, rules))
+            raise ExportError(quote(value), f"{where}: {name}", expected)
+        right = next(repr(rule) for rule, drops in rules.items() if drops == clip)
+        if clip and not rules[value]:
+            hint = "llama.cpp always drops the CLS token."
+            raise ExportError(quote(value), f"{where}: {name}", right, hint)
+        if rules[value] and not clip:
+            if name == _FEATURE:  # where code for such towers does not look at it
+                yield f"{name} is {value!r}, but the tower has no class token: no token is dropped"
+                continue
+            found = quote(value) + ("" if name in model else ", by default")
+            raise ExportError(
+                f"{found}, of a tower without a class token",
+                f"{where}: {name}",
+                right,
+                "transformers would drop a patch, and llama.cpp drops none. If the model was "
+                f"trained on all patches, write {right} in its config.json.",
+            )
 
 
 def _gguf_name(key: str, layers: int) -> str | None:

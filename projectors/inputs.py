@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..blocks.core.dtypes import count_dtypes
 from ..blocks.core.errors import GridError
 from ..blocks.core.feature import Grid, check_grid
 
-__all__ = ["check_input", "check_map", "check_packed", "token_grid"]
+__all__ = ["check_input", "check_map", "check_packed", "refuse_mixed", "token_grid"]
 
 
 def check_input(x: object, width: int, module: nn.Module) -> torch.Size:
@@ -24,7 +26,8 @@ def check_input(x: object, width: int, module: nn.Module) -> torch.Size:
         module: The projector, whose parameters have the dtype that `x` must have.
 
     Raises:
-        GridError: It is not a dense tensor of that width, and of that dtype unless autocast is on.
+        GridError: It is not a dense tensor of that width, and of that dtype unless autocast is on
+            or the parameters have several.
     """
     if not isinstance(x, Tensor):
         raise GridError(f"{type(x).__name__} is not a torch.Tensor", "x", _expected(width))
@@ -40,6 +43,9 @@ def check_input(x: object, width: int, module: nn.Module) -> torch.Size:
         hint = ""
         if rank == 4 and shape[3] == width:
             hint = "It looks channels-last: permute it to (b, c, h, w)."
+            if shape[1] != shape[2]:
+                hint = "If it is frames (b, t, n, c), join them: x.flatten(0, 1). If it is a map "
+                hint += "(b, h, w, c), permute it to (b, c, h, w)."
         found = f"shape {tuple(shape)} has {channels} channels"
         raise GridError(found, "x", _expected(width), hint)
     dtype = x.dtype
@@ -53,6 +59,7 @@ def check_input(x: object, width: int, module: nn.Module) -> torch.Size:
         and not _autocasts(x.device.type, dtype, own)
         # A pre-hook may cast the input, as that of fully sharded training does.
         and not any(each._forward_pre_hooks for each in module.modules())
+        and len(set(_dtypes(module))) == 1  # with several, torch knows what goes together
     ):
         raise GridError(
             f"the input is {dtype}, the parameters are {own}",
@@ -61,6 +68,29 @@ def check_input(x: object, width: int, module: nn.Module) -> torch.Size:
             f"Call x.to({own}) or projector.to({dtype}).",
         )
     return shape
+
+
+def refuse_mixed(x: Tensor, module: nn.Module, error: RuntimeError) -> None:
+    """Explain an error of torch by the parameters' dtypes, if they are mixed.
+
+    Raises:
+        GridError: They are, and torch does not compute with them and this input.
+    """
+    dtypes = list(_dtypes(module))
+    if len(set(dtypes)) > 1 and "type" in str(error):
+        raise GridError(
+            f"the input is {x.dtype}, the parameters are mixed: {count_dtypes(dtypes)}",
+            "x",
+            "dtypes that torch computes with",
+            f"Load it with dtype={x.dtype}, or call projector.to({x.dtype}).",
+        ) from error
+
+
+def _dtypes(module: nn.Module) -> Iterator[torch.dtype]:
+    """Yield the dtypes of the floating-point parameters."""
+    for parameter in module.parameters():
+        if parameter.dtype.is_floating_point:
+            yield parameter.dtype
 
 
 def check_map(h: int, w: int, grid: Any) -> None:

@@ -16,7 +16,7 @@ from ..blocks.core.feature import Grid, check_grid
 from ..registry import quote
 from .assemble import assemble
 from .device import check_device, check_dtype
-from .inputs import check_input, check_map, check_packed, token_grid
+from .inputs import check_input, check_map, check_packed, refuse_mixed, token_grid
 from .packed import run_packed
 from .plan import MAX_PARAMETERS, Plan
 from .stack import Stack
@@ -142,8 +142,9 @@ class Projector(nn.Module):
         sequence of it.
 
         Args:
-            x: Floating-point features, of the parameters' dtype unless autocast is on. Tokens may
-                begin with ``spec.prefix_tokens`` tokens, which are dropped.
+            x: Floating-point features, of the parameters' dtype unless autocast is on; where they
+                have several, of one that torch computes with. Tokens may begin with
+                ``spec.prefix_tokens`` tokens, which are dropped.
             grid: The token grid (h, w), h * w = n. Without it, and without one given at build,
                 n must be a square, unless no block reads the grid. For packed images, a list.
 
@@ -151,6 +152,15 @@ class Projector(nn.Module):
             GridError: Shape, dtype or grid do not fit.
             SpecError: For this grid, the blocks do not fit each other.
         """
+        if torch.compiler.is_compiling():
+            return self._forward(x, grid)
+        try:
+            return self._forward(x, grid)
+        except RuntimeError as error:
+            refuse_mixed(x, self, error)
+            raise
+
+    def _forward(self, x: Tensor, grid: Sequence[int] | Sequence[Sequence[int]] | None) -> Tensor:
         shape = check_input(x, self.spec.in_, self)
         if len(shape) == 4:
             h, w = shape[2:]

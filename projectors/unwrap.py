@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -9,10 +10,21 @@ from torch import nn
 from ..registry import MobileVLMError
 from .projector import Projector
 
-__all__ = ["WRAPPERS", "inside", "unwrap"]
+__all__ = ["inside", "is_stale", "unwrap", "without_wrappers"]
 
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""The names of the wrapped module in wrappers' attributes and keys."""
+# The names of the wrapped module in wrappers' attributes and keys.
+_WRAPPERS = (
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+)
+# In keys, PEFT's names too: that of the trained copy ends with the adapter's.
+_IN_KEYS = re.compile(
+    rf"(?<![^.])(?:{'|'.join(_WRAPPERS)}|base_model\.model|modules_to_save\.[^.]+)\."
+)
+_STALE = re.compile(r"(?<![^.])original_module\.")
 
 # Classes that only call the module inside them, by package and name, as none is imported.
 _WRAPPER_CLASSES = frozenset(
@@ -41,8 +53,22 @@ _FORWARDING_CLASSES = frozenset(
 def inside(module: nn.Module) -> str | None:
     """Return the name of the module that a wrapper wraps; None if it is not a wrapper."""
     if _is_instance_by_name(module, _WRAPPER_CLASSES):
-        return next((name for name in WRAPPERS if name in module._modules), None)
+        return next((name for name in _WRAPPERS if name in module._modules), None)
     return None
+
+
+def without_wrappers(key: str) -> str:
+    """Return a key without the names of wrappers, wherever they stand in it.
+
+    >>> without_wrappers("module.mm_projector.modules_to_save.default.0.weight")
+    'mm_projector.0.weight'
+    """
+    return _IN_KEYS.sub("", key)
+
+
+def is_stale(key: str) -> bool:
+    """Return whether a key is of the copy that PEFT keeps of a module as it was before training."""
+    return _STALE.search(key) is not None
 
 
 def unwrap(module: Any, error: type[MobileVLMError]) -> Projector:

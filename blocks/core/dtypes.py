@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["FLOATS", "dtype_name", "short_name"]
+from collections import Counter
+from collections.abc import Iterable
+
+__all__ = ["FLOATS", "count_dtypes", "dtype_name", "short_name"]
 
 # torch's name, then its other names, of which file formats use the first.
 FLOATS = {
@@ -31,3 +34,14 @@ def short_name(text: str) -> str:
     """
     name = dtype_name(text)
     return text if name is None else FLOATS[name][0]
+
+
+def count_dtypes(dtypes: Iterable[object]) -> str:
+    """Return how many tensors are of each dtype, for a message.
+
+    >>> count_dtypes(["torch.float32", "torch.bfloat16", "torch.bfloat16"])
+    '1 fp32, 2 bf16'
+    """
+    names = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+    counts = Counter(name.replace("bfloat", "bf").replace("float", "fp") for name in names)
+    return ", ".join(f"{count} {name}" for name, count in counts.items())

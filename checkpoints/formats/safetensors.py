@@ -112,18 +112,22 @@ def _tensor_info(entry: Any, data_start: int, where: str) -> TensorInfo:
             "not a tensor's entry", where, "dtype, shape and data_offsets", _AGAIN
         )
     name, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(name, str) or name not in DTYPES:
-        expected = "one of BF16, F16, F32, F64 and the like"
-        hint = "Save it again in one of them."
-        raise CheckpointError(f"dtype {quote(name)} is not known", where, expected, hint)
+    if not isinstance(name, str):
+        raise CheckpointError(f"dtype {quote(name)}", where, "a name, such as BF16", _AGAIN)
     sizes = _are_sizes(shape) and _are_sizes(span) and len(span) == 2
     # torch multiplies the sides even where one of them is 0.
     if not sizes or math.prod(side or 1 for side in shape) > 1 << 60:
         found = f"shape {quote(shape)} at {quote(span)} does not make sense"
         raise CheckpointError(found, where, hint=_AGAIN)
-    dtype = DTYPES[name]
-    nbytes = math.prod(shape) * dtype.itemsize
-    if span[1] - span[0] != nbytes:
+    dtype = DTYPES.get(name)
+    if dtype is None and span[0] <= span[1]:
+        # Of another tensor it spoils nothing. Whether its size is right cannot be said.
+        fault = f"of the dtype {quote(name)}, which is not known"
+        hint = "Save it again in one of BF16, F16, F32, F64 and the like."
+        start, nbytes = data_start + span[0], span[1] - span[0]
+        return TensorInfo(torch.uint8, tuple(shape), start, nbytes, None, fault, hint)
+    nbytes = math.prod(shape) * (1 if dtype is None else dtype.itemsize)
+    if dtype is None or span[1] - span[0] != nbytes:
         expected = f"{nbytes:,} for {name} of {tuple(shape)}"
         raise CheckpointError(f"{span[1] - span[0]:,} bytes", where, expected, _AGAIN)
     return TensorInfo(dtype, tuple(shape), data_start + span[0], nbytes)

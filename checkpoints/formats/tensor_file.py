@@ -38,6 +38,16 @@ _OTHER_FORMATS = (
     ((b"<!doctype", b"<html", b"<?xml"), "a web page", "Download the file itself."),
     ((b"gguf",), "a GGUF file", "Use the model it was converted from."),
 )
+# Of files that begin in no way of their own.
+_OTHER_SUFFIXES = {
+    ".onnx": "an ONNX model",
+    ".pt2": "a program of torch.export",
+    ".pte": "a program of ExecuTorch",
+    ".tflite": "a LiteRT model",
+    ".npz": "an archive of NumPy",
+    ".h5": "an HDF5 file",
+    ".msgpack": "a file of Flax",
+}
 # A model's name on a hub, given in place of a path.
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(?:\.\d[\w-]*)*", re.ASCII)
 
@@ -53,6 +63,7 @@ class TensorInfo:
         nbytes: Its size in bytes.
         strides: Its strides, in elements, if it is not contiguous.
         fault: Why it must not be read; empty if it may be.
+        hint: One thing to try then.
     """
 
     dtype: torch.dtype
@@ -61,6 +72,7 @@ class TensorInfo:
     nbytes: int
     strides: tuple[int, ...] | None = None
     fault: str = ""
+    hint: str = "Call .clone() on it before torch.save."
 
 
 class TensorFile(ABC):
@@ -122,7 +134,14 @@ class TensorFile(ABC):
             before, now = self._status, os.fstat(self._file.fileno())
             if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise self.error("the file changed while it was read", hint="Try again.")
-            return {key: self._tensor(self.tensors[key]) for key in keys}
+            return {key: self._tensor(self._readable(key)) for key in keys}
+
+    def _readable(self, key: str) -> TensorInfo:
+        info = self.tensors[key]
+        if info.fault:
+            found = f"a tensor of {info.shape}, {info.fault}"
+            raise self.error(found, "a tensor of its own numbers", info.hint, (key,))
+        return info
 
     def _tensor(self, info: TensorInfo) -> Tensor:
         if not info.nbytes:
@@ -164,8 +183,12 @@ class TensorFile(ABC):
 
 
 def refuse_other_formats(start: bytes, where: str, expected: str) -> None:
-    """Say what a file is, from its first bytes, if it is not a checkpoint at all."""
+    """Say what a file is, from its first bytes or its name, if it is no checkpoint at all."""
     text = start.lstrip().lower()
     for starts, found, hint in _OTHER_FORMATS:
         if text.startswith(starts):
+            raise CheckpointError(found, where, expected, hint)
+    for suffix, found in _OTHER_SUFFIXES.items():
+        if where.lower().endswith(suffix):
+            hint = "Use the checkpoint that it was made of."
             raise CheckpointError(found, where, expected, hint)

@@ -15,24 +15,25 @@ for one larger than memory.
 from __future__ import annotations
 
 import io
-import pickletools
+import os
 import re
 import struct
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...registry import quote
-from ..errors import CheckpointError
+from .opcodes import opcode_fault
 from .safetensors import DTYPES
 from .tensor_file import TensorFile, TensorInfo, refuse_other_formats
 
-__all__ = ["PickleFile"]
+__all__ = ["PickleFile", "PickledTensor"]
 
 # Before 2.10 weights_only had known holes; before 2.11 the meta device still read every storage.
 MIN_TORCH = (2, 11)
@@ -41,8 +42,6 @@ MAX_PICKLE = 10_000_000
 # For a pickle of that size: torch.save writes 2.6 bytes an opcode or more, 72 a tensor or more.
 MAX_OPCODES = 4_000_000
 MAX_MEMBERS = 150_000
-# A tensor's arguments are far fewer. A tuple may become a key, and hashing one recurses.
-MAX_TUPLE = 1_000
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 
 # What a pickle of tensors needs; torch allows more, some of which allocates.
@@ -186,42 +185,12 @@ class PickleFile(TensorFile):
         return members
 
     def _check_opcodes(self, data: bytes) -> None:
-        """Refuse, from a pickle's opcodes, what no dict of tensors needs; none of them is run."""
-        # For each value on the stack: how many values it comes to if it is a tuple, written out.
-        stack: list[int] = []
-        marks: list[int] = []
-        memo: dict[Any, int] = {}
         try:
-            for count, (opcode, arg, _) in enumerate(pickletools.genops(data)):
-                name, found = opcode.name, ""
-                if count >= MAX_OPCODES:
-                    found = f"a pickle of more than {MAX_OPCODES:,} opcodes"
-                elif name == "GLOBAL" and arg not in _GLOBALS:
-                    found = (
-                        f"it asks for {quote(str(arg).replace(' ', '.'))}, which is not a tensor"
-                    )
-                elif name == "MARK":
-                    marks.append(len(stack))
-                elif name in ("BINPUT", "LONG_BINPUT"):
-                    memo[int(arg or 0)] = stack[-1]
-                elif name in ("BINGET", "LONG_BINGET"):
-                    stack.append(memo[int(arg or 0)])
-                else:
-                    taken = opcode.stack_before
-                    if pickletools.markobject in taken:
-                        start = marks.pop() - taken.index(pickletools.markobject)
-                    else:
-                        start = len(stack) - len(taken)
-                    size = 1 + sum(stack[start:]) if "TUPLE" in name else 1
-                    if size > MAX_TUPLE:
-                        found = f"a tuple of more than {MAX_TUPLE:,} values in its pickle"
-                    stack[start:] = [size] * len(opcode.stack_after)
-                if found:
-                    raise self.error(found, _TENSORS, _STATE_DICT)
-        except CheckpointError:
-            raise
+            found = opcode_fault(data, MAX_OPCODES, _GLOBALS)
         except (LookupError, ValueError):
             raise self.error("its pickle is damaged", hint=_CUT) from None
+        if found:
+            raise self.error(found, _TENSORS, _STATE_DICT)
 
     def _unpickle(self, stub: io.BytesIO) -> Any:
         try:
@@ -233,16 +202,27 @@ class PickleFile(TensorFile):
             raise self.error(found, f"nothing but {_TENSORS}", _STATE_DICT) from None
 
     def _tensors_by_name(self, value: Any) -> list[tuple[str, Tensor]]:
-        """Return the tensors by key, out of a dict of them or of the only such dict in a dict.
+        """Return the tensors by key, out of a dict of them or of the dicts of them in a dict.
 
-        `dict`'s own methods are called, since attributes may hide those of an OrderedDict.
+        If there are several, all are returned, with their names before the keys: which of them
+        holds a projector is for others to find out. `dict`'s own methods are called, since
+        attributes may hide those of an OrderedDict.
         """
         keys: tuple[Any, ...] = ()
         if isinstance(value, dict) and not _holds_tensors(value):
             inner = {key: each for key, each in dict.items(value) if _holds_tensors(each)}
             if len(inner) > 1:
-                names = ", ".join(map(quote, inner))
-                raise self.error(f"more than one dict of tensors: {names}", "one", _STATE_DICT)
+                pure = {key: each for key, each in inner.items() if _holds_only_tensors(each)}
+                joined = [
+                    (f"{name}.{key}", tensor)
+                    for name, each in pure.items()
+                    for key, tensor in dict.items(each)
+                ]
+                if len(dict(joined)) < len(joined) or not all(isinstance(n, str) for n in pure):
+                    names = ", ".join(map(quote, inner))
+                    raise self.error(f"more than one dict of tensors: {names}", "one", _STATE_DICT)
+                if joined:
+                    return joined
             if inner:
                 [(outer, value)] = inner.items()
                 keys = (outer,)
@@ -278,6 +258,55 @@ class PickleFile(TensorFile):
         return TensorInfo(tensor.dtype, shape, member.start + start, nbytes, given, fault)
 
 
+class PickledTensor(PickleFile):
+    """A single tensor of `torch.save` in a part of a file; its key is empty.
+
+    Args:
+        path: The file.
+        start: The position of the part's first byte.
+        size: The part's size in bytes.
+    """
+
+    def __init__(self, path: Path, start: int, size: int) -> None:
+        self._start, self._size = start, size
+        super().__init__(path)
+
+    def _describe(self, file: BufferedReader, size: int) -> None:
+        if self._start + self._size > size:
+            end = self._start + self._size
+            found = f"the file is {size:,} bytes, a tensor in it ends at {end:,}"
+            raise self.error(found, hint=_CUT)
+        super()._describe(cast("BufferedReader", _Part(file, self._start, self._size)), self._size)
+        for key, info in self.tensors.items():
+            self.tensors[key] = replace(info, start=self._start + info.start)
+
+    def _tensors_by_name(self, value: Any) -> list[tuple[str, Tensor]]:
+        if not _is_tensor(value):
+            raise self.error(f"a pickled {type(value).__name__}", "a tensor", _CUT)
+        return [("", value)]
+
+
+class _Part:
+    """A part of a file, to be read as a file."""
+
+    def __init__(self, file: BufferedReader, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
+        self.seek(0)
+
+    def seek(self, position: int, whence: int = os.SEEK_SET) -> int:
+        position += {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._size}[whence]
+        if position < 0:
+            raise ValueError("before the start")
+        return self._file.seek(self._start + position) - self._start
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def read(self, n: int = -1) -> bytes:
+        left = max(0, self._size - self.tell())
+        return self._file.read(left if n < 0 else min(n, left))
+
+
 def _member_bytes(file: BufferedReader, member: _Member, limit: int) -> bytes:
     file.seek(member.start)
     return file.read(min(member.size, limit))
@@ -311,6 +340,10 @@ def _is_tensor(value: Any) -> bool:
 
 def _holds_tensors(value: Any) -> bool:
     return isinstance(value, dict) and any(map(_is_tensor, dict.values(value)))
+
+
+def _holds_only_tensors(value: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) and _is_tensor(each) for key, each in dict.items(value))
 
 
 def _tensor_fault(tensor: Tensor, steps: list[tuple[int, int]]) -> str:

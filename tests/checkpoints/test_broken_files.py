@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import INDEX, WEIGHTS, header, hf_mlp, mlp, refusal
+from helpers.checkpoints import INDEX, WEIGHTS, header, hf_mlp, mlp, refusal, same
 from safetensors.torch import save, save_file
 from torch import Tensor
 
 from mobilevlm import RegistryError, SpecError, build_projector
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.formats import index as index_file
+from mobilevlm.checkpoints.formats.safetensors import SafetensorsFile
 from mobilevlm.checkpoints.inspection import inspect_checkpoint
 from mobilevlm.checkpoints.load import load_projector
 from mobilevlm.checkpoints.mapping import to_upstream
@@ -111,8 +112,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "dtype of another kind": (
         lambda: header('{"a":{"dtype":[],"shape":[1],"data_offsets":[0,1]}}', 1),
-        "X['a']: dtype [] is not known; expected one of BF16, F16, F32, F64 and the like. "
-        "Save it again in one of them.",
+        "X['a']: dtype []; expected a name, such as BF16. Download or save it again.",
     ),
     **{
         f"a span of {span}": (
@@ -129,8 +129,22 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "dtype": (
         lambda: header('{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,1]}}', 1),
-        "X['a']: dtype 'F4' is not known; expected one of BF16, F16, F32, F64 and the like. "
-        "Save it again in one of them.",
+        "X: no projector that is known, among 1 tensors such as 'a'. Build one with "
+        "build_projector and load its state dict yourself.",
+    ),
+    "a dtype, and a span that ends before it begins": (
+        lambda: header('{"a":{"dtype":"F4","shape":[0],"data_offsets":[1,0]}}', 1),
+        "X['a']: -1 bytes; expected 0 for F4 of (0,). Download or save it again.",
+    ),
+    "a dtype, and a hole": (
+        lambda: header('{"a":{"dtype":"F4","shape":[1],"data_offsets":[1,2]}}', 2),
+        "X: its tensors leave a hole at byte 1. Download or save it again.",
+    ),
+    "a dtype of the projector's": (
+        lambda: with_unknown_dtype("mm_projector.0.weight"),
+        "X['mm_projector.0.weight']: a tensor of (48, 16), of the dtype 'F6_E2M3', which is not "
+        "known; expected a tensor of its own numbers. Save it again in one of BF16, F16, F32, F64 "
+        "and the like.",
     ),
     "fields": (
         lambda: header('{"a":{"dtype":"U8","shape":[1]}}', 1),
@@ -481,6 +495,28 @@ def test_every_projector_that_the_tensors_alone_fit_is_named(tmp_path: Path) -> 
         "The tensors alone fit mlp, 16 -> 24, under 'a.multi_modal_projector.', or mlp, 16 -> 24, "
         "under 'multi_modal_projector.': is config.json another model's?"
     )
+
+
+def with_unknown_dtype(key: str) -> bytes:
+    """The MLP in safetensors, with a tensor of a dtype that nobody knows."""
+    described = {"dtype": "F6_E2M3", "shape": [48, 16], "data_offsets": [0, 576]}
+    rest = {name: tensor for name, tensor in mlp().items() if name != key}
+    entries, data = {key: described}, bytes(576)
+    for name, tensor in rest.items():
+        span = [len(data), len(data) + tensor.nbytes]
+        entries[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": span}
+        data += tensor.numpy().tobytes()
+    return header(json.dumps(entries)) + data
+
+
+def test_a_dtype_that_nobody_knows_spoils_only_its_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(with_unknown_dtype("language_model.weight"))
+    assert (inspect_checkpoint(path).family, inspect_checkpoint(path).left) == ("mlp", 1)
+    save_file(mlp(), tmp_path / "y.safetensors")
+    assert same(load_projector(path), load_projector(tmp_path / "y.safetensors"))
+    with pytest.raises(CheckpointError, match="of the dtype 'F6_E2M3', which is not known"):
+        SafetensorsFile(path).read(["language_model.weight"])
 
 
 def test_five_files_and_no_index(tmp_path: Path) -> None:

@@ -497,7 +497,16 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "two dicts": (
         lambda: saved({"model": mlp(), "ema": mlp()}),
+        "X: more than one projector fits: mlp under 'model.mm_projector.', mlp under "
+        "'ema.mm_projector.'. Say which one, as root='model.mm_projector.'.",
+    ),
+    "two dicts that are not tensors alone": (
+        lambda: saved({"model": {**mlp(), "n": 1}, "ema": {**mlp(), 3: torch.zeros(1)}}),
         f"X: more than one dict of tensors: 'model', 'ema'; expected one. {STATE_DICT}",
+    ),
+    "two dicts whose keys become one": (
+        lambda: saved({"a.b": {"c": torch.zeros(1)}, "a": {"b.c": torch.zeros(1)}}),
+        f"X: more than one dict of tensors: 'a.b', 'a'; expected one. {STATE_DICT}",
     ),
     # Tensors that lie.
     "longer than its storage": (
@@ -695,6 +704,26 @@ def test_folders_of_pickles(tmp_path: Path) -> None:
     )
     (folder / "b.bin").unlink()
     convert_checkpoint(folder, tmp_path / "out", from_pickle=True)
+
+
+def test_of_several_dicts_the_one_with_a_projector_is_taken(tmp_path: Path) -> None:
+    others = {
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
+        "ema": {"decay": torch.zeros(1)},
+        "metrics": {"loss": torch.zeros(1), "step": 3},
+    }
+    torch.save({**others, "model": mlp()}, tmp_path / "x.ckpt")
+    found = convert_checkpoint(tmp_path / "x.ckpt", tmp_path / "out", from_pickle=True)
+    assert (found.family, found.root, found.left) == ("mlp", "model.mm_projector.", 1)
+    back = to_upstream(load_projector(tmp_path / "out"), "mlp")
+    assert all(torch.equal(back[key[13:]], tensor) for key, tensor in mlp().items())
+    both = {"model": mlp(), "ema": {key: 2 * tensor for key, tensor in mlp().items()}}
+    torch.save(both, tmp_path / "y.pt")
+    convert_checkpoint(
+        tmp_path / "y.pt", tmp_path / "ema", from_pickle=True, root="ema.mm_projector"
+    )
+    back = to_upstream(load_projector(tmp_path / "ema"), "mlp")
+    assert all(torch.equal(back[key[13:]], 2 * tensor) for key, tensor in mlp().items())
 
 
 def test_a_folder_of_pickles_without_a_projector(tmp_path: Path) -> None:
