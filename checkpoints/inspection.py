@@ -16,6 +16,8 @@ from ..projectors.document import parse_spec
 from ..projectors.index import aliases, upstream_index
 from ..projectors.lookup import instantiate
 from ..projectors.stack import Stack
+from ..registry import MobileVLMError
+from .errors import CheckpointError
 from .formats.exported import exported_document
 from .load import Known, other_roots, recognise_projector
 from .weights import Weights
@@ -127,12 +129,16 @@ def inspect_checkpoint(
 
     Raises:
         CheckpointError: It cannot be read, or holds no projector that is known.
-        SpecError: An export's document does not fit.
         GridError: The grid is none.
     """
     export, document = exported_document(Path(path))
     if document:
-        stack = parse_spec(document, f"{path}: document")
+        try:
+            stack = parse_spec(document, "document")
+        except MobileVLMError as error:
+            place = f"{error.where}: " if error.where else ""
+            found = f"its document does not fit: {place}{error.found}"
+            raise CheckpointError(found, str(path), error.expected, error.hint) from error
         return Inspection(str(path), "document", stack, "", "", (), 0, export=export)
     weights = Weights(path)
     return inspect_known(weights, recognise_projector(weights, root, grid))

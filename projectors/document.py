@@ -51,7 +51,7 @@ def load_spec(source: str | os.PathLike[str] | Mapping[str, Any]) -> Stack:
         hint = f"Look into it with load_projector({str(path)!r})."
         raise SpecError("a checkpoint", str(path), "a JSON document", hint)
     if path.suffix.lower() in (".gguf", ".onnx") and os.path.isfile(path):
-        hint = f"The document of an export is inspect_checkpoint({str(path)!r}).spec"
+        hint = f"Read its document: inspect_checkpoint({str(path)!r}).spec"
         raise SpecError("an exported file", str(path), "a JSON document", hint)
     return Stack.parse(_READER.read(path, missing=hint))
 

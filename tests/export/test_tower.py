@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mobilevlm import MobileVLMError
+from mobilevlm import ExportError, MobileVLMError
 from mobilevlm.export.gguf_tower import read_vision_tower
 
 WEIGHTS, CONFIG, PICTURES = "model.safetensors", "config.json", "preprocessor_config.json"
@@ -54,6 +54,75 @@ def test_a_tower_is_read(tmp_path: Path) -> None:
     assert (tower.mean, tower.std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     (tmp_path / PICTURES).unlink()
     assert read_vision_tower(tmp_path).mean == [0.5, 0.5, 0.5]
+
+
+CLASS = {POSITION: torch.zeros(10, 8), "embeddings.class_embedding": torch.zeros(8)}
+LLAVA = {"model_type": "llava", "vision_config": VISION}
+STRATEGY, FEATURE = "vision_feature_select_strategy", "mm_vision_select_feature"
+BY_NAME = "a tower without a class token; expected 'full'. transformers would drop a patch, and "
+BY_NAME += "llama.cpp drops none. If the model was trained on all patches, write 'full' in its "
+BY_NAME += "config.json."
+
+
+@pytest.mark.parametrize(
+    ("class_token", "config", "said"),
+    [
+        # llama.cpp drops the class token: so must the model.
+        (True, LLAVA, ""),
+        (True, {**LLAVA, STRATEGY: "default"}, ""),
+        (True, {"vision_config": VISION, FEATURE: "patch"}, ""),
+        (
+            True,
+            {**LLAVA, STRATEGY: "full"},
+            f"X: {STRATEGY}: 'full'; expected 'default'. llama.cpp always drops the CLS token.",
+        ),
+        (
+            True,
+            {"vision_config": VISION, FEATURE: "cls_patch"},
+            f"X: {FEATURE}: 'cls_patch'; expected 'patch'. llama.cpp always drops the CLS token.",
+        ),
+        # Without one it drops nothing: neither must the model.
+        (False, {"vision_config": VISION}, ""),
+        (False, {**LLAVA, STRATEGY: "full"}, ""),
+        (False, {"vision_config": VISION, "model_type": "llava_onevision"}, ""),
+        (False, {"vision_config": VISION, FEATURE: "cls_patch"}, ""),
+        (False, {**LLAVA, STRATEGY: "default"}, f"X: {STRATEGY}: 'default', of {BY_NAME}"),
+        (False, LLAVA, f"X: {STRATEGY}: 'default', by default, of {BY_NAME}"),
+        (
+            False,
+            {**LLAVA, "model_type": "llava_next"},
+            f"X: {STRATEGY}: 'default', by default, of {BY_NAME}",
+        ),
+        # Nonsense is refused in either case.
+        (
+            False,
+            {**LLAVA, STRATEGY: "cls"},
+            f"X: {STRATEGY}: 'cls'; expected 'default' or 'full'",
+        ),
+        (True, {**LLAVA, FEATURE: []}, f"X: {FEATURE}: []; expected 'patch' or 'cls_patch'"),
+    ],
+)
+def test_the_rule_is_about_the_class_token(
+    class_token: bool, config: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    write(tmp_path, config, **(CLASS if class_token else {}))
+    if said:
+        with pytest.raises(ExportError) as caught:
+            read_vision_tower(tmp_path)
+        assert str(caught.value).replace(str(tmp_path), "X") == said
+    else:
+        tower = read_vision_tower(tmp_path)
+        assert (tower.class_token, tower.notes) == (class_token, ())
+
+
+def test_what_the_file_leaves_out_is_noted(tmp_path: Path) -> None:
+    write(tmp_path, {"vision_config": VISION, FEATURE: "patch"})
+    assert read_vision_tower(tmp_path).notes == (
+        f"{FEATURE} is 'patch', but the tower has no class token: no token is dropped",
+    )
+    write(tmp_path, **{"model.image_newline": torch.zeros(8)})
+    [note] = read_vision_tower(tmp_path).notes
+    assert note.startswith("the model also gets an image in tiles")
 
 
 def shaped(key: str, *shape: int) -> Callable[[Path], None]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from towers import tower
 
 from mobilevlm import MobileVLMError, Projector, build_projector, export_projector, load_spec
-from mobilevlm.checkpoints import to_upstream
+from mobilevlm.checkpoints import inspect_checkpoint, to_upstream
 
 C, D = 64, 96
 S = 24  # the squeeze of ldpnet, D / 4
@@ -165,6 +165,39 @@ def test_sizes_of_the_released_projectors(tmp_path: Path) -> None:
         for weights in ("f16", "q8_0")
     }
     assert sizes == {"f16": 37.9, "q8_0": 20.2}
+
+
+def test_its_document_is_read_back_without_the_formats_package(tmp_path: Path) -> None:
+    path = tmp_path / "mmproj.gguf"
+    projector = build_projector("ldpnet", C, D, prefix_tokens=1)
+    export_projector(projector, path)
+    assert inspect_checkpoint(path).spec == projector.spec
+    tower("clip", tmp_path / "tower")
+    mlp = build_projector("mlp2x_gelu", 64, D)
+    export_projector(mlp, path, tower=tmp_path / "tower")
+    assert inspect_checkpoint(path).spec == mlp.spec
+
+
+def test_only_a_class_token_is_dropped(tmp_path: Path) -> None:
+    for kind in ("clip", "siglip"):
+        tower(kind, tmp_path / kind)
+    projector = build_projector("mlp2x_gelu", 64, D, prefix_tokens=1)
+    path = tmp_path / "p.gguf"
+    assert refusal(projector, path, tower=tmp_path / "siglip") == (
+        "prefix_tokens: 1, but the tower has no class token; expected 0. llama.cpp would not drop "
+        "a patch."
+    )
+    export_projector(projector, path, tower=tmp_path / "clip")
+
+
+def test_tiles_that_the_file_leaves_out_are_noted(tmp_path: Path) -> None:
+    tower("siglip", tmp_path / "tower")
+    state = load_file(tmp_path / "tower/model.safetensors")
+    save_file({**state, "image_newline": torch.zeros(D)}, tmp_path / "tower/model.safetensors")
+    report = export_projector(
+        build_projector("mlp2x_gelu", 64, D), tmp_path / "p.gguf", tower=tmp_path / "tower"
+    )
+    assert any("image_newline" in note for note in report.notes)
 
 
 # ---------------------------------------------------------------------- refusals

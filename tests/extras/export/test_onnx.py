@@ -18,6 +18,7 @@ from onnxruntime import quantization
 from torch.export import Dim
 
 from mobilevlm import MobileVLMError, Projector, build_projector, export_projector, load_spec
+from mobilevlm.checkpoints import inspect_checkpoint
 from mobilevlm.export import Mismatch
 from mobilevlm.export import onnx as target
 from mobilevlm.export.signature import AnyGrid
@@ -69,6 +70,17 @@ def test_it_is_one_file_that_says_what_it_is(
     assert entry.key == "mobilevlm"
     assert load_spec(entry.value) == projector.spec
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("weights", ["f32", "int8"])
+def test_its_document_is_read_back_without_the_formats_package(
+    weights: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "p.onnx"
+    projector = build_projector("ldpnetv2", 64, 96)
+    export_projector(projector, path, grid=(24, 24), weights=weights)
+    found = inspect_checkpoint(path)
+    assert (found.spec, found.export) == (projector.spec, "ONNX")
 
 
 def test_it_holds_no_path_of_this_machine_and_has_the_same_bytes_again(tmp_path: Path) -> None:
