@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..projectors.unwrap import inside, is_stale, unwrap, without_wrappers
 from .errors import CheckpointError
 from .formats.tensor_file import TensorInfo
+from .hidden import hidden_layers
 
 __all__ = ["check_keys", "check_tensor", "checked_state_dict"]
 
@@ -62,7 +63,7 @@ def checked_state_dict(
         gather = _GATHER_ZERO
     if any("_flat_param" in key for key in state if key not in wanted):
         hint = gather
-    elif state_dict is None:
+    elif state_dict is None or hidden_layers(state)[1]:
         hint = "Undo what wraps its layers first: merge adapters, remove parametrizations."
     elif not state_dict:
         hint = _FIRST_PROCESS

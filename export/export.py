@@ -46,7 +46,7 @@ def export_projector(
     | suffix | format | weights, default first | extra |
     |---|---|---|---|
     | ``.pt2`` | torch.export | the projector's; or ``f32``, ``f16``, ``bf16`` | - |
-    | ``.onnx`` | ONNX, one file | ``f32``, ``int8`` | ``onnx`` |
+    | ``.onnx`` | ONNX, one file | ``f32``, ``f16``, ``int8`` | ``onnx`` |
     | ``.gguf`` | llama.cpp's mmproj | ``f16``, ``f32``, ``q8_0`` | ``gguf`` |
     | ``.pte`` | ExecuTorch, XNNPACK | ``f32``, ``int8`` | ``executorch`` |
 

@@ -35,16 +35,19 @@ class Onnx(Format):
 
     extra = "onnx"
     packages = ("onnx", "onnxruntime", "onnxscript")
-    tolerance: ClassVar = {"f32": 1e-5, "int8": 0.1}
+    tolerance: ClassVar = {"f32": 1e-5, "f16": torch.float16, "int8": 0.1}
     options = ("opset",)
     mark = b"\x0a\x09%b\x12" % DOCUMENT.encode()  # the key of a property, and its value's tag
+
+    def dtype(self, weights: str) -> torch.dtype:
+        return torch.float16 if weights == "f16" else torch.float32
 
     def refuse(self, job: Job) -> None:
         opset = job.options.get("opset", OPSET)
         if opset not in OPSETS:
             hint = "For a lower one PyTorch's exporter may silently write 18."
             raise ExportError(quote(opset), "opset", f"{OPSETS[0]} to {OPSETS[-1]}", hint)
-        size = sum(4 * parameter.numel() for parameter in job.projector.parameters())
+        size = sum(parameter.nbytes for parameter in job.projector.parameters())
         if size > _MAX_BYTES:
             found = f"weights of {size / 1e9:.1f} GB"
             raise ExportError(found, "projector", "at most 2 GB, in one ONNX file")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -26,7 +27,9 @@ class Pt2(Format):
     mark = f"/extra/{_FILE}".encode()  # a member of the archive
 
     def weights(self, projector: Projector) -> str:
-        dtype = next((p.dtype for p in projector.parameters()), torch.float32)
+        # Of several, one that holds the values of all.
+        dtypes = [parameter.dtype for parameter in projector.parameters()]
+        dtype = reduce(torch.promote_types, dtypes) if dtypes else torch.float32
         for name, known in _DTYPES.items():
             if dtype == known:
                 return name

@@ -64,6 +64,17 @@ _TENSORS = "tensors by name"
 _CUT = "It is cut off or damaged: download or save it again."
 _AGAIN = "Save it again with torch.save."
 _STATE_DICT = "Save the state dict alone, with torch.save, where the file was made."
+# Classes that hold data and do nothing, as trainers save them; what torch needs to be told of.
+_SCALAR = "numpy._core.multiarray.scalar, numpy.dtype, type(numpy.dtype('float64'))"
+_DATA = {
+    "argparse.Namespace": "argparse.Namespace",
+    "numpy._core.multiarray.scalar": _SCALAR,
+    "numpy.core.multiarray.scalar": _SCALAR,
+}
+_ALLOW = (
+    "It is data. Read it by `with torch.serialization.safe_globals([{}]): found = torch.load(PATH, "
+    "weights_only=True)`, and save the state dict in it alone, with torch.save."
+)
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,9 @@ class PickleFile(TensorFile):
         except (LookupError, ValueError):
             raise self.error("its pickle is damaged", hint=_CUT) from None
         if found:
-            raise self.error(found, _TENSORS, _STATE_DICT)
+            data_alone = next((known for name, known in _DATA.items() if name in found), "")
+            hint = _ALLOW.format(data_alone) if data_alone else _STATE_DICT
+            raise self.error(found, _TENSORS, hint)
 
     def _unpickle(self, stub: io.BytesIO) -> Any:
         try:
@@ -218,11 +231,10 @@ class PickleFile(TensorFile):
                     for name, each in pure.items()
                     for key, tensor in dict.items(each)
                 ]
-                if len(dict(joined)) < len(joined) or not all(isinstance(n, str) for n in pure):
-                    names = ", ".join(map(quote, inner))
-                    raise self.error(f"more than one dict of tensors: {names}", "one", _STATE_DICT)
-                if joined:
+                if joined and len(dict(joined)) == len(joined):
                     return joined
+                names = ", ".join(map(quote, inner))
+                raise self.error(f"more than one dict of tensors: {names}", "one", _STATE_DICT)
             if inner:
                 [(outer, value)] = inner.items()
                 keys = (outer,)

@@ -1,5 +1,6 @@
 """Pickles: looked into without running them, hostile and broken ones too."""
 
+import argparse
 import errno
 import io
 import json
@@ -704,6 +705,21 @@ def test_folders_of_pickles(tmp_path: Path) -> None:
     )
     (folder / "b.bin").unlink()
     convert_checkpoint(folder, tmp_path / "out", from_pickle=True)
+
+
+@pytest.mark.parametrize("other", [argparse.Namespace(lr=0.1), np.float64(0.5)])
+def test_what_is_data_alone_can_be_allowed_as_the_message_says(
+    other: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.ckpt"
+    torch.save({"state_dict": mlp(), "other": other}, path)
+    said = refusal(path)
+    assert "which is not a tensor; expected tensors by name. It is data. Read it by" in said
+    code = said.split("`")[1].replace("PATH", "path")
+    scope: dict[str, Any] = {"torch": torch, "numpy": np, "argparse": argparse, "path": path}
+    exec(code, scope)
+    torch.save(scope["found"]["state_dict"], path)
+    assert convert_checkpoint(path, tmp_path / "out", from_pickle=True).family == "mlp"
 
 
 def test_of_several_dicts_the_one_with_a_projector_is_taken(tmp_path: Path) -> None:

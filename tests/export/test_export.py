@@ -179,6 +179,25 @@ def test_half_precision_is_as_near_to_the_truth_as_eager(
         assert 0 < done.error < 2 * done.eager_error < (4e-3 if weights == "f16" else 4e-2)
 
 
+@pytest.mark.parametrize(
+    ("first", "rest", "weights"),
+    [
+        (torch.float32, torch.bfloat16, "f32"),
+        (torch.bfloat16, torch.float32, "f32"),
+        (torch.bfloat16, torch.float16, "f32"),
+        (torch.bfloat16, torch.bfloat16, "bf16"),
+    ],
+)
+def test_several_dtypes_are_written_in_one_that_holds_them(
+    first: torch.dtype, rest: torch.dtype, weights: str, tmp_path: Path
+) -> None:
+    projector = build_projector("internvl", 16, 24).to(rest)
+    projector.blocks[1].to(first)
+    assert {p.dtype for p in projector.parameters()} == {first, rest}
+    report = export_projector(projector, tmp_path / "p.pt2", grid=(4, 4))
+    assert report.weights == weights
+
+
 def test_the_report_says_what_it_was_checked_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

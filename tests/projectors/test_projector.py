@@ -355,6 +355,12 @@ REFUSED = [
         "looks channels-last: permute it to (b, c, h, w).",
     ),
     (
+        lambda p: p(torch.randn(1, 3, 16, 6)),
+        "x: shape (1, 3, 16, 6) has 3 channels; expected tokens (b, n, 6) or a map (b, 6, h, w). If "
+        "it is frames (b, t, n, c), join them: x.flatten(0, 1). If it is a map (b, h, w, c), "
+        "permute it to (b, c, h, w).",
+    ),
+    (
         lambda p: p(torch.randn(1, 16, 6, dtype=torch.float64)),
         "x: the input is torch.float64, the parameters are torch.float32; expected the same on "
         "both sides. Call x.to(torch.float32) or projector.to(torch.float64).",

@@ -282,13 +282,34 @@ def test_weights_that_no_file_holds_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "p.onnx"
-    assert refusal(build_projector("ldp", 8, 12), path, grid=(4, 4), weights="f16") == (
-        "weights: 'f16'; expected one of f32, int8"
+    assert refusal(build_projector("ldp", 8, 12), path, grid=(4, 4), weights="bf16") == (
+        "weights: 'bf16'; expected one of f32, f16, int8"
     )
     monkeypatch.setattr(target, "_MAX_BYTES", 1000)
     assert refusal(build_projector("ldp", 8, 12), path, grid=(4, 4)) == (
         "projector: weights of 0.0 GB; expected at most 2 GB, in one ONNX file"
     )
+
+
+@pytest.mark.parametrize("name", ["mlp", "ldp", "internvl", "glm4v"])
+def test_half_precision_is_as_exact_as_torchs(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "p.onnx"
+    projector = build_projector(name, 64, 96)
+    whole = export_projector(projector, path, grid=(8, 8)).bytes
+    for free in (False, True):
+        report = export_projector(
+            projector, path, grid=(8, 8), weights="float16", dynamic_grid=free
+        )
+        assert report.weights == "f16"
+        [check, *_] = report.checks
+        assert check.error is not None
+        assert check.eager_error is not None
+        assert check.error <= 2 * check.eager_error
+    [given] = session(path).get_inputs()
+    assert given.type == "tensor(float16)"
+    values = sum(parameter.numel() for parameter in projector.parameters())
+    assert report.bytes < whole - 1.5 * values
+    assert inspect_checkpoint(path).spec == projector.spec
 
 
 def test_half_precision_is_widened(tmp_path: Path) -> None:
