@@ -356,8 +356,8 @@ REFUSED = [
     ),
     (
         lambda p: p(torch.randn(1, 3, 16, 6)),
-        "x: shape (1, 3, 16, 6) has 3 channels; expected tokens (b, n, 6) or a map (b, 6, h, w). If "
-        "it is frames (b, t, n, c), join them: x.flatten(0, 1). If it is a map (b, h, w, c), "
+        "x: shape (1, 3, 16, 6) has 3 channels; expected tokens (b, n, 6) or a map (b, 6, h, w). "
+        "If it is frames (b, t, n, c), join them: x.flatten(0, 1). If it is a map (b, h, w, c), "
         "permute it to (b, c, h, w).",
     ),
     (
