@@ -40,7 +40,8 @@ def convert_checkpoint(
 
     Args:
         path: What `load_projector` takes; with `from_pickle` a file of ``torch.save``, such as
-            ``mm_projector.bin``, or a folder with one or with shards of ``pytorch_model.bin``.
+            ``mm_projector.bin``, or a folder with one, with shards of ``pytorch_model.bin``, or
+            of torch.distributed.checkpoint.
         out: A folder as `save_projector` writes it; with `to` a safetensors file.
         from_pickle: Read a pickle, by torch's restricted loader; nothing in it is run. Needs torch
             2.11 or later.

@@ -46,8 +46,8 @@ _COMPANION = re.compile(
 )
 # PEFT's methods keep the layer in base_layer, and name their own tensors after themselves.
 _ADAPTER = re.compile(
-    r"(?<=\.)(?:base_layer\.|(?:\w*lora|lokr|ia3|b?oft|hada|p?vera|hra|hira|lily|miss|shira"
-    r"|road|fourierft|waveft|c3a)_\w+(?:\.|\Z))"
+    r"(?<=\.)(?:base_layer\.|(?:(?:rand|gra|vb|tiny|uni|poly_)?lora|lokr|ia3|b?oft|hada|p?vera|hra"
+    r"|hira|lily|miss|shira|road|fourierft|waveft|c3a)_)"
 )
 _MERGE = (
     "Merge it: load the model and its adapter with PEFT, call merge_and_unload() and save what "

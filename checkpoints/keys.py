@@ -16,6 +16,8 @@ from .weights import Weights
 
 __all__ = ["seen_through"]
 
+_MAX_FITS = 256  # places of projectors that are looked at; a model has a handful
+
 
 class _Pairs(Protocol):
     @property
@@ -90,7 +92,7 @@ def _refuse_hidden(weights: Weights, root: str | None) -> None:
     if not hidden:
         return
     fits = recognise(inner_config(weights.config), plain)
-    starts = tuple(fit.root + prefix for fit in fits for prefix in fit.entry.prefixes)
+    starts = tuple(fit.root + start for fit in fits[:_MAX_FITS] for start in fit.entry.prefixes)
     for layer, (key, found, hint) in hidden.items():
         if layer.startswith(root or starts):
             where = f"{weights.path}[{quote(weights.key_in_file(key), 200)}]"

@@ -18,7 +18,7 @@ __all__ = ["refuse_export", "refuse_foreign", "weights_nearby"]
 
 _ZERO_SCRIPT = "zero_to_fp32.py"
 _DEEPSPEED = re.compile(r"global_step\d+|(?:zero_pp_rank_\d+_)?mp_rank_\d+_model_states[.]pt")
-_WEIGHTS = re.compile(r".+[.](?:safetensors|bin|pt|pth|ckpt)")
+_WEIGHTS = re.compile(r".+[.](?:safetensors|bin|pt|pth|ckpt|distcp)")
 _MAX_ENTRIES = 1_000  # of a folder, that are looked at
 
 
@@ -30,8 +30,8 @@ def refuse_export(path: Path) -> None:
             f"an export to {kind}, of which the document can be read, but not the weights",
             str(path),
             "a checkpoint",
-            "Load the checkpoint that it was made of. The same projector without its weights: "
-            f"build_projector(inspect_checkpoint({str(path)!r}).spec)",
+            "Load the checkpoint that it was made of. Read its document: "
+            f"inspect_checkpoint({str(path)!r}).spec",
         )
 
 

@@ -95,8 +95,8 @@ def test_its_weights_are_not_read(kind: str, tmp_path: Path) -> None:
         load_projector(path)
     assert str(caught.value) == (
         f"{path}: an export to {kind}, of which the document can be read, but not the weights; "
-        "expected a checkpoint. Load the checkpoint that it was made of. The same projector "
-        f"without its weights: build_projector(inspect_checkpoint('{path}').spec)"
+        "expected a checkpoint. Load the checkpoint that it was made of. Read its document: "
+        f"inspect_checkpoint('{path}').spec"
     )
     with pytest.raises(SpecError) as caught_too:
         load_spec(path)
@@ -118,6 +118,7 @@ def test_the_command_line_says_the_same(kind: str, tmp_path: Path) -> None:
     code, _, said = run("inspect", "--values", str(path))
     assert code
     assert "of which the document can be read, but not the weights" in said
+    assert said.rstrip().endswith(f"Read its document: mobilevlm inspect {path}")
 
 
 def test_the_exporters_write_it_where_it_is_read() -> None:

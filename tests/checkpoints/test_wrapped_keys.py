@@ -1,6 +1,7 @@
 """Checkpoints of wrapped, adapted and quantised models: found, or named for what they are."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,18 @@ def test_an_adapter_of_the_language_model_is_nobodys_business(tmp_path: Path) ->
     assert inspect_checkpoint(saved(state, tmp_path / "x")).left == 2
     del state["base_model.model.model.mm_projector.modules_to_save.default.2.bias"]
     assert "1 tensors missing and 0 left over" in refusal(saved(state, tmp_path / "x"))
+
+
+def test_keys_without_end_take_no_time(tmp_path: Path) -> None:
+    """Names that could match in many ways, in many places: time is in proportion to the file."""
+    words = "lora_" * 20_000
+    state = {f"a.{words}-": torch.zeros(1), f"b.{'modules_to_save.' * 20_000}c": torch.zeros(1)}
+    state |= {f"{n}.mm_projector.0.base_layer.weight": torch.zeros(1) for n in range(3_000)}
+    state |= {f"{n}.mm_projector.2.base_layer.weight": torch.zeros(1) for n in range(3_000)}
+    folder = saved(state, tmp_path / "x")
+    start = time.process_time()
+    refusal(folder)
+    assert time.process_time() - start < 10
 
 
 # -------------------------------------------------------------------------- quantisation
