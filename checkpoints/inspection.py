@@ -13,7 +13,10 @@ from ..blocks.core.errors import SpecError
 from ..projectors.index import aliases, upstream_index
 from ..projectors.lookup import instantiate
 from ..projectors.stack import Stack
-from .load import Known, other_roots, recognise_projector
+from .connectors import connectors
+from .known import Known
+from .load import other_roots, recognise_projector
+from .request import ModuleNames, Request, Spec
 from .weights import Weights
 
 __all__ = ["Inspection", "inspect_checkpoint", "inspect_known", "matching_preset"]
@@ -33,6 +36,8 @@ class Inspection:
         left: How many other tensors there are.
         others: Where other projectors are: the roots that `load_projector` takes.
         layout: What `to_upstream` calls the naming of its keys; empty for a document.
+        unknown: Other modules whose names are those of connectors, which no family describes.
+        notes: What contradicts, or may be missing, in sentences without an end.
     """
 
     path: str
@@ -44,6 +49,8 @@ class Inspection:
     left: int
     others: tuple[str, ...] = ()
     layout: str = ""
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -64,17 +71,21 @@ class Inspection:
             "used": list(self.used),
             "left": self.left,
             "others": list(self.others),
+            "unknown": list(self.unknown),
+            "notes": list(self.notes),
             "spec": self.spec.model_dump(mode="json"),
         }
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        others = "".join(f"\n  another under {root!r}" for root in self.others)
+        lines = [f"another under {root!r}" for root in self.others]
+        lines += [f"a module that is not known under {root!r}" for root in self.unknown]
+        lines += [f"note: {note}" for note in self.notes]
         place = f"under {self.root!r}" if self.root else "without a prefix"
         return (
             f"{self.path}: {self.title}, {self.spec.in_} -> "
             f"{self.spec.out}, {dtype}, {len(self.used)} tensors {place}, {self.left} others left"
-            f"{others}"
+            + "".join(f"\n  {line}" for line in lines)
         )
 
 
@@ -103,30 +114,53 @@ def inspect_checkpoint(
     path: str | os.PathLike[str],
     *,
     root: str | None = None,
+    family: str | None = None,
+    spec: Spec | None = None,
+    module_names: ModuleNames | None = None,
     grid: Sequence[int] | None = None,
+    prefix_tokens: int | None = None,
+    token_order: str | None = None,
+    **options: Any,
 ) -> Inspection:
     """Work out which projector a checkpoint holds; reads headers and config, no weights.
 
-    Args:
-        path: A safetensors file, or a model's folder with one or with shards.
-        root: Which of several projectors is meant, as for `load_projector`.
-        grid: The token grid (h, w), for a projector that cannot be built without one.
+    Args are those of `load_projector`.
 
     Raises:
         CheckpointError: It cannot be read, or holds no projector that is known.
         GridError: The grid is none.
+        RegistryError: There is no such family, or its plugin is broken.
+        SpecError: The document or an option does not fit.
     """
+    request = Request.of(
+        root=root,
+        family=family,
+        spec=spec,
+        module_names=module_names,
+        grid=grid,
+        prefix_tokens=prefix_tokens,
+        token_order=token_order,
+        options=options,
+    )
     weights = Weights(path)
-    return inspect_known(weights, recognise_projector(weights, root, grid))
+    return inspect_known(weights, recognise_projector(weights, request))
 
 
 def inspect_known(weights: Weights, known: Known) -> Inspection:
-    """Say what a recognised projector is."""
-    family, projector, pairs, root, layout = known
-    used = tuple(dict.fromkeys(key for key, _ in pairs))
-    dtype = weights.stored(used[0]).dtype if used else torch.get_default_dtype()
-    left = len(weights.keys) - len(used)
-    others = () if family == "document" else other_roots(weights, root)
+    """Say what a recognised projector is, and what stands beside it."""
+    used = known.used
+    others = other_roots(weights, known)
+    theirs = [key for root in others for key in weights.under(root)]
     return Inspection(
-        str(weights.path), family, projector.spec, dtype, root, used, left, others, layout
+        str(weights.path),
+        known.family,
+        known.projector.spec,
+        weights.stored(used[0]).dtype if used else torch.get_default_dtype(),
+        known.root,
+        used,
+        len(weights.keys) - len(used),
+        others,
+        known.layout,
+        tuple(connectors(weights.keys, {*used, *theirs})),
+        known.notes,
     )

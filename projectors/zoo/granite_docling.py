@@ -14,7 +14,7 @@ __all__ = ["GraniteDocling"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    merge = ckpt.setting("vision_config.scale_factor", 4)
+    merge = ckpt.option("merge", "vision_config.scale_factor", 4)
     out, wide = ckpt.matrix("coarse.projection.weight")
     return Match(wide // merge**2, out, {"merge": merge})
 

@@ -50,7 +50,7 @@ def _read_kimi_k25(ckpt: Checkpoint) -> Match:
 
 def _read_paddleocr_vl(ckpt: Checkpoint) -> Match:
     out, wide = ckpt.matrix("linear_2.weight")
-    merge = ckpt.setting("vision_config.spatial_merge_size", 2)
+    merge = ckpt.option("merge", "vision_config.spatial_merge_size", 2)
     return Match(wide // merge**2, out, {"merge": merge}, preset="paddleocr-vl")
 
 

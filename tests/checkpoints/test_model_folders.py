@@ -84,7 +84,9 @@ def test_several_projectors_in_one_model(tmp_path: Path) -> None:
         load_projector(tmp_path, root="model.visual")
     assert str(caught.value) == (
         f"{tmp_path}: no projector at root='model.visual.'; expected one of '{roots[0]}', "
-        f"'{roots[1]}', 'model.visual.merger.'"
+        f"'{roots[1]}', 'model.visual.merger.'. Or describe it as a document, and name its modules "
+        f"in order of use: load_projector('{tmp_path}', root='model.visual.', spec=document, "
+        "module_names=[...])."
     )
     # Where the main one is not there, the others have to be told apart.
     state = load_file(tmp_path / WEIGHTS)
@@ -438,23 +440,27 @@ def test_two_towers_are_refused_with_the_reason(tmp_path: Path) -> None:
     )
 
 
+DOCUMENT = (
+    "Describe the projector as a document, with a block of your own if need be: "
+    "load_projector('X', {}spec=document, module_names={!r})."
+)
 OTHERWISE = {
     "qwen-vl": ({"model_type": "qwen2"}, None),
     "minicpm-v-2.0": ({}, None),
     "deepseek-vl2": (
         {"model_type": "deepseek_vl_v2", "projector_config": {"projector_type": "mlp_gelu"}},
-        "projector_config.projector_type: 'mlp_gelu'; expected 'downsample_mlp_gelu'. Write the "
-        "projector as a document and load its weights yourself.",
+        "projector_config.projector_type: 'mlp_gelu'; expected 'downsample_mlp_gelu'. "
+        + DOCUMENT.format("root='projector.', ", "deepseek-vl2"),
     ),
     "nvila": (
         {"model_type": "v2l_projector", "mm_projector_type": "mlp_downsample_2x2"},
-        "mm_projector_type: 'mlp_downsample_2x2'; expected 'mlp_downsample_2x2_fix'. Write the "
-        "projector as a document and load its weights yourself.",
+        "mm_projector_type: 'mlp_downsample_2x2'; expected 'mlp_downsample_2x2_fix'. "
+        + DOCUMENT.format("", "nvila"),
     ),
     "nvila-lite": (
         {"model_type": "vila"},
-        "mm_projector_type: None; expected 'mlp_downsample_2x2_fix'. Write the projector as a "
-        "document and load its weights yourself.",
+        "mm_projector_type: None; expected 'mlp_downsample_2x2_fix'. "
+        + DOCUMENT.format("root='mm_projector.', ", "nvila"),
     ),
 }
 

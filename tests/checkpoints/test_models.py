@@ -711,40 +711,53 @@ def test_other_names(name: str, tmp_path: Path) -> None:
     assert first.spec == again.spec
 
 
-HINT = "Write the projector as a document and load its weights yourself."
 BLOCKS = "vision_config.spatial_merge_size: 3; expected 2."
-OTHER = "The tensors alone fit qwen2-vl, 16 -> 24, under {!r}: is config.json another model's?"
-REFUSED: dict[str, tuple[str, str, Any, str]] = {
+# The model; the setting and its value; what is refused; the root and layout that the hint names.
+REFUSED: dict[str, tuple[str, str, Any, str, str, str]] = {
     "qwen2-vl": (
-        *("qwen2_5_omni", "thinker_config.vision_config.spatial_merge_size", 3),
-        f"{BLOCKS} {OTHER.format('thinker.visual.merger.')}",
+        *("qwen2_5_omni", "thinker_config.vision_config.spatial_merge_size", 3, BLOCKS),
+        *("thinker.visual.merger.", "qwen2-vl"),
     ),
     "qwen3-vl": (
-        *("qwen4_exp", "vision_config.spatial_merge_size", 3),
-        f"{BLOCKS} {OTHER.format('model.visual.merger.')}",
+        *("qwen4_exp", "vision_config.spatial_merge_size", 3, BLOCKS),
+        *("model.visual.merger.", "qwen3-vl"),
     ),
-    "lfm3-vl": ("lfm3_vl", "vision_config.spatial_merge_size", 3, f"{BLOCKS} {HINT}"),
-    "inkling2": ("inkling2", "vision_config.spatial_merge_size", 3, f"{BLOCKS} {HINT}"),
-    "glm4v": ("glm4v", "vision_config.spatial_merge_size", 3, f"{BLOCKS} {HINT}"),
+    "lfm3-vl": (
+        *("lfm3_vl", "vision_config.spatial_merge_size", 3, BLOCKS),
+        *("model.multi_modal_projector.", "lfm3-vl"),
+    ),
+    "inkling2": (
+        *("inkling2", "vision_config.spatial_merge_size", 3, BLOCKS),
+        *("", "inkling2"),
+    ),
+    "glm4v": (
+        *("glm4v", "vision_config.spatial_merge_size", 3, BLOCKS),
+        *("", "glm4v"),
+    ),
     "kimi-k25": (
         *("kimi_k25", "vision_config.merge_kernel_size", [2, 4]),
-        f"vision_config.merge_kernel_size: [2, 4]; expected [2, 2]. {HINT}",
+        "vision_config.merge_kernel_size: [2, 4]; expected [2, 2].",
+        *("", "kimi-k25-saved"),
     ),
     "glm4v, activation": (
         *("glm4v", "vision_config.hidden_act", "gelu"),
-        f"vision_config.hidden_act: 'gelu'; expected 'silu'. {HINT}",
+        "vision_config.hidden_act: 'gelu'; expected 'silu'.",
+        *("", "glm4v"),
     ),
     "hunyuan-vl, activation": (
         *("hunyuan_vl", "vision_config.hidden_act", "silu"),
-        f"vision_config.hidden_act: 'silu'; expected 'gelu'. {HINT}",
+        "vision_config.hidden_act: 'silu'; expected 'gelu'.",
+        *("", "hunyuan-vl-original"),
     ),
     "nemotron-omni, one more norm": (
         *("nemotron_h_omni", "text_config.num_nextn_predict_layers", 1),
-        f"text_config.num_nextn_predict_layers: 1; expected 0. {HINT}",
+        "text_config.num_nextn_predict_layers: 1; expected 0.",
+        *("mlp1.", "internvl-chat"),
     ),
     "mistral3, activation": (
         *("mistral_large4", "projector_hidden_act", "silu"),
-        f"projector_hidden_act: 'silu'; expected 'gelu'. {HINT}",
+        "projector_hidden_act: 'silu'; expected 'gelu'.",
+        *("", "mistral-large4"),
     ),
 }
 
@@ -753,8 +766,9 @@ REFUSED: dict[str, tuple[str, str, Any, str]] = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", REFUSED)
 def test_settings_that_the_presets_have_not(name: str, tmp_path: Path) -> None:
-    model, place, value, message = REFUSED[name]
+    model, place, value, message, root, layout = REFUSED[name]
     MODELS[model].build().save_pretrained(tmp_path)
+    whole = load_projector(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     *parts, field = place.split(".")
@@ -762,4 +776,13 @@ def test_settings_that_the_presets_have_not(name: str, tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError) as caught:
         load_projector(tmp_path)
-    assert str(caught.value) == f"{tmp_path}: config.json: {message}"
+    given = {"root": root} if root else {}
+    call = "".join(f", {key}={text!r}" for key, text in given.items())
+    assert str(caught.value) == (
+        f"{tmp_path}: config.json: {message} Describe the projector as a document, with a block of "
+        f"your own if need be: load_projector('{tmp_path}'{call}, spec=document, "
+        f"module_names={layout!r})."
+    )
+    # The hint can be followed: with a document of these modules the weights are read.
+    again = load_projector(tmp_path, spec=whole.spec, module_names=layout, **given)
+    assert same(again, whole)
