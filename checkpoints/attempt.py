@@ -49,7 +49,10 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
     try:
         known = _read(weights, config, fit, request)
     except CheckpointError as error:
-        if not error.hint and "config.json: " in error.where:
+        if request.options:
+            given = ", ".join(f"{name}={quote(value)}" for name, value in request.options.items())
+            error.hint = f"Does {given} contradict the tensors? Without it, they say what they can."
+        elif not error.hint and "config.json: " in error.where:
             error.hint = _by_document(weights, fit)
         raise
     except Exception as error:
@@ -118,7 +121,10 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
             f"{where}: config.json" if weights.config else where,
             hint="Compare config.json with the model it is of.",
         ) from error
-    pairs = [(part.theirs, part) for part in parts(projector, entry.names)]
+    try:
+        pairs = [(part.theirs, part) for part in parts(projector, entry.names)]
+    except CheckpointError as error:
+        raise CheckpointError(error.found, where, error.expected, error.hint) from error
     check_fit(pairs, stored, match.preset or family, weights, root)
     keys = [(root + key, part) for key, part in pairs]
     layout = f"{family.partition('/')[0]}/{entry.layout}" if fit.plugin else entry.layout

@@ -201,7 +201,8 @@ def recognise_projector(weights: Weights, request: Request) -> Known:
     if failures:
         first = failures[0]
         own_hint = first.hint
-        first.hint = lambda: family_hint(weights, config) or own_hint
+        if not request.family:
+            first.hint = lambda: family_hint(weights, config) or own_hint
         raise first
     if fits:
         raise _nothing_there(fits, request, weights)
