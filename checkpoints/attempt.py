@@ -11,7 +11,7 @@ from ..projectors.lookup import to_stack
 from ..projectors.projector import Projector
 from ..projectors.upstream import Checkpoint, Match
 from ..registry import MobileVLMError, describe_error, quote
-from .connectors import other_halves
+from .connectors import connectors, does_half, halves_beside
 from .errors import CheckpointError
 from .known import Known, check_fit, refuse_packed, refuse_turned
 from .mapping import parts
@@ -63,12 +63,12 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
             str(weights.path),
             hint=f"The fault is in the plugin of {fit.family}: tell its authors.",
         ) from error
-    halves = _other_halves(weights, config, known)
+    said = bool(request.family) or request.root is not None or fit.is_of(config)
+    halves = _other_halves(weights, config, known, anywhere=said)
     if not halves:
         return known
     listed = ", ".join(quote(half, 200) for half in halves[:8])
-    asked = bool(request.family) or request.root is not None
-    if asked or fit.is_of(config):
+    if said:
         note = f"{listed} beside it may be another part of the projector, and is not read"
         return known._replace(notes=(*known.notes, note))
     root = quote(known.root, 200)
@@ -143,8 +143,13 @@ def _by_document(weights: Weights, fit: Candidate) -> str:
     return f"Describe the projector as a document, with a block of your own if need be: {call}."
 
 
-def _other_halves(weights: Weights, config: Config, known: Known) -> list[str]:
-    halves = other_halves(known.root, weights.keys, set(known.used))
+def _other_halves(weights: Weights, config: Config, known: Known, *, anywhere: bool) -> list[str]:
+    """Return the modules beside a projector, or anywhere, that seem to do half of its work."""
+    used = set(known.used)
+    halves = halves_beside(known.root, weights.keys, used)
+    if anywhere:
+        places = connectors(weights.keys, used)
+        halves += [each for each in places if does_half(each.split(".")[-2]) and each not in halves]
     if not halves:
         return []
     fits = [*recognise(config, weights.keys), *recognise_beside(config, weights.keys)]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from functools import lru_cache
 
-__all__ = ["connectors", "looks_like_connector", "other_halves"]
+__all__ = ["connectors", "does_half", "halves_beside", "looks_like_connector"]
 
 MAX_TENSORS = 300  # of a module that is listed; a Q-Former of twelve layers has 256
 
@@ -74,10 +74,15 @@ def _root(key: str) -> str:
     return ""
 
 
-def other_halves(root: str, keys: Iterable[str], used: Collection[str]) -> list[str]:
-    """Return the modules beside a projector that its name says it works together with.
+def does_half(name: str) -> bool:
+    """Return whether a module's name says that it merges or samples the tokens of images."""
+    return bool(_HALF.fullmatch(name)) and not _OF_SOUND.fullmatch(name)
 
-    >>> other_halves("m.mm_projector.", ["m.vision_sampler_0.w", "m.audio_merger.w", "m.w"], ())
+
+def halves_beside(root: str, keys: Iterable[str], used: Collection[str]) -> list[str]:
+    """Return the modules beside a projector whose names say that they do half of its work.
+
+    >>> halves_beside("m.mm_projector.", ["m.vision_sampler_0.w", "m.audio_merger.w", "m.w"], ())
     ['m.vision_sampler_0.']
     """
     parent = root[: root.rstrip(".").rfind(".") + 1]
@@ -85,7 +90,7 @@ def other_halves(root: str, keys: Iterable[str], used: Collection[str]) -> list[
     for key in keys:
         if key.startswith(parent) and not key.startswith(root or "\0"):
             name, dot, _ = key[len(parent) :].partition(".")
-            if dot and _HALF.fullmatch(name) and not _OF_SOUND.fullmatch(name):
+            if dot and does_half(name):
                 found[f"{parent}{name}."] = None
     of_others = {key[: len(module)] for key in used for module in found if key.startswith(module)}
     return [module for module in found if module not in of_others]

@@ -210,15 +210,11 @@ def recognise_projector(weights: Weights, request: Request) -> Known:
 
 
 def _built_in(weights: Weights, config: Config, request: Request) -> list[Candidate]:
-    """Return the built-in entries that fit; also those beside the main projector, if one is meant.
-
-    A model has others beside its main one only if it is known.
-    """
+    """Return the built-in entries that fit; if one beside a known projector is meant, it too."""
     fits = recognise(config, weights.keys)
     there = any(fit.root == request.root for fit in fits)
-    if request.root is None or there or not any(fit.is_of(config) for fit in fits):
-        return fits
-    return [*fits, *recognise_beside(config, weights.keys)]
+    beside = fits and request.root is not None and not there
+    return [*fits, *(recognise_beside(config, weights.keys) if beside else ())]
 
 
 def _of_plugins(weights: Weights, config: Config) -> tuple[list[Candidate], dict[str, str]]:
@@ -286,14 +282,11 @@ def _nothing_there(fits: list[Candidate], request: Request, weights: Weights) ->
 def other_roots(weights: Weights, known: Known) -> tuple[str, ...]:
     """Return the roots of the projectors that stand beside one, as `load_projector` takes them."""
     config = inner_config(weights.config)
-    fits = recognise(config, weights.keys)
-    if any(fit.is_of(config) for fit in fits):
-        fits += recognise_beside(config, weights.keys)
-    used = known.used
-    fits = [
-        fit
-        for fit in _few(fits, weights)
-        if fit.root != known.root and not any(map(used.__contains__, weights.under(fit.root)))
-    ]
-    done = [attempt_all(weights, config, [fit], Request(root=fit.root))[0] for fit in fits]
-    return tuple(dict.fromkeys(each.root for found in done for each in found))
+    found: dict[str, None] = {}
+    fits = recognise(config, weights.keys) + recognise_beside(config, weights.keys)
+    for fit in _few(fits, weights):
+        if fit.root != known.root and fit.root not in found:
+            done, _ = attempt_all(weights, config, [fit], Request(root=fit.root))
+            if done and not set(done[0].used) <= set(known.used):
+                found[fit.root] = None
+    return tuple(found)

@@ -108,16 +108,25 @@ def test_several_projectors_in_one_model(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.filterwarnings("ignore")
 def test_mergers_beside_a_connector(tmp_path: Path) -> None:
-    """Granite-Docling's, of the coarse path and of the fine."""
+    """Granite-Docling's, of the coarse path and of the fine; and the fine path itself."""
     model = MODELS["granite_docling"].build()
     model.save_pretrained(tmp_path)
     connector = model.model.vision_model.connector
     others = inspect_checkpoint(tmp_path).others
-    assert len(others) == 2
-    for root in others:
+    *mergers, tower = others
+    assert (len(mergers), tower) == (2, "model.vision_model.")
+    fine = load_projector(tmp_path, root=tower)
+    assert fine.spec == build_projector("granite-docling", 16, 24, merge=2).spec
+    equal(fine, _run_fine, connector, (8, 8))
+    for root in mergers:
         path = connector.fine if ".fine." in root else connector.coarse
         run = _run_granite_deepstack(path)
         equal(load_projector(tmp_path, root=root), run, path.deepstack_mergers[0], (8, 8))
+
+
+def _run_fine(module: nn.Module, x: Tensor, _: tuple[int, int]) -> Tensor:
+    y: Tensor = module(x, [], fine=True)[0]
+    return y.unflatten(0, (len(x), -1))
 
 
 def _run_granite_deepstack(path: Any) -> Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]:
