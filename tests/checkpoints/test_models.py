@@ -809,7 +809,8 @@ GEMMA4_AUDIO = Model(
 )
 GEMMA3N_AUDIO = copy.deepcopy(MODELS["gemma3n"])
 GEMMA3N_AUDIO.config["audio_config"]["rms_norm_eps"] = 1e-2
-JANUS = FIRST["janus"]
+JANUS = copy.deepcopy(FIRST["janus"])
+JANUS.config["vq_config"] |= {"num_hidden_layers": 2, "hidden_act": "relu"}
 # The model; the root and the module of a projector beside its main one; how it runs; its spec.
 SECONDARY: dict[str, tuple[Model, str, str, Run, tuple[Any, ...], dict[str, Any]]] = {
     "qwen3_omni_moe": (
@@ -831,12 +832,12 @@ SECONDARY: dict[str, tuple[Model, str, str, Run, tuple[Any, ...], dict[str, Any]
         *(("gemma4", 20, 24), {"eps": 1e-3, "scale": False, "pool": 1}),
     ),
     "dots3_note": (
-        *(MODELS["dots3_note"], "audio_encoder.audio_adapter.", "model.audio_tower.audio_adapter"),
+        *(MODELS["dots3_note"], "audio_encoder.audio_adapter.", "model.audio_tower.adapter"),
         *(plain, ("vipllava", 16, 24), {}),
     ),
     "janus": (
         *(JANUS, "model.generation_aligner.", "model.generation_aligner", plain),
-        *(("mlp", 8, 24), {"depth": 1}),
+        *(("mlp", 4, 4), {"act": "relu"}),
     ),
 }
 
@@ -895,7 +896,8 @@ def test_step_3s_convolutions_are_loaded_as_a_document(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     conv = {"type": "conv", "stride": 2}
     document = {
-        **{"in": 16, "out": 24},
+        "in": 16,
+        "out": 24,
         "blocks": [{**conv, "out": 32}, {**conv, "out": 64}, {"type": "pointwise", "bias": False}],
     }
     names = [
