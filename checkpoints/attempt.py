@@ -98,7 +98,8 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
     if request.family and entry.model_types and not fit.is_of(config):
         config = {**config, "model_type": entry.model_types[0]}
     shapes = {key: tensor.shape for key, tensor in stored.items()}
-    ckpt = Checkpoint(config, shapes, root, bool(request.family), {**asked, **request.options})
+    given = {**asked, **request.options}
+    ckpt = Checkpoint(config, shapes, root, family, bool(request.family), given)
     try:
         # `recognise` returns no entry without a reader.
         match = cast("Callable[[Checkpoint], Match]", entry.read)(ckpt)
@@ -107,7 +108,7 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
             # What a name of the family stands for may be overridden, so it is no part of the name.
             alias_of, meant = aliases().get(match.preset, ("", {}))
             name = alias_of or name
-            options = {**meant, **options, **asked, **request.options}
+            options = {**meant, **options, **given}
         grid = None if match.grid is None else request.grid or match.grid
         stack = request.applied(to_stack(name, match.in_, match.out, options))
         projector = Projector(stack, grid=grid, device="meta")

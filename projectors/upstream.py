@@ -115,6 +115,7 @@ class Checkpoint:
         config: The model's config.json.
         shapes: The shapes of the tensors below the root, by their keys without it.
         root: What stands before those keys.
+        family: The registered name of the family whose reader it is.
         asked: Whether the caller named the family, whatever the config names.
         given: The preset's options that the caller gave; the config is not asked for these.
         notes: What a reader has to say of the checkpoint; it may add sentences.
@@ -123,6 +124,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     root: str = ""
+    family: str = ""
     asked: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -171,6 +173,7 @@ class Checkpoint:
                 f"{quote(value)}, and the tensors are those of {means}",
                 f"config.json: {path}",
                 "the same of both",
+                f"If the tensors are right, ask for their family: family={self.family!r}.",
             )
         self.notes.append(f"config.json says {path} {value!r}, and the tensors are {means}'s")
 

@@ -67,7 +67,7 @@ class MlpRes(Preset):
             "mlp-res",
             _names,
             prefix="mm_projector|vision_projector",
-            tensors=("0.weight", "3.pre_norm.weight"),
+            tensors=("0.weight", "3.pre_norm.weight", "3.proj.0.weight"),
             read=_read,
         ),
     )
