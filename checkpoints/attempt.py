@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from ..blocks.core.errors import SpecError
 from ..projectors import PROJECTORS
 from ..projectors.index import aliases
 from ..projectors.lookup import to_stack
@@ -49,7 +50,7 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
     try:
         known = _read(weights, config, fit, request)
     except CheckpointError as error:
-        if request.options:
+        if request.options and not isinstance(error.__cause__, SpecError):
             given = ", ".join(f"{name}={quote(value)}" for name, value in request.options.items())
             error.hint = f"Does {given} contradict the tensors? Without it, they say what they can."
         elif not error.hint and "config.json: " in error.where:
@@ -94,11 +95,11 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
         bias = stored.get(key.removesuffix("weight") + "bias")
         if bias is not None:
             refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
-    asked = aliases().get(_registered(request.family), ("", {}))[1] if request.family else {}
+    alias = aliases().get(PROJECTORS.find(request.family).name) if request.family else None
     if request.family and entry.model_types and not fit.is_of(config):
         config = {**config, "model_type": entry.model_types[0]}
     shapes = {key: tensor.shape for key, tensor in stored.items()}
-    given = {**asked, **request.options}
+    given = {**(alias[1] if alias else {}), **request.options}
     ckpt = Checkpoint(config, shapes, root, family, bool(request.family), given)
     try:
         # `recognise` returns no entry without a reader.
@@ -108,7 +109,7 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
             # What a name of the family stands for may be overridden, so it is no part of the name.
             alias_of, meant = aliases().get(match.preset, ("", {}))
             name = alias_of or name
-            options = {**meant, **options, **given}
+            options = {**({} if alias else meant), **options, **given}
         grid = None if match.grid is None else request.grid or match.grid
         stack = request.applied(to_stack(name, match.in_, match.out, options))
         projector = Projector(stack, grid=grid, device="meta")
@@ -130,10 +131,6 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
     keys = [(root + key, part) for key, part in pairs]
     layout = f"{family.partition('/')[0]}/{entry.layout}" if fit.plugin else entry.layout
     return Known(match.preset or family, projector, keys, root, layout, tuple(ckpt.notes))
-
-
-def _registered(name: str) -> str:
-    return PROJECTORS.find(name).name
 
 
 def _by_document(weights: Weights, fit: Candidate) -> str:

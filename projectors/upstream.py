@@ -75,7 +75,7 @@ class Fused:
     Attributes:
         path: Upstream's module.
         order: The indices of our modules, in the order of their rows upstream. In a GLU of ours
-            the value stands before the gate.
+            the gate stands before the value.
         join: What stands between the path and ``weight`` or ``bias``.
     """
 
