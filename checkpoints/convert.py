@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -14,6 +15,7 @@ from .errors import CheckpointError
 from .inspection import Inspection, inspect_known
 from .load import read_projector, recognise_projector
 from .mapping import find_layout, to_upstream
+from .request import ModuleNames, Request, Spec
 from .save import CONFIG, WEIGHTS, check_folder, save_projector
 from .weights import ProgressCallback, Weights
 
@@ -28,10 +30,16 @@ def convert_checkpoint(
     to: str | None = None,
     prefix: str = "",
     root: str | None = None,
+    family: str | None = None,
+    spec: Spec | None = None,
+    module_names: ModuleNames | None = None,
     grid: Sequence[int] | None = None,
+    prefix_tokens: int | None = None,
+    token_order: str | None = None,
     dtype: torch.dtype | str | None = None,
     replace: bool = False,
     progress: ProgressCallback | None = None,
+    **options: Any,
 ) -> Inspection:
     """Read a checkpoint's projector and write it in our own format, or under upstream's keys.
 
@@ -47,12 +55,19 @@ def convert_checkpoint(
             2.11 or later.
         to: The layout whose keys to write, such as ``mlp`` for LLaVA; see `to_upstream`.
         prefix: What to put before these keys, such as ``model.mm_projector.``.
-        root: The prefix of the projector's keys, if there are several projectors.
+        root: What stands before the projector's keys; this and the next six are those of
+            `load_projector`.
+        family: The family that it is of.
+        spec: Its document.
+        module_names: The checkpoint's names of the document's modules.
         grid: The token grid (h, w), for a projector that cannot be built without one.
+        prefix_tokens: How many leading tokens to drop on entry.
+        token_order: The order of the input tokens.
         dtype: The dtype to write or its name, ``"bf16"``; default: that of the checkpoint.
         replace: Whether what is at `out` may be replaced, whoever wrote it. Without it, only an
             earlier result in our own format is, as by `save_projector`; what is read never is.
         progress: Called with the number of bytes that are read, and of all that will be.
+        **options: Options of the family.
 
     Returns:
         What the checkpoint holds.
@@ -61,9 +76,20 @@ def convert_checkpoint(
         CheckpointError: The checkpoint cannot be read, no projector is recognised in it, its
             values are not finite, or `out` is taken.
         GridError: The grid does not fit.
-        SpecError: The dtype is not a floating-point one.
+        RegistryError: There is no such family, or its plugin is broken.
+        SpecError: The dtype is not a floating-point one; the document or an option does not fit.
         OSError: `out` cannot be written.
     """
+    request = Request.of(
+        root=root,
+        family=family,
+        spec=spec,
+        module_names=module_names,
+        grid=grid,
+        prefix_tokens=prefix_tokens,
+        token_order=token_order,
+        options=options,
+    )
     target = Path(out)
     if to is None:
         is_file = target.suffix.lower() == ".safetensors"
@@ -80,7 +106,7 @@ def convert_checkpoint(
             "it is what is read", str(target), "another place", "Name another, and keep this one."
         )
     weights = Weights(path, pickled=from_pickle)
-    recognised = recognise_projector(weights, root, grid)
+    recognised = recognise_projector(weights, request)
     inspection = inspect_known(weights, recognised)
     projector = read_projector(
         weights, recognised, grid=grid, dtype=dtype, check_values=True, progress=progress

@@ -17,9 +17,12 @@ from ..projectors.index import aliases, upstream_index
 from ..projectors.lookup import instantiate
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError
+from .connectors import connectors
 from .errors import CheckpointError
 from .formats.exported import exported_document
-from .load import Known, other_roots, recognise_projector
+from .known import Known
+from .load import other_roots, recognise_projector
+from .request import ModuleNames, Request, Spec
 from .weights import Weights
 
 __all__ = ["Inspection", "inspect_checkpoint", "inspect_known", "matching_preset"]
@@ -42,6 +45,8 @@ class Inspection:
         layout: What `to_upstream` calls the naming of its keys; empty for a document.
         export: ``GGUF`` or ``ONNX`` for a file of `export_projector`, of which only the document is
             read; else empty.
+        unknown: Other modules whose names are those of connectors, which no family describes.
+        notes: What contradicts, or may be missing, in sentences without an end.
     """
 
     path: str
@@ -54,6 +59,8 @@ class Inspection:
     others: tuple[str, ...] = ()
     layout: str = ""
     export: str = ""
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -75,6 +82,8 @@ class Inspection:
             "used": list(self.used),
             "left": self.left,
             "others": list(self.others),
+            "unknown": list(self.unknown),
+            "notes": list(self.notes),
             "spec": self.spec.model_dump(mode="json"),
         }
 
@@ -83,12 +92,14 @@ class Inspection:
             widths = f"{self.spec.in_} -> {self.spec.out}"
             return f"{self.path}: {self.title}, {widths}, an export to {self.export}"
         dtype = str(self.dtype).removeprefix("torch.")
-        others = "".join(f"\n  another under {root!r}" for root in self.others)
+        lines = [f"another under {root!r}" for root in self.others]
+        lines += [f"a module that is not known under {root!r}" for root in self.unknown]
+        lines += [f"note: {note}" for note in self.notes]
         place = f"under {self.root!r}" if self.root else "without a prefix"
         return (
             f"{self.path}: {self.title}, {self.spec.in_} -> "
             f"{self.spec.out}, {dtype}, {len(self.used)} tensors {place}, {self.left} others left"
-            f"{others}"
+            + "".join(f"\n  {line}" for line in lines)
         )
 
 
@@ -117,20 +128,35 @@ def inspect_checkpoint(
     path: str | os.PathLike[str],
     *,
     root: str | None = None,
+    family: str | None = None,
+    spec: Spec | None = None,
+    module_names: ModuleNames | None = None,
     grid: Sequence[int] | None = None,
+    prefix_tokens: int | None = None,
+    token_order: str | None = None,
+    **options: Any,
 ) -> Inspection:
     """Work out which projector a checkpoint holds; reads headers and config, no weights.
 
-    Args:
-        path: A safetensors file, or a model's folder with one or with shards; or a ``.gguf`` or
-            ``.onnx`` file of `export_projector`, of which the document is read.
-        root: Which of several projectors is meant, as for `load_projector`.
-        grid: The token grid (h, w), for a projector that cannot be built without one.
+    Args are those of `load_projector`. Of a ``.gguf`` or ``.onnx`` file of `export_projector` the
+    document is read.
 
     Raises:
         CheckpointError: It cannot be read, or holds no projector that is known.
         GridError: The grid is none.
+        RegistryError: There is no such family, or its plugin is broken.
+        SpecError: The document or an option does not fit.
     """
+    request = Request.of(
+        root=root,
+        family=family,
+        spec=spec,
+        module_names=module_names,
+        grid=grid,
+        prefix_tokens=prefix_tokens,
+        token_order=token_order,
+        options=options,
+    )
     export, document = exported_document(Path(path))
     if document:
         try:
@@ -141,21 +167,29 @@ def inspect_checkpoint(
             raise CheckpointError(found, str(path), error.expected, error.hint) from error
         return Inspection(str(path), "document", stack, "", "", (), 0, export=export)
     weights = Weights(path)
-    return inspect_known(weights, recognise_projector(weights, root, grid))
+    return inspect_known(weights, recognise_projector(weights, request))
 
 
 def inspect_known(weights: Weights, known: Known) -> Inspection:
-    """Say what a recognised projector is."""
-    family, projector, pairs, root, layout = known
-    keys = tuple(dict.fromkeys(key for key, _ in pairs))
-    dtypes = [weights.stored(key).dtype for key in keys]
+    """Say what a recognised projector is, and what stands beside it."""
+    used = known.used
+    dtypes = [weights.stored(key).dtype for key in used]
     floats = [dtype for dtype in dtypes if dtype.is_floating_point]
     dtype: torch.dtype | str = floats[0] if floats else torch.get_default_dtype()
     if len(set(floats)) > 1:
         dtype = f"mixed: {count_dtypes(floats)}"
-    used = tuple(map(weights.key_in_file, keys))
-    left = len(weights.keys) - len(used)
-    others = () if family == "document" else other_roots(weights, root)
+    others = other_roots(weights, known)
+    beside = [key for root in others for key in weights.under(root)]
     return Inspection(
-        str(weights.path), family, projector.spec, dtype, root, used, left, others, layout
+        str(weights.path),
+        known.family,
+        known.projector.spec,
+        dtype,
+        known.root,
+        tuple(map(weights.key_in_file, used)),
+        len(weights.keys) - len(used),
+        others,
+        known.layout,
+        unknown=tuple(connectors(weights.keys, {*used, *beside})),
+        notes=known.notes,
     )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
-from typing import Any, Protocol, TypeVar
+from typing import TypeAlias
 
 from ..projectors.unwrap import is_stale, without_wrappers
 from ..registry import quote
 from .errors import CheckpointError
 from .hidden import hidden_layers
+from .known import Known
 from .recognise import inner_config, recognise
+from .request import Request
 from .weights import Weights
 
 __all__ = ["seen_through"]
@@ -19,15 +22,10 @@ __all__ = ["seen_through"]
 _MAX_FITS = 256  # places of projectors that are looked at; a model has a handful
 
 
-class _Pairs(Protocol):
-    @property
-    def pairs(self) -> list[tuple[str, Any]]: ...
+_Find: TypeAlias = Callable[[Weights, Request], Known]
 
 
-Known = TypeVar("Known", bound=_Pairs)
-
-
-def seen_through(find: Callable[..., Known]) -> Callable[..., Known]:
+def seen_through(find: _Find) -> _Find:
     """Let a function that finds a projector in weights look below wrappers' names too.
 
     It is called with the keys as they are first, so that a module that is really called
@@ -37,21 +35,21 @@ def seen_through(find: Callable[..., Known]) -> Callable[..., Known]:
     """
 
     @wraps(find)
-    def found(weights: Weights, root: str | None = None, *args: Any, **options: Any) -> Known:
+    def found(weights: Weights, request: Request) -> Known:
         try:
-            return find(weights, root, *args, **options)
+            return find(weights, request)
         except CheckpointError as error:
             first = error
         inner = copy.copy(weights)
         names, clashes = _without_wrappers(weights)
         inner.rename(names)
-        if root:
-            root = without_wrappers(root.removesuffix(".") + ".")
-        _refuse_hidden(inner, root)
+        if request.root:
+            request = replace(request, root=without_wrappers(request.root))
+        _refuse_hidden(inner, request.root)
         if names.keys() == set(weights.keys):
             raise first
         try:
-            known = find(inner, root, *args, **options)
+            known = find(inner, request)
         except CheckpointError as error:
             if recognise(inner_config(weights.config), weights.keys):
                 raise first from None

@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, cast
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..blocks.core.errors import GridError
-from ..blocks.core.feature import Grid, check_grid
-from ..projectors.build import build_projector
 from ..projectors.device import check_device, check_dtype
-from ..projectors.document import parse_spec
 from ..projectors.projector import Projector
-from ..projectors.upstream import Checkpoint, Match
-from ..registry import MobileVLMError, quote
-from .errors import CheckpointError, convert_pickle
-from .formats.tensor_file import TensorInfo
+from ..registry import describe_error, quote
+from .advice import family_hint, listed, nothing_known
+from .attempt import attempt_all
+from .errors import CheckpointError
+from .families import find_family, plugin_families
 from .keys import seen_through
-from .mapping import Part, parts
-from .recognise import Candidate, Config, inner_config, recognise
-from .save import DOCUMENT
-from .state import check_keys, check_tensor
+from .known import Known
+from .mapping import Part
+from .own import by_document, by_spec
+from .recognise import (
+    Candidate,
+    Config,
+    inner_config,
+    recognise,
+    recognise_as,
+    recognise_beside,
+    recognise_plugin,
+)
+from .request import ModuleNames, Request, Spec, load_call
 from .weights import ProgressCallback, Weights
 
-__all__ = ["Known", "load_projector", "other_roots", "read_projector", "recognise_projector"]
+__all__ = ["load_projector", "other_roots", "read_projector", "recognise_projector"]
 
 MAX_ROOTS = 64  # places where projectors may be; a model has a handful
-_SHOWN = 8  # of a list in a message
 
 
 def load_projector(
     path: str | os.PathLike[str],
     *,
     root: str | None = None,
+    family: str | None = None,
+    spec: Spec | None = None,
+    module_names: ModuleNames | None = None,
     grid: Sequence[int] | None = None,
+    prefix_tokens: int | None = None,
+    token_order: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     check_values: bool = False,
+    **options: Any,
 ) -> Projector:
     """Load a projector from a file or a model's folder, all of it or not at all.
+
+    What the tensors leave open, such as the activation, is read from the ``config.json`` of the
+    folder, or beside the file. What it says and the tensors override is a warning.
+
+        load_projector("keye-vl", family="paddleocr-vl")  # a model type that is not known
+        load_projector("model", root="connector", spec=document, module_names=["fc1", "fc2"])
 
     Args:
         path: A safetensors file, a folder of `save_projector`, or a model's folder; of a whole
@@ -50,19 +67,43 @@ def load_projector(
         root: What stands before the keys of the projector that is meant, such as
             ``model.visual.deepstack_merger_list.0``, where a checkpoint holds several; the
             default is the model's main one. `inspect_checkpoint` lists the others.
+        family: The registered name of the family that it is of, where the config names a model
+            that is not known, or none.
+        spec: A document or a `Stack`, where the checkpoint has none and no family describes it.
+        module_names: The checkpoint's names of the modules that `spec` describes and that hold
+            parameters, in order of use, as `to_upstream` takes them; or the name of a layout. The
+            default is the document's own keys.
         grid: The default token grid (h, w) of `forward` and `plan`. It is not saved.
+        prefix_tokens: How many leading tokens (CLS, registers) to drop on entry. It becomes part
+            of the specification, as does the next.
+        token_order: The order of the input tokens, as in a document.
         device: Where to put it; default: the CPU.
         dtype: The parameters' dtype or its name, ``"bf16"``; default: that of the checkpoint.
         check_values: Look for NaN and infinities.
+        **options: Options of the `family`, in place of what the config says.
 
     Raises:
         CheckpointError: It cannot be read, holds no projector that is known, or does not fit;
             or the dtype makes an infinity of a weight.
         GridError: The grid does not fit.
-        SpecError: The dtype is not a floating one, or the device is not there.
+        RegistryError: There is no such family, or its plugin is broken.
+        SpecError: The dtype is not a floating one, the device is not there, or the document or an
+            option does not fit.
     """
+    request = Request.of(
+        root=root,
+        family=family,
+        spec=spec,
+        module_names=module_names,
+        grid=grid,
+        prefix_tokens=prefix_tokens,
+        token_order=token_order,
+        options=options,
+    )
     weights = Weights(path)
-    known = recognise_projector(weights, root, grid)
+    known = recognise_projector(weights, request)
+    for note in known.notes:
+        warnings.warn(f"{weights.path}: {note}.", stacklevel=2)
     return read_projector(
         weights, known, grid=grid, device=device, dtype=dtype, check_values=check_values
     )
@@ -127,95 +168,83 @@ def read_projector(
     return projector
 
 
-class Known(NamedTuple):
-    """A recognised projector, on meta; upstream's keys with our parts; root and layout."""
-
-    family: str
-    projector: Projector
-    pairs: list[tuple[str, Part]]
-    root: str
-    layout: str
-
-
 @seen_through
-def recognise_projector(
-    weights: Weights, root: str | None = None, grid: Sequence[int] | None = None
-) -> Known:
+def recognise_projector(weights: Weights, request: Request) -> Known:
     """Work out what the weights are; reads no values.
 
     Raises:
         CheckpointError: They hold no projector that is known, or several.
         GridError: The grid does not fit.
+        RegistryError: There is no such family, or its plugin is broken.
     """
-    where = str(weights.path)
-    if root:
-        root = root.removesuffix(".") + "."
-    document = weights.metadata.get(DOCUMENT)
-    if document is not None:
-        if root:
-            raise CheckpointError(
-                f"root={root!r}", where, "none", "The file is one projector, of save_projector."
-            )
-        try:
-            projector = Projector(parse_spec(document, "document"), grid=grid, device="meta")
-        except MobileVLMError as error:
-            if grid is not None and isinstance(error, GridError):
-                raise
-            place = f"{error.where}: " if error.where else ""
-            raise CheckpointError(
-                f"its document does not fit: {place}{error.found}",
-                f"{where}[__metadata__]",
-                error.expected,
-                error.hint or "Save it again with save_projector.",
-            ) from error
-        own = []
-        for key, tensor in projector.state_dict().items():
-            dtype = None if tensor.is_floating_point() else tensor.dtype
-            own.append((key, Part(key, tensor.shape, key, tensor.shape, dtype=dtype)))
-        _fit(own, {key: weights.stored(key) for key in weights.keys}, "document", weights, "")
-        return Known("document", projector, own, "", "")
-    grid = None if grid is None else check_grid(grid)
+    if request.spec is not None:
+        return by_spec(weights, request.spec, request)
+    known = None if request.family else by_document(weights, request)
+    if known is not None:
+        return known
     config = inner_config(weights.config)
-    fits = _fitting(weights, config)
-    if root is None:
-        fits = _main(fits)
+    if request.family:
+        family = find_family(request.family)
+        fits = recognise_as(family, config, weights.keys, request.root)
     else:
-        roots = {fit.root for fit in fits}
-        fits = [fit for fit in fits if fit.root == root]
-        if roots and not fits:
-            known = _listed([quote(found, 200) for found in sorted(roots)])
-            raise CheckpointError(
-                f"no projector at root={quote(root, 200)}", where, f"one of {known}"
-            )
-    done, failures = _try_all(weights, config, fits, grid)
+        fits = _built_in(weights, config, request)
+    done, failures = attempt_all(weights, config, _meant(fits, request, weights), request)
+    broken: dict[str, str] = {}
+    # A model that ours know, and whose tensors do not fit, is nobody else's.
+    if not done and not request.family and not any(fit.is_of(config) for fit in fits):
+        theirs, broken = _of_plugins(weights, config)
+        fits += theirs
+        done, failed = attempt_all(weights, config, _meant(theirs, request, weights), request)
+        failures = [*failed, *failures]
     if len(done) > 1:
-        names = [f"{family} under {quote(found, 200)}" for family, _, _, found, _ in done]
-        raise CheckpointError(
-            f"more than one projector fits: {_listed(names)}",
-            where,
-            hint=f"Say which one, as root={quote(done[0].root, 200)}.",
-        )
-    if not done:
-        first = failures[0] if failures else _nothing_known(weights)
-        first.hint = _others(weights) or first.hint
+        raise _several(done, weights)
+    if done:
+        return done[0]
+    if failures:
+        first = failures[0]
+        own_hint = first.hint
+        if not request.family:
+            first.hint = lambda: family_hint(weights, config) or own_hint
         raise first
-    return done[0]
+    if fits:
+        raise _nothing_there(fits, request, weights)
+    raise nothing_known(weights, config, broken)
 
 
-def other_roots(weights: Weights, root: str) -> tuple[str, ...]:
-    """Return the roots of the projectors that are not at this one."""
-    config = inner_config(weights.config)
-    fits = [fit for fit in _fitting(weights, config) if fit.root != root]
-    return tuple(dict.fromkeys(done.root for done in _try_all(weights, config, fits, None)[0]))
-
-
-def _fitting(weights: Weights, config: Config) -> list[Candidate]:
-    """Return the entries that fit with their roots, unless there are too many to look into."""
+def _built_in(weights: Weights, config: Config, request: Request) -> list[Candidate]:
+    """Return the built-in entries that fit; if one beside a known projector is meant, it too."""
     fits = recognise(config, weights.keys)
+    there = any(fit.root == request.root for fit in fits)
+    beside = fits and request.root is not None and not there
+    return [*fits, *(recognise_beside(config, weights.keys) if beside else ())]
+
+
+def _of_plugins(weights: Weights, config: Config) -> tuple[list[Candidate], dict[str, str]]:
+    """Ask every family that is not built in; return the entries that fit, and who is broken."""
+    families, broken = plugin_families()
+    fits: list[Candidate] = []
+    for family in families:
+        try:
+            fits += recognise_plugin(family, config, weights.keys)
+        except Exception as error:  # its entry may hold anything, such as no pattern
+            broken[family.name] = describe_error(error)
+    return fits, broken
+
+
+def _meant(fits: list[Candidate], request: Request, weights: Weights) -> list[Candidate]:
+    """Return the candidates at the root that is given; or the main ones, or all if none is main."""
+    fits = _few(fits, weights)
+    if request.root is not None:
+        return [fit for fit in fits if fit.root == request.root]
+    return [fit for fit in fits if not fit.entry.secondary] or fits
+
+
+def _few(fits: list[Candidate], weights: Weights) -> list[Candidate]:
+    """Return the candidates, unless there are too many to look into."""
     roots = list(dict.fromkeys(fit.root for fit in fits))
     if len(roots) > MAX_ROOTS:
         raise CheckpointError(
-            f"{len(roots):,} projectors, under {_listed([quote(root, 200) for root in roots])}",
+            f"{len(roots):,} projectors, under {listed([quote(root, 200) for root in roots])}",
             str(weights.path),
             f"at most {MAX_ROOTS}",
             "Save the one that is meant in a file of its own.",
@@ -223,152 +252,43 @@ def _fitting(weights: Weights, config: Config) -> list[Candidate]:
     return fits
 
 
-def _listed(items: Sequence[str]) -> str:
-    """List the first few for a message, and say how many more there are."""
-    more = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _main(fits: list[Candidate]) -> list[Candidate]:
-    """Return the main projectors among those that fit, or all where there is no main one."""
-    return [fit for fit in fits if not fit.entry.secondary] or fits
-
-
-def _try_all(
-    weights: Weights, config: Config, fits: list[Candidate], grid: Grid | None
-) -> tuple[list[Known], list[CheckpointError]]:
-    """Return the projectors of those that really fit, and the errors of the others."""
-    done: list[Known] = []
-    failures: list[CheckpointError] = []
-    for fit in fits:
-        try:
-            done.append(_try(weights, config, fit, grid))
-        except CheckpointError as error:
-            failures.append(error)
-    return done, failures
-
-
-def _others(weights: Weights) -> str:
-    """Say what would fit if there were no config, which may be another model's."""
-    fits = _main(_fitting(weights, {})) if weights.config else []
-    names = [
-        f"{family}, {projector.spec.in_} -> {projector.spec.out}, under {quote(root, 200)}"
-        for family, projector, _, root, _ in _try_all(weights, {}, fits, None)[0]
-    ]
-    if not names:
-        return ""
-    return f"The tensors alone fit {', or '.join(names[:_SHOWN])}: is config.json another model's?"
-
-
-def _try(weights: Weights, config: Config, fit: Candidate, grid: Grid | None) -> Known:
-    """Return the projector of an entry at a root, or say why it is not there."""
-    family, entry, root = fit
-    stored = {
-        key.removeprefix(root): weights.stored(key)
-        for key in weights.under(root)
-        if key.startswith(entry.prefixes, len(root))
-    }
-    where = str(weights.path)
-    for key, tensor in stored.items():
-        _refuse_packed(f"{where}[{quote(root + key)}]", tensor)
-    for key, tensor in stored.items():  # divides by the bias, so it must not be empty
-        bias = stored.get(key.removesuffix("weight") + "bias")
-        if bias is not None:
-            _refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
-    try:
-        shapes = {key: tensor.shape for key, tensor in stored.items()}
-        # `recognise` returns no entry without a reader.
-        match = cast("Callable[[Checkpoint], Match]", entry.read)(Checkpoint(config, shapes, root))
-        family = match.preset or family
-        grid = None if match.grid is None else grid or match.grid
-        projector = build_projector(
-            family, match.in_, match.out, grid=grid, device="meta", **match.options
-        )
-    except MobileVLMError as error:
-        # A reader does not know whose config and tensors it reads, and a preset knows less.
-        place = f"{where}: {error.where}" if error.where else where
-        raise CheckpointError(error.found, place, error.expected, error.hint) from error
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"cannot be read as {entry.layout}: {quote(str(error), 200)}",
-            f"{where}: config.json" if weights.config else where,
-            hint="Compare config.json with the model it is of.",
-        ) from error
-    pairs = [(part.theirs, part) for part in parts(projector, entry.names)]
-    _fit(pairs, stored, family, weights, root)
-    keys = [(root + key, part) for key, part in pairs]
-    return Known(family, projector, keys, root, entry.layout)
-
-
-def _fit(
-    pairs: list[tuple[str, Part]],
-    stored: Mapping[str, TensorInfo],
-    family: str,
-    weights: Weights,
-    root: str,
-) -> None:
-    """Refuse missing and left-over tensors, other shapes and other dtypes."""
-    found = {root + key: info.shape for key, info in stored.items()}
-    expected = {root + key: part.stored for key, part in pairs}
-    hint = "The file is of another family or incomplete."
-    check_keys(found, expected, family, str(weights.path), hint)
-    for key, part in pairs:
-        where = f"{weights.path}[{quote(root + key)}]"
-        hint = "Its family or its widths do not match those of the other tensors."
-        dtype_hint = "Load the model without quantisation and save it again."
-        check_tensor(stored[key], part.stored, part.dtype, where, hint, dtype_hint)
-
-
-def _refuse_packed(where: str, tensor: TensorInfo) -> None:
-    """Refuse tensors that are not plain weights, and name the cause."""
-    if tensor.fault:
-        raise CheckpointError(
-            f"a tensor of {tensor.shape}, {tensor.fault}",
-            where,
-            "a tensor of its own numbers",
-            tensor.hint,
-        )
-    if 0 in tensor.shape:
-        raise CheckpointError(
-            f"an empty tensor of {tensor.shape}, a DeepSpeed ZeRO-3 placeholder",
-            where,
-            "the gathered weights",
-            "Save inside deepspeed.zero.GatheredParameters, or run zero_to_fp32.py first.",
-        )
-    if tensor.dtype == torch.uint8 and len(tensor.shape) == 2 and tensor.shape[1] == 1:
-        raise CheckpointError(
-            f"a tensor of {tensor.shape} and torch.uint8, weights packed in 4 bits",
-            where,
-            "floating-point weights",
-            "Load the model without 4-bit quantisation and save it again.",
-        )
-
-
-def _refuse_turned(where: str, weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
-    """Refuse a linear layer's weight that its bias shows to be transposed or flattened."""
-    if len(bias) != 1 or weight[:1] == bias:
-        return
-    [n] = bias
-    flattened = len(weight) == 1 and weight[0] % n == 0
-    if flattened or (len(weight) == 2 and weight[1] == n):
-        found = f"a tensor of {weight} beside a bias of {n}"
-        expected = str((n, math.prod(weight) // n))
-        hint = "It looks transposed or flattened. Save it as upstream does."
-        raise CheckpointError(found, where, expected, hint)
-
-
-def _nothing_known(weights: Weights) -> CheckpointError:
-    model_type = weights.config.get("model_type")
-    words = ("projector", "merger", "connector", "mlp1", "aligner")
-    likely = [key for key in weights.keys if any(word in key for word in words)]
-    some = ", ".join(map(quote, (likely or weights.keys)[:4]))
-    which = f" of model type {quote(model_type)}" if model_type else ""
-    hint = "Build one with build_projector and load its state dict yourself."
-    if weights.pickled_files and not weights.pickled:
-        hint = f"Is it in {weights.pickled_files[0]}, a pickle? "
-        hint += convert_pickle(weights.path / weights.pickled_files[0])
+def _several(done: list[Known], weights: Weights) -> CheckpointError:
+    """Return the error that several projectors fit: in several places, or of several families."""
+    names = [f"{known.family} under {quote(known.root, 200)}" for known in done]
+    root = f"root={quote(done[0].root, 200)}"
+    if len({known.root for known in done}) == 1:
+        root = f"family={quote(done[0].family)}"
     return CheckpointError(
-        f"no projector that is known{which}, among {len(weights.keys)} tensors such as {some}",
+        f"more than one projector fits: {listed(names)}",
         str(weights.path),
-        hint=hint,
+        hint=f"Say which one, as {root}.",
     )
+
+
+def _nothing_there(fits: list[Candidate], request: Request, weights: Weights) -> CheckpointError:
+    """Return the error that there are projectors, but none that is known at the root given."""
+    roots = sorted({fit.root for fit in fits})
+    hint = ""
+    if request.root and weights.under(request.root):
+        root = quote(request.root, 200)
+        call = load_call(weights.path, root=root, spec="document", module_names="[...]")
+        hint = f"Or describe it as a document, and name its modules in order of use: {call}."
+    return CheckpointError(
+        f"no projector at root={quote(request.root, 200)}",
+        str(weights.path),
+        f"one of {listed([quote(root, 200) for root in roots])}",
+        hint,
+    )
+
+
+def other_roots(weights: Weights, known: Known) -> tuple[str, ...]:
+    """Return the roots of the projectors that stand beside one, as `load_projector` takes them."""
+    config = inner_config(weights.config)
+    found: dict[str, None] = {}
+    fits = recognise(config, weights.keys) + recognise_beside(config, weights.keys)
+    for fit in _few(fits, weights):
+        if fit.root != known.root and fit.root not in found:
+            done, _ = attempt_all(weights, config, [fit], Request(root=fit.root))
+            if done and not set(done[0].used) <= set(known.used):
+                found[fit.root] = None
+    return tuple(found)

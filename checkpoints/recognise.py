@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from ..projectors.index import upstream_entry, upstream_index
 from ..projectors.upstream import Upstream
+from .connectors import connectors
+from .families import Family
+from .own import is_document
 
-__all__ = ["Candidate", "Config", "inner_config", "recognise"]
+__all__ = ["Candidate", "Config", "inner_config", "recognise", "recognise_as", "recognise_beside"]
 
 Config: TypeAlias = Mapping[str, Any]
 
@@ -21,30 +24,95 @@ class Candidate(NamedTuple):
         family: The registered name of the entry's family.
         entry: The entry.
         root: What stands before the keys: empty, or ends with a dot.
+        plugin: Whether the family is not built in.
     """
 
     family: str
     entry: Upstream
     root: str
+    plugin: bool = False
+
+    def is_of(self, config: Config) -> bool:
+        """Return whether the config names a model of the entry's."""
+        return config.get("model_type") in self.entry.model_types
 
 
 def recognise(config: Config, keys: Iterable[str]) -> list[Candidate]:
-    """Return the entries that fit, each with the root it fits at; the most specific ones first.
+    """Return the built-in entries that fit, each at its root; the most specific ones first.
 
     The config's model type decides which entries are tried; those without one always are. Only
     families of which an entry fits are imported.
     """
+    model_type = config.get("model_type")
+    return _sorted(_built_in(keys, lambda entry: _is_tried(entry, model_type)))
+
+
+def recognise_beside(config: Config, keys: Iterable[str]) -> list[Candidate]:
+    """Return the built-in entries of other models whose names alone say what the tensors are.
+
+    In a model that is known they find the projectors that stand beside its main one.
+    """
+    model_type = config.get("model_type")
+    return _sorted(
+        _built_in(keys, lambda entry: entry.names_suffice and not _is_tried(entry, model_type))
+    )
+
+
+def recognise_as(
+    family: Family, config: Config, keys: Iterable[str], root: str | None = None
+) -> list[Candidate]:
+    """Return a family's entries that fit, whatever model the config is of.
+
+    Of a family that knows the config's model type, only the entries of that are tried. They fit at
+    the names of their modules; if none does, at the root that is given, or at modules that look
+    like connectors.
+    """
+    keys = list(keys)
+    known = set(keys)
+    entries = [entry for entry in family.entries if entry.read is not None and entry.tensors]
+    stated = [entry for entry in entries if config.get("model_type") in entry.model_types]
+    found = []
+    for entry in stated or entries:
+        roots = _roots(entry, keys, known)
+        if root is not None:
+            roots = [root] if all(root + tensor in known for tensor in entry.tensors) else []
+        found += [Candidate(family.name, entry, root, family.plugin) for root in roots]
+    if not found and root is None:
+        places = [*connectors(keys), ""]
+        found = [
+            Candidate(family.name, entry, place, family.plugin)
+            for entry in stated or entries
+            for place in places
+            if all(place + tensor in known for tensor in entry.tensors)
+        ]
+    main = {fit.root for fit in found if not fit.entry.secondary}
+    return _sorted(fit for fit in found if not fit.entry.secondary or fit.root not in main)
+
+
+def recognise_plugin(family: Family, config: Config, keys: Iterable[str]) -> list[Candidate]:
+    """Return the entries of a family that is not built in that fit."""
     keys = list(keys)
     known = set(keys)
     model_type = config.get("model_type")
-    found: list[Candidate] = []
+    return _sorted(
+        Candidate(family.name, entry, root, plugin=True)
+        for entry in family.entries
+        if entry.read is not None and entry.tensors and _is_tried(entry, model_type)
+        for root in _roots(entry, keys, known)
+    )
+
+
+def _built_in(keys: Iterable[str], is_tried: Any) -> Iterator[Candidate]:
+    keys = list(keys)
+    known = set(keys)
     for family, entries in upstream_index().items():
         for index, entry in enumerate(entries):
-            if entry.tensors and _is_tried(entry, model_type):
-                found += [
-                    Candidate(family, upstream_entry(family, index), root)
-                    for root in _roots(entry, keys, known)
-                ]
+            if entry.tensors and is_tried(entry):
+                for root in _roots(entry, keys, known):
+                    yield Candidate(family, upstream_entry(family, index), root)
+
+
+def _sorted(found: Iterable[Candidate]) -> list[Candidate]:
     # What asks for more tensors says more: its failure tells more, too.
     return sorted(found, key=lambda fit: -len(fit.entry.tensors))
 
@@ -72,8 +140,11 @@ def _roots(entry: Upstream, keys: list[str], known: set[str]) -> list[str]:
 def inner_config(config: Config) -> Config:
     """Return the config of the vision-language model inside one that is built around it.
 
-    Retrievers, robots and models that also speak keep it whole, model type and all.
+    Retrievers, robots and models that also speak keep it whole, model type and all. A document of
+    ours is no model's config.
     """
+    if is_document(config):
+        return {}
     for part in ("vlm_config", "thinker_config"):
         inner = config.get(part)
         if isinstance(inner, Mapping):

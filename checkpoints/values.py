@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .load import recognise_projector
+from .request import ModuleNames, Request, Spec
 from .weights import ProgressCallback, Weights
 
 __all__ = ["Values", "inspect_values"]
@@ -60,22 +61,45 @@ def inspect_values(
     path: str | os.PathLike[str],
     *,
     root: str | None = None,
+    family: str | None = None,
+    spec: Spec | None = None,
+    module_names: ModuleNames | None = None,
     grid: Sequence[int] | None = None,
+    prefix_tokens: int | None = None,
+    token_order: str | None = None,
     progress: ProgressCallback | None = None,
+    **options: Any,
 ) -> tuple[Values, ...]:
     """Read the tensors of a checkpoint's projector one by one, and return their statistics.
 
     Args:
         path: A safetensors file, or a model's folder with one or with shards.
-        root: The prefix of the projector's keys, if there are several projectors.
+        root: What stands before the projector's keys; this and the next six are those of
+            `load_projector`.
+        family: The family that it is of.
+        spec: Its document.
+        module_names: The checkpoint's names of the document's modules.
         grid: The token grid (h, w), for a projector that cannot be built without one.
+        prefix_tokens: How many leading tokens to drop on entry.
+        token_order: The order of the input tokens.
         progress: Called with the number of bytes that are read, and of all that will be.
+        **options: Options of the family.
 
     Raises:
         CheckpointError: It cannot be read, or no projector is recognised in it.
     """
+    request = Request.of(
+        root=root,
+        family=family,
+        spec=spec,
+        module_names=module_names,
+        grid=grid,
+        prefix_tokens=prefix_tokens,
+        token_order=token_order,
+        options=options,
+    )
     weights = Weights(path)  # opened once: another file may get the path meanwhile
-    keys = dict.fromkeys(key for key, _ in recognise_projector(weights, root, grid).pairs)
+    keys = recognise_projector(weights, request).used
     return tuple(_values(key, tensor) for key, tensor in weights.read(keys, progress))
 
 

@@ -92,8 +92,8 @@ class Weights:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The folder's ``config.json``, or an empty dict; read on first use."""
-        path = self.path / "config.json"
+        """The ``config.json`` of the folder, or beside the file; {} without; read on first use."""
+        path = self._folder / "config.json"
         return JSON.read(path) if os.path.exists(path) else {}
 
     @cached_property

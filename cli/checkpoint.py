@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..registry import quote
-from .arguments import UsageError
-from .options import Debug, Force, Grid, Json, complete_dtype, dtype_of, grid_of
+from .arguments import UsageError, document, settings
+from .options import (
+    Debug,
+    Family,
+    Force,
+    Grid,
+    Json,
+    ModuleNames,
+    PrefixTokens,
+    Root,
+    Spec,
+    TokenOrder,
+    complete_dtype,
+    dtype_of,
+    grid_of,
+)
 from .output import FAILED, echo, echo_json, echo_table, explain, progress_bar, reporting
 
 if TYPE_CHECKING:
@@ -19,14 +33,21 @@ if TYPE_CHECKING:
 __all__ = ["convert", "inspect"]
 
 
-Root = Annotated[
-    str | None, typer.Option(help="The prefix of its keys, where there are several projectors.")
+Options = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="With --family: its options, as act=relu."),
 ]
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A safetensors file, or a model's folder.")],
+    options: Options = None,
     root: Root = None,
+    family: Family = None,
+    spec: Spec = None,
+    module_names: ModuleNames = None,
+    prefix_tokens: PrefixTokens = None,
+    token_order: TokenOrder = None,
     values: Annotated[
         bool, typer.Option("--values", help="Read the weights too; fail at NaN or infinity.")
     ] = False,
@@ -38,15 +59,24 @@ def inspect(
     with reporting(debug, as_json):
         from ..checkpoints.inspection import inspect_checkpoint
 
-        sides = grid_of(grid)
-        inspection = inspect_checkpoint(path, root=root, grid=sides)
+        meant = _meant(
+            options,
+            root=root,
+            family=family,
+            spec=spec,
+            module_names=module_names,
+            prefix_tokens=prefix_tokens,
+            token_order=token_order,
+            grid=grid_of(grid),
+        )
+        inspection = inspect_checkpoint(path, **meant)
         facts = inspection.to_dict()
         found: Sequence[Values] = ()
         if values:
             from ..checkpoints.values import inspect_values
 
             with progress_bar(f"reading {path.name}", in_bytes=True) as progress:
-                found = inspect_values(path, root=root, grid=sides, progress=progress)
+                found = inspect_values(path, progress=progress, **meant)
             facts["values"] = [each.to_dict() for each in found]
         if as_json:
             echo_json(facts)
@@ -59,6 +89,28 @@ def inspect(
         if bad:
             explain(f"{path}: {bad} of {len(found)} tensors hold NaN or infinite values")
             raise typer.Exit(FAILED)
+
+
+def _meant(
+    options: list[str] | None, *, spec: Path | None, module_names: str | None, **given: Any
+) -> dict[str, Any]:
+    """Return the arguments that say which projector of a checkpoint is meant.
+
+    Raises:
+        UsageError: A word is wrong.
+        SpecError: The document cannot be read.
+    """
+    from ..checkpoints.mapping import layouts
+
+    names: Any = module_names
+    if names is not None and names.replace("_", "-") not in layouts():
+        names = names.split(",")
+    return {
+        **given,
+        "spec": None if spec is None else document(str(spec)),
+        "module_names": names,
+        **settings(options or []),
+    }
 
 
 def _echo_values(found: Sequence[Values]) -> None:
@@ -82,6 +134,7 @@ def _echo_values(found: Sequence[Values]) -> None:
 def convert(
     path: Annotated[Path, typer.Argument(help="A checkpoint: a file, or a model's folder.")],
     out: Annotated[Path, typer.Argument(help="A folder; with --to a safetensors file.")],
+    options: Options = None,
     from_pickle: Annotated[
         bool,
         typer.Option("--from-pickle", help="Read a pickle (.bin, .pt); no code in it is run."),
@@ -94,6 +147,11 @@ def convert(
         str, typer.Option("--prefix", help="A prefix for upstream's keys: model.mm_projector.")
     ] = "",
     root: Root = None,
+    family: Family = None,
+    spec: Spec = None,
+    module_names: ModuleNames = None,
+    prefix_tokens: PrefixTokens = None,
+    token_order: TokenOrder = None,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -121,7 +179,16 @@ def convert(
 
         if prefix and to is None:
             raise UsageError("--prefix without --to", hint="Our own format has its own keys.")
-        sides = grid_of(grid)
+        meant = _meant(
+            options,
+            root=root,
+            family=family,
+            spec=spec,
+            module_names=module_names,
+            prefix_tokens=prefix_tokens,
+            token_order=token_order,
+            grid=grid_of(grid),
+        )
         kind = None if dtype is None else dtype_of(dtype)
         with progress_bar(f"reading {path.name}", in_bytes=True) as progress:
             inspection = convert_checkpoint(
@@ -130,15 +197,16 @@ def convert(
                 from_pickle=from_pickle,
                 to=to,
                 prefix=prefix,
-                root=root,
-                grid=sides,
                 dtype=None if kind is None else getattr(torch, kind),
                 replace=force,
                 progress=progress,
+                **meant,
             )
+        for note in inspection.notes:
+            explain(f"{path}: {note}", "note")
         written = kind or str(inspection.dtype).removeprefix("torch.")
         if as_json:
             echo_json({**inspection.to_dict(), "out": str(out), "written": written})
         else:
-            spec = inspection.spec
-            echo(f"{out}: {to or inspection.title}, {spec.in_} -> {spec.out}, {written}")
+            widths = f"{inspection.spec.in_} -> {inspection.spec.out}"
+            echo(f"{out}: {to or inspection.title}, {widths}, {written}")

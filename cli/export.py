@@ -20,6 +20,9 @@ __all__ = ["export"]
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")  # pickles are refused, with advice
 
+# What `load_projector` takes whatever the family is.
+_OF_A_CHECKPOINT = {"root", "family", "grid", "prefix_tokens", "token_order"}
+
 
 def export(
     target: Annotated[
@@ -97,10 +100,10 @@ def _projector(target: str, words: list[str]) -> Projector:
     if os.path.isdir(target) or target.endswith(_WEIGHTS):
         from ..checkpoints.load import load_projector
 
-        grid, root = keywords.pop("grid", None), keywords.pop("root", None)
-        if keywords:
-            raise UsageError(f"{next(iter(keywords))!r} comes from the checkpoint", target)
-        return load_projector(target, root=root, grid=grid)
+        own = [name for name in keywords if name not in _OF_A_CHECKPOINT]
+        if own and "family" not in keywords:
+            raise UsageError(f"{own[0]!r} comes from the checkpoint", target)
+        return load_projector(target, **keywords)
     from ..projectors.build import build_projector
 
     projector = build_projector(**call(target, words, "export"))

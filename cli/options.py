@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,10 +14,16 @@ from .arguments import UsageError, parse_grid
 
 __all__ = [
     "Debug",
+    "Family",
     "Force",
     "Grid",
     "Json",
+    "ModuleNames",
     "NameOrFile",
+    "PrefixTokens",
+    "Root",
+    "Spec",
+    "TokenOrder",
     "Words",
     "complete_dtype",
     "dtype_of",
@@ -32,6 +39,27 @@ Force = Annotated[
 ]
 Grid = Annotated[
     str, typer.Option("--grid", metavar="HxW", help="The token grid, for learned positions: 24x24.")
+]
+
+
+Root = Annotated[
+    str | None, typer.Option(help="The prefix of its keys, where there are several projectors.")
+]
+Spec = Annotated[
+    Path | None, typer.Option(help="A document of the projector, where nothing describes it.")
+]
+ModuleNames = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B",
+        help="With --spec: its modules' names in the checkpoint, in order of use; or a layout.",
+    ),
+]
+PrefixTokens = Annotated[
+    int | None, typer.Option(help="How many leading tokens (CLS, registers) to drop on entry.")
+]
+TokenOrder = Annotated[
+    str | None, typer.Option(help="The order of the input tokens, as in a document.")
 ]
 
 
@@ -51,6 +79,13 @@ def complete_dtype(incomplete: str) -> list[str]:
 NameOrFile = Annotated[
     str,
     typer.Argument(metavar="NAME-or-FILE", help="A projector or a document.", autocompletion=names),
+]
+Family = Annotated[
+    str | None,
+    typer.Option(
+        help="The family that it is of, where the config names no model that is known.",
+        autocompletion=names,
+    ),
 ]
 Words = Annotated[
     list[str] | None,

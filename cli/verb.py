@@ -15,7 +15,7 @@ from .output import USAGE, explain
 
 __all__ = ["Verb", "Verbs"]
 
-_EITHER_WAY = ("in", "out", "grid", "root")  # may be written as --key value or as key=value
+_EITHER_WAY = ("in", "out", "grid", "root", "family")  # written as --key value or key=value
 _SETTINGS = ("dtype", "device", "weights")  # so may these, if the verb has them as options
 
 
@@ -56,7 +56,8 @@ class Verb(TyperCommand):
                         f"No such option: {option}. A projector's options are written KEY=VALUE: "
                         f"{key}={value}."
                     )
-            either_way = key in _SETTINGS or (key in _EITHER_WAY and not words)
+            option = option.replace("_", "-")
+            either_way = key in _SETTINGS or not words
             if not dashes and equals and either_way and option in options:
                 yield from (option, value)
                 continue

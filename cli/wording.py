@@ -14,6 +14,9 @@ __all__ = ["on_the_command_line", "reworded"]
 Error = TypeVar("Error", bound=MobileVLMError)
 
 _TEXT = r"""(?<!\w)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+# Of a call, what stands after the path: without groups of its own.
+_ARGUMENTS = r"""(?:, [a-z_]+=(?:'(?:[^'\\]|\\.)*'|\w+|\[\.\.\.\]))*"""
+_INSPECT = "mobilevlm inspect {}{}"
 # What the library's messages advise, and what to write in a shell instead.
 _REWORDINGS = [
     (re.compile(python), shell)
@@ -22,8 +25,8 @@ _REWORDINGS = [
             rf"convert_checkpoint\({_TEXT}, {_TEXT}, from_pickle=True\)",
             "mobilevlm convert --from-pickle {} {}",
         ),
-        (rf"load_projector\({_TEXT}\)", "mobilevlm inspect {}"),
-        (rf"inspect_checkpoint\({_TEXT}\)(?:\.spec)?", "mobilevlm inspect {}"),
+        (rf"load_projector\({_TEXT}({_ARGUMENTS})\)", _INSPECT),
+        (rf"inspect_checkpoint\({_TEXT}()\)(?:\.spec)?", _INSPECT),
         (rf"load_spec\({_TEXT}\)", "mobilevlm show {}"),
         (r"load_projector\(\.\.\., check_values=True\)", "mobilevlm inspect --values"),
         (r"(?:replace=True )?\(--force\)|\breplace=True\b", "--force"),
@@ -33,6 +36,11 @@ _REWORDINGS = [
         (r"\bgrid=\((\d+), (\d+)\)", "grid={}x{}"),
         (r"\bgrid=\(h, w\)", "grid=HxW"),
         (r"\bspec_of\b", "mobilevlm spec"),
+        (r"\b(?:spec=load_spec\('document\.json'\)|spec=document\b)", "--spec document.json"),
+        (r"\bspec=(?=[.:\s])", "--spec"),
+        (r"\bmodule_names=\[\.\.\.\]", "--module-names A,B"),
+        (r"\bmodule_names=('[^']*')", "--module-names {}"),
+        (r"\bfamily=('[^']*')", "--family {}"),
         (r"\broot=('[^']*')", "--root {}"),
         (r"\b([a-z_]+)='([\w-]+)'", "{}={}"),
         (_TEXT, "{}"),  # any other quoted text is the user's own
@@ -67,6 +75,9 @@ def _reword(match: re.Match[str]) -> str:
         found = python.fullmatch(match[0])
         if found:
             words = found.groups()
+            if shell == _INSPECT:
+                rest = on_the_command_line(words[1].replace(",", ""))
+                return f"mobilevlm inspect {_shell_quoted(words[0])}{rest}"
             if "mobilevlm" in shell:
                 words = tuple(map(_shell_quoted, words))
             return shell.format(*words)

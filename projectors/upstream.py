@@ -33,8 +33,11 @@ __all__ = [
 # Activations by transformers' names.
 _ACTIVATIONS = {
     "gelu": "gelu",
+    "gelu_fast": "gelu-tanh",
     "gelu_new": "gelu-tanh",
+    "gelu_python": "gelu",
     "gelu_pytorch_tanh": "gelu-tanh",
+    "hardswish": "hardswish",
     "quick_gelu": "quick-gelu",
     "relu": "relu",
     "relu2": "relu2",
@@ -72,7 +75,7 @@ class Fused:
     Attributes:
         path: Upstream's module.
         order: The indices of our modules, in the order of their rows upstream. In a GLU of ours
-            the value stands before the gate.
+            the gate stands before the value.
         join: What stands between the path and ``weight`` or ``bias``.
     """
 
@@ -112,11 +115,19 @@ class Checkpoint:
         config: The model's config.json.
         shapes: The shapes of the tensors below the root, by their keys without it.
         root: What stands before those keys.
+        family: The registered name of the family whose reader it is.
+        asked: Whether the caller named the family, whatever the config names.
+        given: The preset's options that the caller gave; the config is not asked for these.
+        notes: What a reader has to say of the checkpoint; it may add sentences.
     """
 
     config: Mapping[str, Any]
     shapes: Mapping[str, tuple[int, ...]]
     root: str = ""
+    family: str = ""
+    asked: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def setting(self, path: str, default: Any) -> Any:
         """Return a setting of the config, such as ``vision_config.hidden_size``."""
@@ -125,6 +136,10 @@ class Checkpoint:
         for section in sections:
             config = config.get(section) or {}
         return config.get(name, default)
+
+    def option(self, name: str, path: str, default: Any) -> Any:
+        """Return an option of the preset: as the caller gave it, else a setting of the config."""
+        return self.given[name] if name in self.given else self.setting(path, default)
 
     def only(self, path: str, expected: Any, default: Any = ...) -> None:
         """Refuse a setting that upstream has and the preset does not.
@@ -135,16 +150,37 @@ class Checkpoint:
             default: Upstream's default; if not given, the expected value.
         """
         value = self.setting(path, expected if default is ... else default)
-        if value != expected:
+        if value != expected and not (self.asked and value is None):
+            raise CheckpointError(quote(value), f"config.json: {path}", quote(expected))
+
+    def type(self, pattern: str, means: str, path: str = "mm_projector_type") -> None:
+        """Refuse a setting that names another projector than the tensors are of.
+
+        Nothing is refused where it is not there, where the caller names the family, or where it is
+        upstream's default, ``linear``, which many configs keep beside another projector's weights;
+        that is noted.
+
+        Args:
+            pattern: What the setting may be.
+            means: What the tensors are, in the setting's own words.
+            path: Where the setting is.
+        """
+        value = self.setting(path, None)
+        if value is None or self.asked or (isinstance(value, str) and re.fullmatch(pattern, value)):
+            return
+        if value != "linear":
             raise CheckpointError(
-                quote(value),
+                f"{quote(value)}, and the tensors are those of {means}",
                 f"config.json: {path}",
-                quote(expected),
-                "Write the projector as a document and load its weights yourself.",
+                "the same of both",
+                f"If the tensors are right, ask for their family: family={self.family!r}.",
             )
+        self.notes.append(f"config.json says {path} {value!r}, and the tensors are {means}'s")
 
     def act(self, path: str = "projector_hidden_act") -> str:
         """Return our name of the activation that a setting names, which is GELU by default."""
+        if "act" in self.given:
+            return str(self.given["act"])
         name = self.setting(path, "gelu")
         if not isinstance(name, str) or name not in _ACTIVATIONS:
             expected = f"one of {', '.join(_ACTIVATIONS)}"

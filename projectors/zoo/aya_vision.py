@@ -21,7 +21,7 @@ __all__ = ["AyaVision"]
 
 def _read(ckpt: Checkpoint) -> Match:
     hidden, wide = ckpt.matrix("linear_1.weight")
-    merge = ckpt.setting("downsample_factor", 2)
+    merge = ckpt.option("merge", "downsample_factor", 2)
     norm = "layernorm.weight" in ckpt.shapes
     if norm:
         ckpt.only("adapter_layer_norm_eps", 1e-6)

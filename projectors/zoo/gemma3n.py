@@ -18,6 +18,12 @@ def _read(ckpt: Checkpoint) -> Match:
     return Match(in_, out, {"eps": ckpt.setting("vision_config.rms_norm_eps", 1e-6)})
 
 
+def _read_audio(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("embedding_projection.weight")
+    eps = ckpt.setting("audio_config.rms_norm_eps", 1e-6)
+    return Match(in_, out, {"eps": eps, "scale": False})
+
+
 class Gemma3n(Preset):
     """``* sqrt(width) > RMS norm > Linear > RMS norm without weight`` on every token.
 
@@ -55,5 +61,14 @@ class Gemma3n(Preset):
             read=_read,
             model_types=("gemma3n",),
             prefixes=("embedding_projection.", "soft_embedding_norm."),
+        ),
+        Upstream(
+            "gemma3n",
+            ("soft_embedding_norm", "embedding_projection"),
+            prefix="embed_audio",
+            read=_read_audio,
+            model_types=("gemma3n",),
+            prefixes=("embedding_projection.", "soft_embedding_norm."),
+            secondary=True,
         ),
     )

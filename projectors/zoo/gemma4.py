@@ -29,6 +29,12 @@ def _read(ckpt: Checkpoint) -> Match:
     return Match(in_, out, options)
 
 
+def _read_audio(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("embedding_projection.weight")
+    eps = ckpt.setting("audio_config.rms_norm_eps", 1e-6)
+    return Match(in_, out, {"pool": 1, "eps": eps, "scale": False})
+
+
 class Gemma4(Preset):
     """``average pool s x s > * sqrt(width) > [standardise] > RMS norm without weight > Linear``.
 
@@ -42,19 +48,23 @@ class Gemma4(Preset):
     standardise. The scaled features may exceed fp16's range: run it in fp32 or bf16.
 
     Attributes:
-        pool: The side s of the pooled windows.
+        pool: The side s of the pooled windows; 1 is none, as for sound.
         eps: Of the norm.
         standardize: Whether the scaled features are standardised.
+        scale: Whether the features are scaled; those of sound are not.
     """
 
     pool: UpTo64 = 3
     eps: float = 1e-6
     standardize: bool = False
+    scale: bool = True
 
     def expand(self, in_: int, out: int) -> Stack:
+        pool = (Pool(mode="avg", stride=self.pool),) if self.pool > 1 else ()
+        scale = (Scale(by="root-channels", standardize=self.standardize),) if self.scale else ()
         blocks = (
-            Pool(mode="avg", stride=self.pool),
-            Scale(by="root-channels", standardize=self.standardize),
+            *pool,
+            *scale,
             NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
             Pointwise(bias=False),
         )
@@ -71,4 +81,12 @@ class Gemma4(Preset):
             prefixes=("embed_vision.embedding_projection.", "vision_tower.std_"),
         ),
         Upstream("gemma4", ("embedding_projection",)),
+        Upstream(
+            "gemma4",
+            ("embedding_projection",),
+            prefix="embed_audio",
+            read=_read_audio,
+            model_types=("gemma4", "embedding_gemma2"),
+            secondary=True,
+        ),
     )

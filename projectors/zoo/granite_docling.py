@@ -13,9 +13,20 @@ from ..upstream import Checkpoint, Match, Upstream
 __all__ = ["GraniteDocling"]
 
 
+_FINE = ("ln_in", "fine.projection", "ln_mid", "mlp_fc2", "ln_out")
+
+
 def _read(ckpt: Checkpoint) -> Match:
-    merge = ckpt.setting("vision_config.scale_factor", 4)
+    merge = ckpt.option("merge", "vision_config.scale_factor", 4)
     out, wide = ckpt.matrix("coarse.projection.weight")
+    return Match(wide // merge**2, out, {"merge": merge})
+
+
+def _read_fine(ckpt: Checkpoint) -> Match:
+    merge = ckpt.option("merge", "vision_config.scale_factor", 4)
+    if "merge" not in ckpt.given:
+        merge //= 2
+    out, wide = ckpt.matrix("connector.fine.projection.weight")
     return Match(wide // merge**2, out, {"merge": merge})
 
 
@@ -59,5 +70,16 @@ class GraniteDocling(Preset):
             read=_read,
             model_types=("granite_docling",),
             prefixes=("ln_in.", "coarse.projection.", "ln_mid.", "mlp_fc2.", "ln_out."),
+        ),
+        # The two paths share all but their first linear layer, so this one's root is the tower.
+        Upstream(
+            "granite-docling-fine",
+            tuple(f"connector.{name}" for name in _FINE),
+            prefix="vision_model",
+            tensors=("connector.ln_in.weight", "connector.fine.projection.weight"),
+            read=_read_fine,
+            model_types=("granite_docling",),
+            prefixes=tuple(f"connector.{name}." for name in _FINE),
+            secondary=True,
         ),
     )

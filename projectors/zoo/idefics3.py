@@ -18,13 +18,13 @@ __all__ = ["Idefics3"]
 
 def _read(ckpt: Checkpoint) -> Match:
     out, wide = ckpt.matrix("modality_projection.proj.weight")
-    merge = ckpt.setting("scale_factor", 2)
+    merge = ckpt.option("merge", "scale_factor", 2)
     return Match(wide // merge**2, out, {"merge": merge})
 
 
 def _read_modernvbert(ckpt: Checkpoint) -> Match:
     out, wide = ckpt.matrix("modality_projection.weight")
-    merge = ckpt.setting("pixel_shuffle_factor", 4)
+    merge = ckpt.option("merge", "pixel_shuffle_factor", 4)
     return Match(wide // merge**2, out, {"merge": merge})
 
 

@@ -19,7 +19,7 @@ __all__ = ["InternVL"]
 
 def _read(ckpt: Checkpoint) -> Match:
     hidden, wide = ckpt.matrix("linear_1.weight")
-    merge = ckpt.config.get("downsample_factor") or _merge(ckpt)
+    merge = ckpt.option("merge", "downsample_factor", None) or _merge(ckpt)
     options = {
         "merge": merge,
         "norm": "layer" if "layer_norm.weight" in ckpt.shapes else "none",
@@ -31,6 +31,8 @@ def _read(ckpt: Checkpoint) -> Match:
 
 
 def _merge(ckpt: Checkpoint) -> int:
+    if "merge" in ckpt.given:
+        return int(ckpt.given["merge"])
     merge: int = round(1 / ckpt.setting("downsample_ratio", 0.5))
     return merge
 

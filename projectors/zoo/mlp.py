@@ -38,13 +38,18 @@ def _read(ckpt: Checkpoint) -> Match:
 
 def _read_sequential(ckpt: Checkpoint) -> Match:
     layers = sorted(int(key.split(".")[0]) for key in ckpt.shapes if key.endswith("weight"))
+    ckpt.type(rf"mlp{len(layers)}x_gelu", f"mlp{len(layers)}x_gelu")
     return _match(len(layers), ckpt, "0", str(layers[-1]))
 
 
-def _read_janus(ckpt: Checkpoint) -> Match:
+def _read_janus(ckpt: Checkpoint, part: str = "vision_config") -> Match:
     depth = sum(key.endswith(".weight") for key in ckpt.shapes)
     last = f"hidden_layers.{depth - 2}" if depth > 1 else "fc1"
-    return _match(depth, ckpt, "fc1", last, ckpt.act("vision_config.hidden_act"))
+    return _match(depth, ckpt, "fc1", last, ckpt.act(f"{part}.hidden_act"))
+
+
+def _read_janus_generation(ckpt: Checkpoint) -> Match:
+    return _read_janus(ckpt, "vq_config")
 
 
 def _read_deepseek_vl(ckpt: Checkpoint) -> Match:
@@ -125,6 +130,15 @@ class Mlp(Preset):
             read=_read_janus,
             model_types=("janus",),
             names_suffice=True,
+        ),
+        Upstream(
+            "janus",
+            _names_of_janus,
+            prefix="generation_aligner",
+            tensors=("fc1.weight",),
+            read=_read_janus_generation,
+            model_types=("janus",),
+            secondary=True,
         ),
         Upstream(
             "deepseek-vl",

@@ -30,6 +30,8 @@ def _names(stack: Stack) -> list[str]:
 def _read(ckpt: Checkpoint) -> Match:
     depth = ckpt.count(r"\d+\.weight")
     residuals = ckpt.count(r"\d+\.pre_norm\.weight")
+    kind = f"mlp{depth}x_res{residuals}x_gelu"
+    ckpt.type(kind, kind)
     out, in_ = ckpt.matrix("0.weight")
     return Match(in_, out, {"depth": depth, "residuals": residuals})
 
@@ -65,7 +67,7 @@ class MlpRes(Preset):
             "mlp-res",
             _names,
             prefix="mm_projector|vision_projector",
-            tensors=("0.weight", "3.pre_norm.weight"),
+            tensors=("0.weight", "3.pre_norm.weight", "3.proj.0.weight"),
             read=_read,
         ),
     )

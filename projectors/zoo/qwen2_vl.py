@@ -35,6 +35,12 @@ def _read_qwen3_vl(ckpt: Checkpoint) -> Match:
     return Match(wide // 4, out, {"hidden": None if hidden == wide else hidden})
 
 
+def _read_merger_list(ckpt: Checkpoint) -> Match:
+    _only_2x2(ckpt)
+    out, wide = ckpt.matrix("mlp.2.weight")
+    return Match(wide // 4, out, preset="qwen3-vl-deepstack")
+
+
 def _read_deepstack(ckpt: Checkpoint) -> Match:
     return replace(_read_qwen3_vl(ckpt), preset="qwen3-vl-deepstack")
 
@@ -50,7 +56,7 @@ def _read_kimi_k25(ckpt: Checkpoint) -> Match:
 
 def _read_paddleocr_vl(ckpt: Checkpoint) -> Match:
     out, wide = ckpt.matrix("linear_2.weight")
-    merge = ckpt.setting("vision_config.spatial_merge_size", 2)
+    merge = ckpt.option("merge", "vision_config.spatial_merge_size", 2)
     return Match(wide // merge**2, out, {"merge": merge}, preset="paddleocr-vl")
 
 
@@ -139,6 +145,16 @@ class Qwen2VL(Preset):
                 *("exaone4_5", "dots3_note"),
             ),
             names_suffice=True,
+        ),
+        Upstream(
+            "qwen2-vl",
+            ("ln_q", "mlp.0", "mlp.2"),
+            prefix=r"merger_list\.\d+",
+            tensors=("ln_q.weight", "mlp.0.weight"),
+            read=_read_merger_list,
+            model_types=("qwen3_omni_moe_thinker",),
+            names_suffice=True,
+            secondary=True,
         ),
         Upstream(
             "qwen3-vl",

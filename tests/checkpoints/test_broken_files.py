@@ -129,8 +129,9 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "dtype": (
         lambda: header('{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,1]}}', 1),
-        "X: no projector that is known, among 1 tensors such as 'a'. Build one with "
-        "build_projector and load its state dict yourself.",
+        "X: no projector that is known, among 1 tensors, none of which looks like a connector's. "
+        "Describe it as a document, and name its modules in order of use: "
+        "load_projector('X', spec=document, module_names=[...]).",
     ),
     "a dtype, and a span that ends before it begins": (
         lambda: header('{"a":{"dtype":"F4","shape":[0],"data_offsets":[1,0]}}', 1),
@@ -317,21 +318,23 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     **{
         word: (
             lambda word=word: {f"{n}.w": torch.zeros(2) for n in range(5)} | {f"z.{word}.w": ONE},
-            f"X: no projector that is known, among 6 tensors such as 'z.{word}.w'. Build one with "
-            "build_projector and load its state dict yourself.",
+            f"X: no projector that is known, among 6 tensors; 'z.{word}' looks like one. Describe "
+            "it as a document, and name its modules in order of use: load_projector('X', "
+            f"root='z.{word}.', spec=document, module_names=[...]).",
         )
         for word in ("connector", "mlp1", "aligner", "merger")
     },
     "nothing likely": (
         lambda: {f"{n}.w": torch.zeros(2) for n in range(5)},
-        "X: no projector that is known, among 5 tensors such as '0.w', '1.w', '2.w', '3.w'. Build "
-        "one with build_projector and load its state dict yourself.",
+        "X: no projector that is known, among 5 tensors, none of which looks like a connector's. "
+        "Describe it as a document, and name its modules in order of use: load_projector('X', "
+        "spec=document, module_names=[...]).",
     ),
     "much that is likely": (
         lambda: {f"my_projector.{n}.w": torch.zeros(2) for n in range(5)},
-        "X: no projector that is known, among 5 tensors such as 'my_projector.0.w', "
-        "'my_projector.1.w', 'my_projector.2.w', 'my_projector.3.w'. Build one with "
-        "build_projector and load its state dict yourself.",
+        "X: no projector that is known, among 5 tensors; 'my_projector' looks like one. Describe "
+        "it as a document, and name its modules in order of use: load_projector('X', "
+        "root='my_projector.', spec=document, module_names=[...]).",
     ),
     "flattened": (
         lambda: edited(_0_weight=torch.zeros(384)),
@@ -360,8 +363,9 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "none": (
         lambda: {"lm_head.weight": torch.zeros(2, 2), "my_projector.w": torch.zeros(2)},
-        "X: no projector that is known, among 2 tensors such as 'my_projector.w'. Build one with "
-        "build_projector and load its state dict yourself.",
+        "X: no projector that is known, among 2 tensors; 'my_projector' looks like one. Describe "
+        "it as a document, and name its modules in order of use: load_projector('X', "
+        "root='my_projector.', spec=document, module_names=[...]).",
     ),
 }
 
@@ -376,29 +380,27 @@ def test_weights_that_do_not_fit(name: str, tmp_path: Path) -> None:
 CONFIGS: dict[str, tuple[str, str]] = {
     "unknown": (
         '{"model_type": "strange_vl"}',
-        "X: no projector that is known of model type 'strange_vl', among 4 tensors such as "
-        "'multi_modal_projector.linear_1.bias', 'multi_modal_projector.linear_1.weight', "
-        "'multi_modal_projector.linear_2.bias', 'multi_modal_projector.linear_2.weight'. The "
-        "tensors alone fit mlp, 16 -> 24, under 'multi_modal_projector.': is config.json another "
-        "model's?",
+        "X: no projector that is known of model type 'strange_vl', among 4 tensors; "
+        "'multi_modal_projector' looks like one. The tensors fit mlp (16 -> 24), internvl "
+        "(4 -> 24), perception-lm (16 -> 24); ask for the one that the model computes: "
+        "load_projector('X', family='mlp').",
     ),
     "another family": (
         '{"model_type": "aya_vision"}',
         "X['multi_modal_projector.linear_2.weight']: a tensor of (24, 24); expected (24, 12). "
-        "The tensors alone fit mlp, 16 -> 24, under 'multi_modal_projector.': is config.json "
-        "another model's?",
+        "Its family or its widths do not match those of the other tensors.",
     ),
     "activation": (
         '{"model_type": "llava", "projector_hidden_act": "os.system"}',
-        "X: config.json: projector_hidden_act: 'os.system'; expected one of gelu, gelu_new, "
-        "gelu_pytorch_tanh, quick_gelu, relu, relu2, silu, swish. The tensors alone fit mlp, "
-        "16 -> 24, under 'multi_modal_projector.': is config.json another model's?",
+        "X: config.json: projector_hidden_act: 'os.system'; expected one of gelu, gelu_fast, "
+        "gelu_new, gelu_python, gelu_pytorch_tanh, hardswish, quick_gelu, relu, relu2, silu, "
+        "swish. Describe the projector as a document, with a block of your own if need be: "
+        "load_projector('X', root='multi_modal_projector.', spec=document, module_names='llava').",
     ),
     "merge": (
         '{"model_type": "internvl", "downsample_ratio": "half"}',
         'X: config.json: cannot be read as internvl: "unsupported operand type(s) for /: '
-        "'int' and 'str'\". The tensors alone fit mlp, 16 -> 24, under "
-        "'multi_modal_projector.': is config.json another model's?",
+        "'int' and 'str'\". Compare config.json with the model it is of.",
     ),
     "not JSON": (
         "{,}",
@@ -465,7 +467,7 @@ def test_an_error_of_the_preset_keeps_its_parts(
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise error
 
-    monkeypatch.setattr("mobilevlm.checkpoints.load.build_projector", refuse)
+    monkeypatch.setattr("mobilevlm.checkpoints.attempt.to_stack", refuse)
     save_file(hf_mlp(), tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError) as caught:
         load_projector(tmp_path)
@@ -474,26 +476,15 @@ def test_an_error_of_the_preset_keeps_its_parts(
     assert (caught.value.expected, caught.value.hint) == (error.expected, error.hint)
 
 
-def test_a_config_is_to_be_compared_where_nothing_else_fits(tmp_path: Path) -> None:
-    state = hf_mlp()
-    del state["multi_modal_projector.linear_2.bias"]
-    save_file(state, tmp_path / WEIGHTS)
-    (tmp_path / "config.json").write_text(CONFIGS["merge"][0])
-    assert refusal(tmp_path) == (
-        'X: config.json: cannot be read as internvl: "unsupported operand type(s) for /: '
-        "'int' and 'str'\". Compare config.json with the model it is of."
-    )
-
-
-def test_every_projector_that_the_tensors_alone_fit_is_named(tmp_path: Path) -> None:
+def test_the_root_of_the_first_of_several_that_fit_is_named(tmp_path: Path) -> None:
     state = hf_mlp()
     save_file(
         {**state, **{f"a.{key}": each + 1 for key, each in state.items()}}, tmp_path / WEIGHTS
     )
     (tmp_path / "config.json").write_text('{"model_type": "strange_vl"}')
     assert refusal(tmp_path).endswith(
-        "The tensors alone fit mlp, 16 -> 24, under 'a.multi_modal_projector.', or mlp, 16 -> 24, "
-        "under 'multi_modal_projector.': is config.json another model's?"
+        "; ask for the one that the model computes: load_projector('X', "
+        "root='a.multi_modal_projector.', family='mlp')."
     )
 
 

@@ -84,7 +84,9 @@ def test_several_projectors_in_one_model(tmp_path: Path) -> None:
         load_projector(tmp_path, root="model.visual")
     assert str(caught.value) == (
         f"{tmp_path}: no projector at root='model.visual.'; expected one of '{roots[0]}', "
-        f"'{roots[1]}', 'model.visual.merger.'"
+        f"'{roots[1]}', 'model.visual.merger.'. Or describe it as a document, and name its modules "
+        f"in order of use: load_projector('{tmp_path}', root='model.visual.', spec=document, "
+        "module_names=[...])."
     )
     # Where the main one is not there, the others have to be told apart.
     state = load_file(tmp_path / WEIGHTS)
@@ -106,16 +108,25 @@ def test_several_projectors_in_one_model(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.filterwarnings("ignore")
 def test_mergers_beside_a_connector(tmp_path: Path) -> None:
-    """Granite-Docling's, of the coarse path and of the fine."""
+    """Granite-Docling's, of the coarse path and of the fine; and the fine path itself."""
     model = MODELS["granite_docling"].build()
     model.save_pretrained(tmp_path)
     connector = model.model.vision_model.connector
     others = inspect_checkpoint(tmp_path).others
-    assert len(others) == 2
-    for root in others:
+    *mergers, tower = others
+    assert (len(mergers), tower) == (2, "model.vision_model.")
+    fine = load_projector(tmp_path, root=tower)
+    assert fine.spec == build_projector("granite-docling", 16, 24, merge=2).spec
+    equal(fine, _run_fine, connector, (8, 8))
+    for root in mergers:
         path = connector.fine if ".fine." in root else connector.coarse
         run = _run_granite_deepstack(path)
         equal(load_projector(tmp_path, root=root), run, path.deepstack_mergers[0], (8, 8))
+
+
+def _run_fine(module: nn.Module, x: Tensor, _: tuple[int, int]) -> Tensor:
+    y: Tensor = module(x, [], fine=True)[0]
+    return y.unflatten(0, (len(x), -1))
 
 
 def _run_granite_deepstack(path: Any) -> Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]:
@@ -438,23 +449,27 @@ def test_two_towers_are_refused_with_the_reason(tmp_path: Path) -> None:
     )
 
 
+DOCUMENT = (
+    "Describe the projector as a document, with a block of your own if need be: "
+    "load_projector('X', {}spec=document, module_names={!r})."
+)
 OTHERWISE = {
     "qwen-vl": ({"model_type": "qwen2"}, None),
     "minicpm-v-2.0": ({}, None),
     "deepseek-vl2": (
         {"model_type": "deepseek_vl_v2", "projector_config": {"projector_type": "mlp_gelu"}},
-        "projector_config.projector_type: 'mlp_gelu'; expected 'downsample_mlp_gelu'. Write the "
-        "projector as a document and load its weights yourself.",
+        "projector_config.projector_type: 'mlp_gelu'; expected 'downsample_mlp_gelu'. "
+        + DOCUMENT.format("root='projector.', ", "deepseek-vl2"),
     ),
     "nvila": (
         {"model_type": "v2l_projector", "mm_projector_type": "mlp_downsample_2x2"},
-        "mm_projector_type: 'mlp_downsample_2x2'; expected 'mlp_downsample_2x2_fix'. Write the "
-        "projector as a document and load its weights yourself.",
+        "mm_projector_type: 'mlp_downsample_2x2'; expected 'mlp_downsample_2x2_fix'. "
+        + DOCUMENT.format("", "nvila"),
     ),
     "nvila-lite": (
         {"model_type": "vila"},
-        "mm_projector_type: None; expected 'mlp_downsample_2x2_fix'. Write the projector as a "
-        "document and load its weights yourself.",
+        "mm_projector_type: None; expected 'mlp_downsample_2x2_fix'. "
+        + DOCUMENT.format("root='mm_projector.', ", "nvila"),
     ),
 }
 

@@ -3,6 +3,7 @@
 Most run the model's own `get_image_features`, with our tokens put where its tower's come out.
 """
 
+import copy
 import functools
 import inspect
 import itertools
@@ -15,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import check_model, same
-from reference.case import Run, as_image, blocked, one_by_one, plain
+from helpers.checkpoints import check_model, equal, same
+from reference.case import Run, as_image, blocked, one_by_one, plain, run_blocked
 from reference.models import (
     CLIP,
     PROJECTOR,
@@ -34,7 +35,13 @@ from reference.models import MODELS as FIRST
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mobilevlm import fast_paths, load_projector
+from mobilevlm import (
+    build_projector,
+    fast_paths,
+    inspect_checkpoint,
+    load_projector,
+    to_upstream,
+)
 from mobilevlm.blocks.core.linear import products
 from mobilevlm.checkpoints.errors import CheckpointError
 
@@ -718,40 +725,53 @@ def test_other_names(name: str, tmp_path: Path) -> None:
     assert first.spec == again.spec
 
 
-HINT = "Write the projector as a document and load its weights yourself."
 BLOCKS = "vision_config.spatial_merge_size: 3; expected 2."
-OTHER = "The tensors alone fit qwen2-vl, 16 -> 24, under {!r}: is config.json another model's?"
-REFUSED: dict[str, tuple[str, str, Any, str]] = {
+# The model; the setting and its value; what is refused; the root and layout that the hint names.
+REFUSED: dict[str, tuple[str, str, Any, str, str, str]] = {
     "qwen2-vl": (
-        *("qwen2_5_omni", "thinker_config.vision_config.spatial_merge_size", 3),
-        f"{BLOCKS} {OTHER.format('thinker.visual.merger.')}",
+        *("qwen2_5_omni", "thinker_config.vision_config.spatial_merge_size", 3, BLOCKS),
+        *("thinker.visual.merger.", "qwen2-vl"),
     ),
     "qwen3-vl": (
-        *("qwen4_exp", "vision_config.spatial_merge_size", 3),
-        f"{BLOCKS} {OTHER.format('model.visual.merger.')}",
+        *("qwen4_exp", "vision_config.spatial_merge_size", 3, BLOCKS),
+        *("model.visual.merger.", "qwen3-vl"),
     ),
-    "lfm3-vl": ("lfm3_vl", "vision_config.spatial_merge_size", 3, f"{BLOCKS} {HINT}"),
-    "inkling2": ("inkling2", "vision_config.spatial_merge_size", 3, f"{BLOCKS} {HINT}"),
-    "glm4v": ("glm4v", "vision_config.spatial_merge_size", 3, f"{BLOCKS} {HINT}"),
+    "lfm3-vl": (
+        *("lfm3_vl", "vision_config.spatial_merge_size", 3, BLOCKS),
+        *("model.multi_modal_projector.", "lfm3-vl"),
+    ),
+    "inkling2": (
+        *("inkling2", "vision_config.spatial_merge_size", 3, BLOCKS),
+        *("", "inkling2"),
+    ),
+    "glm4v": (
+        *("glm4v", "vision_config.spatial_merge_size", 3, BLOCKS),
+        *("", "glm4v"),
+    ),
     "kimi-k25": (
         *("kimi_k25", "vision_config.merge_kernel_size", [2, 4]),
-        f"vision_config.merge_kernel_size: [2, 4]; expected [2, 2]. {HINT}",
+        "vision_config.merge_kernel_size: [2, 4]; expected [2, 2].",
+        *("", "kimi-k25-saved"),
     ),
     "glm4v, activation": (
         *("glm4v", "vision_config.hidden_act", "gelu"),
-        f"vision_config.hidden_act: 'gelu'; expected 'silu'. {HINT}",
+        "vision_config.hidden_act: 'gelu'; expected 'silu'.",
+        *("", "glm4v"),
     ),
     "hunyuan-vl, activation": (
         *("hunyuan_vl", "vision_config.hidden_act", "silu"),
-        f"vision_config.hidden_act: 'silu'; expected 'gelu'. {HINT}",
+        "vision_config.hidden_act: 'silu'; expected 'gelu'.",
+        *("", "hunyuan-vl-original"),
     ),
     "nemotron-omni, one more norm": (
         *("nemotron_h_omni", "text_config.num_nextn_predict_layers", 1),
-        f"text_config.num_nextn_predict_layers: 1; expected 0. {HINT}",
+        "text_config.num_nextn_predict_layers: 1; expected 0.",
+        *("mlp1.", "internvl-chat"),
     ),
     "mistral3, activation": (
         *("mistral_large4", "projector_hidden_act", "silu"),
-        f"projector_hidden_act: 'silu'; expected 'gelu'. {HINT}",
+        "projector_hidden_act: 'silu'; expected 'gelu'.",
+        *("", "mistral-large4"),
     ),
 }
 
@@ -760,8 +780,9 @@ REFUSED: dict[str, tuple[str, str, Any, str]] = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", REFUSED)
 def test_settings_that_the_presets_have_not(name: str, tmp_path: Path) -> None:
-    model, place, value, message = REFUSED[name]
+    model, place, value, message, root, layout = REFUSED[name]
     MODELS[model].build().save_pretrained(tmp_path)
+    whole = load_projector(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     *parts, field = place.split(".")
@@ -769,4 +790,145 @@ def test_settings_that_the_presets_have_not(name: str, tmp_path: Path) -> None:
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError) as caught:
         load_projector(tmp_path)
-    assert str(caught.value) == f"{tmp_path}: config.json: {message}"
+    given = {"root": root} if root else {}
+    call = "".join(f", {key}={text!r}" for key, text in given.items())
+    assert str(caught.value) == (
+        f"{tmp_path}: config.json: {message} Describe the projector as a document, with a block of "
+        f"your own if need be: load_projector('{tmp_path}'{call}, spec=document, "
+        f"module_names={layout!r})."
+    )
+    # The hint can be followed: with a document of these modules the weights are read.
+    again = load_projector(tmp_path, spec=whole.spec, module_names=layout, **given)
+    assert same(again, whole)
+
+
+def run_embedder(module: nn.Module, x: Tensor, _: tuple[int, int]) -> Tensor:
+    y: Tensor = module(inputs_embeds=x)
+    return y
+
+
+GEMMA4_AUDIO = Model(
+    *("Gemma4", "", gemma4("model.vision_tower"), "gemma4", 16, *GRIDS),
+    vision_config=gemma4_vision(),
+    text_config=text("gemma4_text", **GEMMA4_TEXT),
+    audio_config={
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "output_proj_dims": 20,
+        "subsampling_conv_channels": (4, 4),
+        "rms_norm_eps": 1e-3,
+    },
+)
+GEMMA3N_AUDIO = copy.deepcopy(MODELS["gemma3n"])
+GEMMA3N_AUDIO.config["audio_config"]["rms_norm_eps"] = 1e-2
+JANUS = copy.deepcopy(FIRST["janus"])
+JANUS.config["vq_config"] |= {"num_hidden_layers": 2, "hidden_act": "relu"}
+# The model; the root and the module of a projector beside its main one; how it runs; its spec.
+SECONDARY: dict[str, tuple[Model, str, str, Run, tuple[Any, ...], dict[str, Any]]] = {
+    "qwen3_omni_moe": (
+        *(MODELS["qwen3_omni_moe"], "thinker.visual.merger_list.0."),
+        *("thinker.model.visual.merger_list.0", run_blocked),
+        *(("qwen3-vl-deepstack", 16, 24), {}),
+    ),
+    "cosmos3_omni": (
+        *(MODELS["cosmos3_omni"], "deepstack_merger_list.0."),
+        *("model.visual.deepstack_merger_list.0", run_blocked),
+        *(("qwen3-vl-deepstack", 16, 24), {}),
+    ),
+    "gemma3n": (
+        *(GEMMA3N_AUDIO, "model.embed_audio.", "model.embed_audio", run_embedder),
+        *(("gemma3n", 16, 24), {"eps": 1e-2, "scale": False}),
+    ),
+    "gemma4": (
+        *(GEMMA4_AUDIO, "model.embed_audio.", "model.embed_audio", run_embedder),
+        *(("gemma4", 20, 24), {"eps": 1e-3, "scale": False, "pool": 1}),
+    ),
+    "dots3_note": (
+        *(MODELS["dots3_note"], "audio_encoder.audio_adapter.", "model.audio_tower.adapter"),
+        *(plain, ("vipllava", 16, 24), {}),
+    ),
+    "janus": (
+        *(JANUS, "model.generation_aligner.", "model.generation_aligner", plain),
+        *(("mlp", 4, 4), {"act": "relu"}),
+    ),
+}
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SECONDARY)
+def test_projectors_beside_the_main_one(name: str, tmp_path: Path) -> None:
+    """They are found by their names, listed, and loaded by their roots."""
+    case, root, module, run, spec, options = SECONDARY[name]
+    model = case.build()
+    model.save_pretrained(tmp_path)
+    found = inspect_checkpoint(tmp_path)
+    assert found.others == (root,)
+    assert (found.unknown, found.notes) == ((), ())
+    assert f"\n  another under {root!r}" in str(found)
+    ours = load_projector(tmp_path, root=root)
+    assert ours.spec == build_projector(*spec, **options).spec
+    equal(ours, run, model.get_submodule(module), (4, 6), (2, 8))
+    stored = load_file(tmp_path / "model.safetensors")
+    layout = inspect_checkpoint(tmp_path, root=root).layout
+    for key, tensor in to_upstream(ours, layout).items():
+        assert torch.equal(stored[root + key], tensor)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "roots"),
+    [
+        ("step3p7", ["vision_model.vit_downsampler1.", "vision_model.vit_downsampler2."]),
+        ("minicpmv4_6", ["model.vision_tower.vit_merger."]),
+    ],
+)
+def test_what_no_family_describes_is_listed_and_said(
+    name: str, roots: list[str], tmp_path: Path
+) -> None:
+    """The projector that is loaded is only one part of what stands between tower and text."""
+    {**FIRST, **MODELS}[name].build().save_pretrained(tmp_path)
+    found = inspect_checkpoint(tmp_path)
+    assert found.unknown == tuple(roots)
+    listed = ", ".join(map(repr, roots))
+    note = f"{listed} beside it may be another part of the projector, and is not read"
+    assert found.notes == (note,)
+    lines = [f"a module that is not known under {root!r}" for root in roots]
+    assert str(found).splitlines()[1:] == [f"  {line}" for line in (*lines, f"note: {note}")]
+    with pytest.warns(UserWarning, match=r"^.*may be another part of the projector"):
+        load_projector(tmp_path)
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+def test_step_3s_convolutions_are_loaded_as_a_document(tmp_path: Path) -> None:
+    """By the names of their modules, as no family describes them."""
+    model = MODELS["step3p7"].build()
+    model.save_pretrained(tmp_path)
+    conv = {"type": "conv", "stride": 2}
+    document = {
+        "in": 16,
+        "out": 24,
+        "blocks": [{**conv, "out": 32}, {**conv, "out": 64}, {"type": "pointwise", "bias": False}],
+    }
+    names = [
+        "vision_model.vit_downsampler1",
+        "vision_model.vit_downsampler2",
+        "vit_large_projector",
+    ]
+    ours = load_projector(tmp_path, spec=document, module_names=names)
+    tower = model.model.vision_model
+    x = torch.randn(2, 64, 16)
+    with torch.inference_mode():
+        maps = tower.downsampler2(tower.downsampler1(x.transpose(1, 2).unflatten(2, (8, 8))))
+        expected = model.model.multi_modal_projector(maps.flatten(2).transpose(1, 2))
+        torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5)
+    first = load_projector(
+        tmp_path,
+        root="vision_model.vit_downsampler1",
+        spec={"in": 16, "out": 32, "blocks": [{**conv, "out": 32}]},
+        module_names=[""],
+    )
+    assert torch.equal(first.state_dict()["blocks.0.weight"], tower.downsampler1.weight)

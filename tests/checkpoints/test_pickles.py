@@ -745,8 +745,9 @@ def test_of_several_dicts_the_one_with_a_projector_is_taken(tmp_path: Path) -> N
 def test_a_folder_of_pickles_without_a_projector(tmp_path: Path) -> None:
     torch.save({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "pytorch_model.bin")
     assert refusal(tmp_path) == (
-        "X: no projector that is known, among 1 tensors such as 'lm_head.weight'. Build one with "
-        "build_projector and load its state dict yourself."
+        "X: no projector that is known, among 1 tensors, none of which looks like a connector's. "
+        "Describe it as a document, and name its modules in order of use: load_projector('X', "
+        "spec=document, module_names=[...])."
     )
 
 
@@ -756,8 +757,8 @@ def test_a_lora_folder_says_where_the_projector_may_be(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_projector(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}: no projector that is known, among 1 tensors such as 'lora_A.weight'. Is it "
-        "in non_lora_trainables.bin, a pickle? Convert it: "
+        f"{tmp_path}: no projector that is known, among 1 tensors, none of which looks like a "
+        "connector's. Is it in non_lora_trainables.bin, a pickle? Convert it: "
         f"convert_checkpoint('{tmp_path}/non_lora_trainables.bin', 'projector', from_pickle=True)"
     )
     assert convert_checkpoint(tmp_path, tmp_path / "out", from_pickle=True).family == "mlp"

@@ -1,0 +1,156 @@
+"""Trying whether a family's entry reads what stands at a root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from ..blocks.core.errors import SpecError
+from ..projectors import PROJECTORS
+from ..projectors.index import aliases
+from ..projectors.lookup import to_stack
+from ..projectors.projector import Projector
+from ..projectors.upstream import Checkpoint, Match
+from ..registry import MobileVLMError, describe_error, quote
+from .connectors import connectors, does_half, halves_beside
+from .errors import CheckpointError
+from .known import Known, check_fit, refuse_packed, refuse_turned
+from .mapping import parts
+from .recognise import Candidate, Config, recognise, recognise_beside
+from .request import Request, load_call
+from .weights import Weights
+
+__all__ = ["attempt", "attempt_all"]
+
+
+def attempt_all(
+    weights: Weights, config: Config, fits: Sequence[Candidate], request: Request
+) -> tuple[list[Known], list[CheckpointError]]:
+    """Return the projectors of those that really fit, and the errors of the others."""
+    done: list[Known] = []
+    failures: list[CheckpointError] = []
+    for fit in fits:
+        try:
+            known = attempt(weights, config, fit, request)
+        except CheckpointError as error:
+            failures.append(error)
+            continue
+        # Of a family that is asked for, entries that differ in the models that they name may fit.
+        if not (request.family and any(known.root == other.root for other in done)):
+            done.append(known)
+    return done, failures
+
+
+def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) -> Known:
+    """Return the projector of an entry at a root, or say why it is not there.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    try:
+        known = _read(weights, config, fit, request)
+    except CheckpointError as error:
+        if request.options and not isinstance(error.__cause__, SpecError):
+            given = ", ".join(f"{name}={quote(value)}" for name, value in request.options.items())
+            error.hint = f"Does {given} contradict the tensors? Without it, they say what they can."
+        elif not error.hint and "config.json: " in error.where:
+            error.hint = _by_document(weights, fit)
+        raise
+    except Exception as error:
+        if not fit.plugin:
+            raise
+        raise CheckpointError(
+            f"{fit.family} cannot read it: {describe_error(error)}",
+            str(weights.path),
+            hint=f"The fault is in the plugin of {fit.family}: tell its authors.",
+        ) from error
+    said = bool(request.family) or request.root is not None or fit.is_of(config)
+    halves = _other_halves(weights, config, known, anywhere=said)
+    if not halves:
+        return known
+    listed = ", ".join(quote(half, 200) for half in halves[:8])
+    if said:
+        note = f"{listed} beside it may be another part of the projector, and is not read"
+        return known._replace(notes=(*known.notes, note))
+    root = quote(known.root, 200)
+    raise CheckpointError(
+        f"half a projector: {listed} beside {root} must be the other half",
+        str(weights.path),
+        "one module that is all of it",
+        f"If it is not, say so: {load_call(weights.path, family=quote(known.family))}.",
+    )
+
+
+def _read(weights: Weights, config: Config, fit: Candidate, request: Request) -> Known:
+    family, entry, root, _ = fit
+    stored = {
+        key.removeprefix(root): weights.stored(key)
+        for key in weights.under(root)
+        if key.startswith(entry.prefixes, len(root))
+    }
+    where = str(weights.path)
+    for key, tensor in stored.items():
+        refuse_packed(f"{where}[{quote(root + key)}]", tensor)
+    for key, tensor in stored.items():  # divides by the bias, so it must not be empty
+        bias = stored.get(key.removesuffix("weight") + "bias")
+        if bias is not None:
+            refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
+    alias = aliases().get(PROJECTORS.find(request.family).name) if request.family else None
+    if request.family and entry.model_types and not fit.is_of(config):
+        config = {**config, "model_type": entry.model_types[0]}
+    shapes = {key: tensor.shape for key, tensor in stored.items()}
+    given = {**(alias[1] if alias else {}), **request.options}
+    ckpt = Checkpoint(config, shapes, root, family, bool(request.family), given)
+    try:
+        # `recognise` returns no entry without a reader.
+        match = cast("Callable[[Checkpoint], Match]", entry.read)(ckpt)
+        name, options = match.preset or family, dict(match.options)
+        if request.family:
+            # What a name of the family stands for may be overridden, so it is no part of the name.
+            alias_of, meant = aliases().get(match.preset, ("", {}))
+            name = alias_of or name
+            options = {**({} if alias else meant), **options, **given}
+        grid = None if match.grid is None else request.grid or match.grid
+        stack = request.applied(to_stack(name, match.in_, match.out, options))
+        projector = Projector(stack, grid=grid, device="meta")
+    except MobileVLMError as error:
+        # A reader does not know whose config and tensors it reads, and a preset knows less.
+        place = f"{where}: {error.where}" if error.where else where
+        raise CheckpointError(error.found, place, error.expected, error.hint) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"cannot be read as {entry.layout}: {quote(str(error), 200)}",
+            f"{where}: config.json" if weights.config else where,
+            hint="Compare config.json with the model it is of.",
+        ) from error
+    try:
+        pairs = [(part.theirs, part) for part in parts(projector, entry.names)]
+    except CheckpointError as error:
+        raise CheckpointError(error.found, where, error.expected, error.hint) from error
+    check_fit(pairs, stored, match.preset or family, weights, root)
+    keys = [(root + key, part) for key, part in pairs]
+    layout = f"{family.partition('/')[0]}/{entry.layout}" if fit.plugin else entry.layout
+    return Known(match.preset or family, projector, keys, root, layout, tuple(ckpt.notes))
+
+
+def _by_document(weights: Weights, fit: Candidate) -> str:
+    """Say how to load what a preset has no option for."""
+    # Below a root that is given nothing may be left over; some entries take a part of it only.
+    root = quote(fit.root, 200) if fit.root and fit.entry.prefixes == ("",) else None
+    call = load_call(weights.path, root=root, spec="document", module_names=quote(fit.entry.layout))
+    return f"Describe the projector as a document, with a block of your own if need be: {call}."
+
+
+def _other_halves(weights: Weights, config: Config, known: Known, *, anywhere: bool) -> list[str]:
+    """Return the modules beside a projector, or anywhere, that seem to do half of its work."""
+    used = set(known.used)
+    halves = halves_beside(known.root, weights.keys, used)
+    if anywhere:
+        places = connectors(weights.keys, used)
+        halves += [each for each in places if does_half(each.split(".")[-2]) and each not in halves]
+    if not halves:
+        return []
+    fits = [*recognise(config, weights.keys), *recognise_beside(config, weights.keys)]
+    # What is a projector by itself is none's half.
+    roots = [fit.root for fit in fits if fit.root != known.root]
+    return [half for half in halves if not any(root.startswith(half) for root in roots)]

@@ -1,0 +1,85 @@
+"""The families that can be asked for: the built-in ones, by their index, and those of plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..projectors import PROJECTORS
+from ..projectors.index import aliases, upstream_index
+from ..projectors.upstream import Upstream
+from ..registry import RegistryError, describe_error, quote
+
+__all__ = ["Family", "find_family", "plugin_families", "plugin_names"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family and its entries.
+
+    Attributes:
+        name: Its registered name.
+        entries: Its upstream entries.
+        plugin: Whether it is not built in.
+        options: The options that the name which was asked for stands for.
+    """
+
+    name: str
+    entries: tuple[Upstream, ...]
+    plugin: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_family(name: str) -> Family:
+    """Return the family of a registered name.
+
+    Raises:
+        RegistryError: There is none, or its plugin is broken.
+    """
+    key = PROJECTORS.find(name).name
+    family, options = aliases().get(key, (key, {}))
+    preset = PROJECTORS.get(family)
+    entries = _entries(preset)
+    if family in upstream_index():
+        return Family(family, entries, options=options)
+    return Family(key, entries, plugin=True)
+
+
+def plugin_names() -> list[str]:
+    """Return the names of the projectors that are not built in. Imports none of them."""
+    return [entry.name for entry in PROJECTORS.entries() if entry.source != "built-in"]
+
+
+def plugin_families() -> tuple[list[Family], dict[str, str]]:
+    """Import every projector that is not built in, and return those that have upstream entries.
+
+    An entry that several names share, as a class's and its instances', is the first one's.
+
+    Returns:
+        The families; and why the others cannot be asked, by their names.
+    """
+    found: list[Family] = []
+    broken: dict[str, str] = {}
+    seen: set[int] = set()
+    for name in plugin_names():
+        try:
+            entries = [entry for entry in _entries(PROJECTORS.get(name)) if id(entry) not in seen]
+        except RegistryError as error:
+            broken[name] = error.found
+            continue
+        except Exception as error:  # a plugin's own attribute may raise anything
+            broken[name] = describe_error(error)
+            continue
+        seen |= set(map(id, entries))
+        if entries:
+            found.append(Family(name, tuple(entries), plugin=True))
+    return found, broken
+
+
+def _entries(preset: Any) -> tuple[Upstream, ...]:
+    entries: Sequence[object] = tuple(preset.upstream)
+    for entry in entries:
+        if not isinstance(entry, Upstream):
+            raise RegistryError(f"upstream holds {quote(entry)}", expected="an Upstream")
+    return tuple(entry for entry in entries if isinstance(entry, Upstream))
