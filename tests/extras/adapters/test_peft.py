@@ -6,9 +6,21 @@ from pathlib import Path
 import pytest
 import torch
 from cases import CASES, DROP_INS, D, Model, V, build, distance, tokens
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from peft import (
+    IA3Config,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftConfig,
+    PeftModel,
+    VeraConfig,
+    get_peft_model,
+)
+from safetensors.torch import load_file, save_file
 from torch import nn
+
+from mobilevlm import CheckpointError, load_projector
 
 R = 4
 
@@ -124,3 +136,48 @@ def test_a_whole_projector_is_trained_and_saved(case: str, tmp_path: Path) -> No
     own = {f"base_model.model.{key}" for key in before if key.startswith("mm_projector")}
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert own == {key for key in saved if "mm_projector" in key}
+
+
+def whole(model: nn.Module, folder: Path) -> Path:
+    """Save the whole state dict, wrappers' names and all, as a trainer does."""
+    state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("case", [f"drop-in {name}" for name in ("linear", "mlp2x_gelu", "ldpnet")])
+def test_a_whole_state_dict_is_read(case: str, tmp_path: Path) -> None:
+    """The trained copy, though the stale one and the wrappers' names stand there too."""
+    model = get_peft_model(
+        Model(build(case)), LoraConfig(target_modules=["lm"], modules_to_save=["mm_projector"])
+    )
+    trained = model.base_model.model.mm_projector.modules_to_save["default"]
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(2)
+        found = load_projector(whole(model, tmp_path))
+        x = tokens()
+        assert distance(found.eval()(x), trained(x)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(target_modules=["0", "2"]),
+        LoraConfig(target_modules=["0", "2"], use_dora=True),
+        IA3Config(target_modules=["0", "2"], feedforward_modules=[]),
+        LoHaConfig(target_modules=["0", "2"]),
+        LoKrConfig(target_modules=["0", "2"]),
+        OFTConfig(target_modules=["0", "2"], oft_block_size=8, r=0),
+        VeraConfig(target_modules=["0", "2"]),
+    ],
+    ids=lambda config: f"{config.peft_type.value}",
+)
+def test_adapters_that_are_not_merged_are_named(config: PeftConfig, tmp_path: Path) -> None:
+    model = get_peft_model(Model(build("drop-in mlp2x_gelu")), config)
+    told = "an adapter beside it.*Merge it: .* merge_and_unload"
+    with pytest.raises(CheckpointError, match=told):
+        load_projector(whole(model, tmp_path))
+    model.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(CheckpointError, match=told):
+        load_projector(tmp_path / "adapter")
