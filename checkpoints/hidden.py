@@ -20,11 +20,14 @@ _MLX = f"Run mlx_vlm.convert with --dequantize. {_OR_TAKE}"
 # to do. The first row counts of which a layer has all names.
 _FORMATS = (
     (("weight.quant_map",), "bitsandbytes' nf4 or fp4", _DEQUANTIZE),
+    (("quant_map",), "bitsandbytes' nf4 or fp4", _DEQUANTIZE),
     (("SCB",), "bitsandbytes' int8", _DEQUANTIZE),
     (("qweight",), "GPTQ or AWQ", _TAKE),
     (("weight_packed",), "compressed-tensors", _CONFIG.format("CompressedTensorsConfig")),
     (("_weight_qdata",), "torchao", f"Call .dequantize() on the model's weights. {_OR_TAKE}"),
     (("weight._data",), "quanto", _TAKE),
+    (("codebooks",), "AQLM", _TAKE),
+    (("weight_scales",), "EETQ", _TAKE),
     (("W_q",), "HQQ", f"Call .dequantize() on the model's HQQLinear layers. {_OR_TAKE}"),
     (("weight_scale_2",), "ModelOpt's NVFP4", _TAKE),
     (
@@ -39,8 +42,8 @@ _FORMATS = (
 _COMPANION = re.compile(
     r"(?:^|(?<=\.))"
     r"(?:weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+|_data|_scale)"
-    r"|SCB|weight_format|qweight|qzeros|g_idx|scales|biases|W_q"
-    r"|weight_(?:packed|shape|scale|scale_inv|scale_2|zero_point|g_idx|global_scale)"
+    r"|absmax|quant_map|SCB|weight_format|qweight|qzeros|g_idx|scales|biases|W_q|codes|codebooks"
+    r"|weight_(?:packed|shape|scales|scale|scale_inv|scale_2|zero_point|g_idx|global_scale)"
     r"|(?:input|output)_(?:scale|global_scale|zero_point)"
     r"|_weight_(?:qdata|scale|zero_point))\Z"
 )

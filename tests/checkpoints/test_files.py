@@ -863,24 +863,6 @@ def test_unmerged_adapters_of_a_drop_in_are_named_as_such(tmp_path: Path) -> Non
     )
 
 
-def test_unmerged_adapters_in_a_state_dict_are_named_as_such(tmp_path: Path) -> None:
-    projector = build_projector("linear", 16, 24)
-    state = {
-        "blocks.0.base_layer.weight": torch.zeros(24, 16),
-        "blocks.0.base_layer.bias": torch.zeros(24),
-        "blocks.0.lora_A.default.weight": torch.zeros(2, 16),
-    }
-    said = refusal(lambda: save_projector(projector, tmp_path / "new", state_dict=state))
-    assert said.endswith(
-        ". Undo what wraps its layers first: merge adapters, remove parametrizations."
-    )
-    trained = {key: torch.ones_like(t) for key, t in projector.state_dict().items()}
-    copies = {f"modules_to_save.default.{key}": t for key, t in trained.items()}
-    stale = {f"original_module.{key}": t for key, t in projector.state_dict().items()}
-    save_projector(projector, tmp_path / "new", state_dict={**stale, **copies})
-    assert all(t.eq(1).all() for t in load_projector(tmp_path / "new").state_dict().values())
-
-
 def test_what_stands_beside_the_blocks_is_not_lost_in_silence(tmp_path: Path) -> None:
     projector = build_projector("linear", 4, 4)
     projector.newline = nn.Parameter(torch.zeros(4))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import INDEX, WEIGHTS, mlp, same
+from helpers.checkpoints import INDEX, WEIGHTS, hf_mlp, mlp, same
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -156,6 +156,17 @@ def test_the_path_of_an_index_loads_its_shards(tmp_path: Path, state: dict[str, 
     (tmp_path / "model-0.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-0\.safetensors: cannot be read"):
         load_projector(other)
+
+
+def test_an_index_has_the_config_of_its_folder(tmp_path: Path) -> None:
+    state = hf_mlp()
+    save_file(state, tmp_path / "a.safetensors")
+    homes = dict.fromkeys(state, "a.safetensors")
+    index = file(tmp_path / INDEX, json.dumps({"weight_map": homes}).encode())
+    config = {"model_type": "llava", "projector_hidden_act": "relu"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_projector(index).spec == load_projector(tmp_path).spec
+    assert "relu" in str(inspect_checkpoint(index).spec)
 
 
 def test_the_path_of_an_index_of_pickles(tmp_path: Path, state: dict[str, Tensor]) -> None:

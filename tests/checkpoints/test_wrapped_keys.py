@@ -189,6 +189,25 @@ def test_an_adapter_of_the_language_model_is_nobodys_business(tmp_path: Path) ->
     assert "1 tensors missing and 0 left over" in refusal(saved(state, tmp_path / "x"))
 
 
+def test_unmerged_adapters_in_a_state_dict_are_named_as_such(tmp_path: Path) -> None:
+    projector = build_projector("linear", 16, 24)
+    state = {
+        "blocks.0.base_layer.weight": torch.zeros(24, 16),
+        "blocks.0.base_layer.bias": torch.zeros(24),
+        "blocks.0.lora_A.default.weight": torch.zeros(2, 16),
+    }
+    with pytest.raises(CheckpointError) as caught:
+        save_projector(projector, tmp_path / "new", state_dict=state)
+    assert str(caught.value).endswith(
+        ". Undo what wraps its layers first: merge adapters, remove parametrizations."
+    )
+    trained = {key: torch.ones_like(t) for key, t in projector.state_dict().items()}
+    copies = {f"modules_to_save.default.{key}": t for key, t in trained.items()}
+    stale = {f"original_module.{key}": t for key, t in projector.state_dict().items()}
+    save_projector(projector, tmp_path / "new", state_dict={**stale, **copies})
+    assert all(t.eq(1).all() for t in load_projector(tmp_path / "new").state_dict().values())
+
+
 def test_keys_without_end_take_no_time(tmp_path: Path) -> None:
     """Names that could match in many ways, in many places: time is in proportion to the file."""
     words = "lora_" * 20_000
@@ -316,6 +335,28 @@ FORMATS: dict[str, tuple[Layer, str, str, str]] = {
         "_weight_qdata",
         "torchao",
         f"Call .dequantize() on the model's weights. {OR_TAKE}",
+    ),
+    "AQLM": (
+        lambda n: {
+            "codes": torch.zeros(D, n // 8, 1, dtype=i8),
+            "codebooks": torch.ones(1, 256, 1, 8),
+            "scales": torch.ones(D, 1, 1, 1),
+        },
+        "codebooks",
+        "AQLM",
+        TAKE,
+    ),
+    "EETQ": (
+        lambda n: {"weight": torch.zeros(n, D, dtype=i8), "weight_scales": torch.ones(D)},
+        "weight_scales",
+        "EETQ",
+        TAKE,
+    ),
+    "HQQ": (
+        lambda n: {"W_q": torch.zeros(D // 2, n, dtype=u8)},
+        "W_q",
+        "HQQ",
+        f"Call .dequantize() on the model's HQQLinear layers. {OR_TAKE}",
     ),
     "quanto": (
         lambda n: {
