@@ -70,10 +70,13 @@ def _check(subject: ProjectorSubject, entry: Upstream, name: str, where: str) ->
         (Path(folder) / "config.json").write_text(json.dumps({**types, **config}))
         with attempt("reading what it writes", where, hint=_CONFIG):
             weights = Weights(folder)
+            # A reader need not know of prefix tokens; the main projector is found without a root.
+            request = Request(
+                root=root if entry.secondary else None,
+                tokens={"prefix_tokens": module.spec.prefix_tokens},
+            )
             try:
-                known = recognise_projector(
-                    weights, Request(root=root if entry.secondary else None)
-                )
+                known = recognise_projector(weights, request)
             except MobileVLMError as error:
                 text = str(error).replace(folder, "the folder")
                 raise Finding(f"it is not read back: {text}", where, hint=_CONFIG) from error
