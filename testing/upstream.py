@@ -55,7 +55,7 @@ def upstream(subject: ProjectorSubject) -> None:
 
 def _check(subject: ProjectorSubject, entry: Upstream, name: str, where: str) -> None:
     """Save what an entry names as its models do, and compare what is read."""
-    module, config = subject.variants[0].module(), subject.config
+    module: Any = subject.variants[0].module()
     try:
         with attempt("its names", where, passing=CheckpointError):
             state = to_upstream(module, entry.names)
@@ -67,7 +67,7 @@ def _check(subject: ProjectorSubject, entry: Upstream, name: str, where: str) ->
     with TemporaryDirectory() as folder:
         stored = {root + key: tensor.detach().contiguous() for key, tensor in state.items()}
         save_file(stored, Path(folder) / "model.safetensors")
-        (Path(folder) / "config.json").write_text(json.dumps({**types, **config}))
+        (Path(folder) / "config.json").write_text(json.dumps({**types, **subject.config}))
         with attempt("reading what it writes", where, hint=_CONFIG):
             weights = Weights(folder)
             # A reader need not know of prefix tokens; the main projector is found without a root.
