@@ -57,12 +57,12 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
             error.hint = _by_document(weights, fit)
         raise
     except Exception as error:
-        if not fit.plugin:
+        if not fit.family.plugin:
             raise
         raise CheckpointError(
-            f"{fit.family} cannot read it: {describe_error(error)}",
+            f"{fit.family.name} cannot read it: {describe_error(error)}",
             str(weights.path),
-            hint=f"The fault is in the plugin of {fit.family}: tell its authors.",
+            hint=f"The fault is in the plugin of {fit.family.name}: tell its authors.",
         ) from error
     said = bool(request.family) or request.root is not None or fit.is_of(config)
     halves = _other_halves(weights, config, known, anywhere=said)
@@ -82,7 +82,7 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
 
 
 def _read(weights: Weights, config: Config, fit: Candidate, request: Request) -> Known:
-    family, entry, root, _ = fit
+    family, entry, root = fit.family.name, fit.entry, fit.root
     stored = {
         key.removeprefix(root): weights.stored(key)
         for key in weights.under(root)
@@ -129,15 +129,17 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
         raise CheckpointError(error.found, where, error.expected, error.hint) from error
     check_fit(pairs, stored, match.preset or family, weights, root)
     keys = [(root + key, part) for key, part in pairs]
-    layout = f"{family.partition('/')[0]}/{entry.layout}" if fit.plugin else entry.layout
-    return Known(match.preset or family, projector, keys, root, layout, tuple(ckpt.notes))
+    layout, notes = fit.family.layout(entry), tuple(ckpt.notes)
+    return Known(match.preset or family, projector, keys, root, layout, notes)
 
 
 def _by_document(weights: Weights, fit: Candidate) -> str:
     """Say how to load what a preset has no option for."""
     # Below a root that is given nothing may be left over; some entries take a part of it only.
     root = quote(fit.root, 200) if fit.root and fit.entry.prefixes == ("",) else None
-    call = load_call(weights.path, root=root, spec="document", module_names=quote(fit.entry.layout))
+    call = load_call(
+        weights.path, root=root, spec="document", module_names=quote(fit.family.layout(fit.entry))
+    )
     return f"Describe the projector as a document, with a block of your own if need be: {call}."
 
 

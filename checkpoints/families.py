@@ -9,9 +9,9 @@ from typing import Any
 from ..projectors import PROJECTORS
 from ..projectors.index import aliases, upstream_index
 from ..projectors.upstream import Upstream
-from ..registry import RegistryError, describe_error, quote
+from ..registry import Entry, RegistryError, describe_error, quote
 
-__all__ = ["Family", "find_family", "plugin_families", "plugin_names"]
+__all__ = ["Family", "find_family", "plugin_families"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Family:
     """A family and its entries.
 
     Attributes:
-        name: Its registered name.
+        name: Its registered name; a plugin's is qualified.
         entries: Its upstream entries.
         plugin: Whether it is not built in.
         options: The options that the name which was asked for stands for.
@@ -30,6 +30,11 @@ class Family:
     plugin: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def layout(self, entry: Upstream) -> str:
+        """Return what `to_upstream` calls an entry's names: of a plugin, with its distribution."""
+        distribution, slash, _ = self.name.rpartition("/")
+        return distribution + slash + entry.layout
+
 
 def find_family(name: str) -> Family:
     """Return the family of a registered name.
@@ -37,18 +42,18 @@ def find_family(name: str) -> Family:
     Raises:
         RegistryError: There is none, or its plugin is broken.
     """
-    key = PROJECTORS.find(name).name
-    family, options = aliases().get(key, (key, {}))
-    preset = PROJECTORS.get(family)
-    entries = _entries(preset)
+    found = PROJECTORS.find(name)
+    family, options = aliases().get(found.name, (found.name, {}))
+    entries = _entries(PROJECTORS.get(family))
     if family in upstream_index():
         return Family(family, entries, options=options)
-    return Family(key, entries, plugin=True)
+    return Family(_qualified(found), entries, plugin=True)
 
 
-def plugin_names() -> list[str]:
-    """Return the names of the projectors that are not built in. Imports none of them."""
-    return [entry.name for entry in PROJECTORS.entries() if entry.source != "built-in"]
+def _qualified(entry: Entry) -> str:
+    """Return the name that an entry always answers to; a local registration's is short."""
+    alone = "/" in entry.name or not entry.version
+    return entry.name if alone else f"{entry.source}/{entry.name}"
 
 
 def plugin_families() -> tuple[list[Family], dict[str, str]]:
@@ -62,7 +67,7 @@ def plugin_families() -> tuple[list[Family], dict[str, str]]:
     found: list[Family] = []
     broken: dict[str, str] = {}
     seen: set[int] = set()
-    for name in plugin_names():
+    for name in (_qualified(each) for each in PROJECTORS.entries() if each.source != "built-in"):
         try:
             entries = [entry for entry in _entries(PROJECTORS.get(name)) if id(entry) not in seen]
         except RegistryError as error:

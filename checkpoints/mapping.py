@@ -18,6 +18,7 @@ from ..projectors.unwrap import unwrap
 from ..projectors.upstream import Fused, Name, Names
 from ..registry import MobileVLMError, did_you_mean, quote
 from .errors import CheckpointError
+from .families import plugin_families
 from .state import checked_state_dict
 
 __all__ = ["Part", "find_layout", "from_upstream", "layouts", "parts", "to_upstream"]
@@ -204,14 +205,30 @@ def layouts() -> list[str]:
 def find_layout(name: str) -> Names:
     """Return the module names of a layout; in its name ``_`` reads as ``-``.
 
+    Plugins are imported only where no built-in family has it; a plugin's is found by its own name
+    and by ``distribution/layout``.
+
     Raises:
-        CheckpointError: There is no such layout.
+        CheckpointError: There is no such layout, or several plugins have it.
     """
     wanted = name.replace("_", "-")
     for family, entries in upstream_index().items():
         for index, entry in enumerate(entries):
             if entry.layout == wanted:
                 return upstream_entry(family, index).names
+    found = {
+        family.layout(entry): entry.names
+        for family in plugin_families()[0]
+        for entry in family.entries
+        if wanted in (entry.layout, family.layout(entry))
+    }
+    if len(found) > 1:
+        names = " and ".join(map(repr, found))
+        raise CheckpointError(
+            f"layout {quote(name)} is that of {names}", hint="Write one of these."
+        )
+    if found:
+        return next(iter(found.values()))
     known = layouts()
     raise CheckpointError(
         f"unknown layout {quote(name)}",

@@ -21,16 +21,14 @@ class Candidate(NamedTuple):
     """An upstream entry that fits a checkpoint.
 
     Attributes:
-        family: The registered name of the entry's family.
+        family: The entry's family.
         entry: The entry.
         root: What stands before the keys: empty, or ends with a dot.
-        plugin: Whether the family is not built in.
     """
 
-    family: str
+    family: Family
     entry: Upstream
     root: str
-    plugin: bool = False
 
     def is_of(self, config: Config) -> bool:
         """Return whether the config names a model of the entry's."""
@@ -76,11 +74,11 @@ def recognise_as(
         roots = _roots(entry, keys, known)
         if root is not None:
             roots = [root] if all(root + tensor in known for tensor in entry.tensors) else []
-        found += [Candidate(family.name, entry, root, family.plugin) for root in roots]
+        found += [Candidate(family, entry, root) for root in roots]
     if not found and root is None:
         places = [*connectors(keys), ""]
         found = [
-            Candidate(family.name, entry, place, family.plugin)
+            Candidate(family, entry, place)
             for entry in stated or entries
             for place in places
             if all(place + tensor in known for tensor in entry.tensors)
@@ -95,7 +93,7 @@ def recognise_plugin(family: Family, config: Config, keys: Iterable[str]) -> lis
     known = set(keys)
     model_type = config.get("model_type")
     return _sorted(
-        Candidate(family.name, entry, root, plugin=True)
+        Candidate(family, entry, root)
         for entry in family.entries
         if entry.read is not None and entry.tensors and _is_tried(entry, model_type)
         for root in _roots(entry, keys, known)
@@ -109,7 +107,8 @@ def _built_in(keys: Iterable[str], is_tried: Any) -> Iterator[Candidate]:
         for index, entry in enumerate(entries):
             if entry.tensors and is_tried(entry):
                 for root in _roots(entry, keys, known):
-                    yield Candidate(family, upstream_entry(family, index), root)
+                    whole = upstream_entry(family, index)
+                    yield Candidate(Family(family, (whole,)), whole, root)
 
 
 def _sorted(found: Iterable[Candidate]) -> list[Candidate]:

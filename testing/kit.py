@@ -16,6 +16,7 @@ from ..registry import RegistryError, did_you_mean, quote
 from . import block as on_block
 from . import compilers, derivatives, modules, side_effects, state
 from . import projector as on_projector
+from . import upstream as on_upstream
 from .cases import Subject
 from .global_state import preserve_global_state
 from .report import ConformanceError, Finding
@@ -27,6 +28,7 @@ _FIRST = ("run", "input", "determinism", "flow")
 
 def _checks(own: Any) -> dict[str, Callable[[Any], None]]:
     """Return the check of every property, in order; some are specific to blocks or projectors."""
+    written = {"upstream": on_upstream.upstream} if own is on_projector else {}
     corners = {"large-grids": own.large_grids} if hasattr(own, "large_grids") else {}
     return {
         "run": modules.run,
@@ -48,6 +50,7 @@ def _checks(own: Any) -> dict[str, Callable[[Any], None]]:
         "state-dict": modules.state_dict,
         "deepcopy": modules.deepcopy,
         "pickle": modules.pickle,
+        **written,
         "bf16": modules.bf16,
         "fp64": derivatives.fp64,
         "globals": side_effects.globals_,
@@ -101,6 +104,7 @@ def check_projector(
     out: int | None = None,
     *,
     grids: Sequence[tuple[int, int]] | None = None,
+    config: Mapping[str, Any] | None = None,
     skip: Collection[str] = (),
     **options: Any,
 ) -> None:
@@ -114,6 +118,8 @@ def check_projector(
         in_: The input width. Default: 48, or the document's.
         out: The output width. Default: 96, or the document's.
         grids: The grids to try. Default: several; those that its blocks accept are used.
+        config: What the ``config.json`` of the models says whose checkpoints a preset's `upstream`
+            reads, beside the model type: the settings of these options.
         skip: Names of properties to leave out; ``compile`` and ``export`` are the slow ones.
         **options: The options of a registered name or of a preset's class.
 
@@ -128,7 +134,9 @@ def check_projector(
     thing, stack = on_projector.stack_of(spec, in_, out, options)
     title = spec if isinstance(spec, str) else repr(thing)
     with _registered(stack.blocks):
-        _review(title, lambda: on_projector.examine_projector(thing, stack, grids), checks)
+        _review(
+            title, lambda: on_projector.examine_projector(thing, stack, grids, config or {}), checks
+        )
 
 
 def _chosen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,11 @@ class ProjectorSubject(Subject):
 
     Attributes:
         stack: Its specification.
+        config: What the config.json of its checkpoints says, beside the model type.
     """
 
     stack: Stack
+    config: Mapping[str, Any]
 
 
 class _ProjectorBuilder(Builder):
@@ -79,7 +81,9 @@ def stack_of(
     return stack, stack
 
 
-def examine_projector(spec: Any, stack: Stack, grids: Sequence[Grid] | None) -> ProjectorSubject:
+def examine_projector(
+    spec: Any, stack: Stack, grids: Sequence[Grid] | None, config: Mapping[str, Any]
+) -> ProjectorSubject:
     """Return a projector with its modules and their inputs.
 
     Raises:
@@ -90,7 +94,7 @@ def examine_projector(spec: Any, stack: Stack, grids: Sequence[Grid] | None) -> 
     hint = "Pass grids=[(h, w), ...]."
     variants, large = examine("grid", candidates, hint, given=grids is not None)
     title = repr(spec) if isinstance(spec, Preset) else f"the stack {stack.in_} -> {stack.out}"
-    return ProjectorSubject(title, spec, variants, large, stack)
+    return ProjectorSubject(title, spec, variants, large, stack, config)
 
 
 def flow(subject: ProjectorSubject) -> None:

@@ -25,7 +25,7 @@ ARROWS = {
     "projectors": {"registry", "blocks"},
     "checkpoints": {"registry", "blocks", "projectors"},
     "export": {"registry", "blocks", "projectors", "checkpoints"},
-    "testing": {"registry", "blocks", "projectors"},
+    "testing": {"registry", "blocks", "projectors", "checkpoints"},
     "cli": {"registry", "blocks", "projectors", "checkpoints", "export", "testing"},
     "zeta": {"registry", "blocks"},
 }
