@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..registry import INSTALLED, Registry
-from .index import aliases
+from .index import advice, aliases
 
 if TYPE_CHECKING:
     from .preset import Preset
@@ -79,4 +79,5 @@ PROJECTORS: Registry[Preset | type[Preset]] = Registry(
     expected="a subclass of mobilevlm.Preset with an expand method, or an instance of one",
     installed=INSTALLED,
     other="mobilevlm.blocks:BLOCKS",
+    advise=advice,
 )

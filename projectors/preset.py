@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, TypeAlias
@@ -24,8 +25,15 @@ Channels: TypeAlias = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 UpTo16: TypeAlias = Annotated[int, Field(ge=1, le=16)]
 UpTo64: TypeAlias = Annotated[int, Field(ge=1, le=64)]
 
-_ARGUMENTS = {"spec", "in", "in_", "out", "grid", "device", "dtype", "max_parameters"}
-_RESERVED = _ARGUMENTS | {"type", "name", "expand", "stack", "upstream", "aliases"}
+# The arguments of the functions that take options, and what a preset has.
+_ARGUMENTS = {
+    *("spec", "in", "in_", "out", "tokens", "grid", "device", "dtype", "max_parameters"),
+    *("tower", "lm", "root", "family", "module_names", "check_values"),
+    *("processor", "slot", "init", "replace"),
+}
+_RESERVED = _ARGUMENTS | {"type", "name", "expand", "stack", "upstream", "aliases", "models"}
+_ALIAS = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+_ALIAS_RULE = "ASCII letters, digits, '_', '-' and '.', at most 64"
 
 
 class Preset(Spec):
@@ -39,16 +47,19 @@ class Preset(Spec):
                 return Stack(in_=in_, out=out, blocks=blocks)
 
     Attributes:
-        prefix_tokens: How many leading tokens (CLS, registers) to drop on entry. Every preset has
-            this option; `stack` sets it.
+        prefix_tokens: How many leading tokens (CLS, registers) to drop on entry; for every preset.
         upstream: How checkpoints of other projects are recognised and name the weights. Not looked
             up yet for presets that are not built in.
-        aliases: Other names of the projector, each with the options that it stands for. Not looked
-            up yet for presets that are not built in.
+        aliases: Other names of the projector, each with the options that it stands for: other
+            engines' and upstream's classes. A plugin's are not looked up, as that would import
+            it: it registers an instance, ``Wide(times=8)``, under each further name.
+        models: The models that use the projector, by the names that people write, each with the
+            options that it stands for. Searches find them in built-in families.
     """
 
     upstream: ClassVar[Sequence[Upstream]] = ()
     aliases: ClassVar[Aliases] = {}
+    models: ClassVar[Aliases] = {}
 
     prefix_tokens: PrefixTokens = 0
 
@@ -58,6 +69,7 @@ class Preset(Spec):
         taken = sorted(_RESERVED & cls.model_fields.keys())
         if taken:
             raise SpecError(f"a preset cannot have an option called {taken[0]!r}", cls.__name__)
+        _check_names(cls)
 
     @abstractmethod
     def expand(self, in_: int, out: int) -> Stack:
@@ -82,3 +94,21 @@ class Preset(Spec):
         if not self.prefix_tokens:
             return stack
         return stack.model_copy(update={"prefix_tokens": self.prefix_tokens})
+
+
+def _check_names(cls: type[Preset]) -> None:
+    """Refuse aliases and models that are not names with options of the preset."""
+    for attribute in ("aliases", "models"):
+        where, names = f"{cls.__name__}.{attribute}", getattr(cls, attribute)
+        if not isinstance(names, Mapping):
+            raise SpecError(quote(names), where, 'a mapping such as {"name": {"option": 2}}')
+        for name, options in names.items():
+            if attribute == "aliases" and not (isinstance(name, str) and _ALIAS.fullmatch(name)):
+                raise SpecError(quote(name), where, _ALIAS_RULE)
+            if not isinstance(name, str) or not isinstance(options, Mapping):
+                expected = "the options that the name stands for, as a mapping"
+                raise SpecError(quote(options), f"{where}[{quote(name)}]", expected)
+            unknown = sorted(map(quote, options.keys() - cls.model_fields.keys()))
+            if unknown:
+                fields = ", ".join(cls.model_fields)
+                raise SpecError(f"no option {unknown[0]}", f"{where}[{quote(name)}]", fields)

@@ -61,7 +61,12 @@ class AyaVision(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
-    aliases: ClassVar[Aliases] = {"cohere2-vision": {"norm": False}}
+    aliases: ClassVar[Aliases] = {
+        "cohere2-vision": {"norm": False},
+        "AyaVisionMultiModalProjector": {},
+        "Cohere2VisionMultiModalProjector": {"norm": False},
+    }
+    models: ClassVar[Aliases] = {"Aya Vision": {}, "Command A Vision": {"norm": False}}
     upstream = (
         Upstream(
             "aya-vision",

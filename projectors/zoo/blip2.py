@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.attention import Depth, Heads, Queries
 from ...blocks.pointwise import Pointwise
 from ...blocks.qformer import QFormer
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream, refused
 
@@ -83,6 +85,8 @@ class Blip2(Preset):
         )
         return Stack(in_=in_, out=out, blocks=(qformer, Pointwise()))
 
+    aliases: ClassVar[Aliases] = {"Blip2QFormerModel": {}}
+    models: ClassVar[Aliases] = {"BLIP-2": {}, "MiniGPT-4": {}}
     upstream = (
         Upstream(
             "blip2",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -20,7 +20,7 @@ from ...blocks.repeat import Repeat
 from ...blocks.residual import Residual
 from ...blocks.squeeze_excite import SqueezeExcite
 from ..errors import CheckpointError
-from ..preset import Channels, Preset, UpTo16, UpTo64
+from ..preset import Aliases, Channels, Preset, UpTo16, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 from .mlp import Mlp
@@ -148,6 +148,8 @@ class CAbstractor(Preset):
             blocks.append(ExtraTokens(at="end", count=self.end))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
 
+    aliases: ClassVar[Aliases] = {"CAbstractor": {}}
+    models: ClassVar[Aliases] = {"Honeybee": {}}
     upstream = (
         Upstream(
             "c-abstractor",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo16
+from ..preset import Aliases, Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
@@ -67,6 +67,12 @@ class DeepseekVL2(Preset):
             blocks.append(Pointwise(out=out if step == self.depth - 1 else inner))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
 
+    aliases: ClassVar[Aliases] = {
+        "downsample_mlp_gelu": {"mode": "mlp"},
+        "token_pooling": {"mode": "pooling"},
+        "MlpProjector": {},
+    }
+    models: ClassVar[Aliases] = {"DeepSeek-VL2": {}}
     upstream = (
         Upstream(
             "deepseek-vl2",

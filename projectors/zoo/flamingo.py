@@ -68,6 +68,9 @@ def _read_idefics(ckpt: Checkpoint) -> Match:
     return Match(width, width, options)
 
 
+_IDEFICS = {"heads": 16, "head_dim": 96, "act": "relu"}
+
+
 class Flamingo(Preset):
     """``perceiver resampler [> Linear]``; 64 tokens come out of any number.
 
@@ -110,7 +113,12 @@ class Flamingo(Preset):
         last: tuple[Block, ...] = (Pointwise(),) if in_ != out else ()
         return Stack(in_=in_, out=out, blocks=(resampler, *last))
 
-    aliases: ClassVar[Aliases] = {"idefics": {"heads": 16, "head_dim": 96, "act": "relu"}}
+    aliases: ClassVar[Aliases] = {
+        "idefics": _IDEFICS,
+        "IdeficsPerceiverResampler": _IDEFICS,
+        "PerceiverResampler": {},
+    }
+    models: ClassVar[Aliases] = {"OpenFlamingo": {}, "Idefics": _IDEFICS}
     upstream = (
         Upstream(
             "open-flamingo",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from ...blocks.glu import Glu
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -62,6 +62,19 @@ class Glm4v(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks, token_order=self.token_order)
 
+    aliases: ClassVar[Aliases] = {
+        "Glm4vMoeVisionPatchMerger": {},
+        "Glm4vVisionPatchMerger": {},
+        "Glm5NextVisionPatchMerger": {"limit": 10.0},
+        "GlmOcrVisionPatchMerger": {},
+    }
+    models: ClassVar[Aliases] = {
+        "GLM-4.1V": {},
+        "GLM-4.5V": {},
+        "GLM-4.6V": {},
+        "GLM-OCR": {},
+        "GLM5-Next": {"limit": 10.0},
+    }
     upstream = (
         Upstream(
             "glm4v",

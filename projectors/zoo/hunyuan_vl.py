@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from ...blocks.extra_tokens import ExtraTokens
 from ...blocks.newline import Newline
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo16
+from ..preset import Aliases, Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -84,6 +85,8 @@ class HunYuanVL(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"HunYuanVLVisionPatchMerger": {}}
+    models: ClassVar[Aliases] = {"HunYuan-OCR": {}, "HunYuan-VL": {}}
     upstream = tuple(
         Upstream(
             layout,

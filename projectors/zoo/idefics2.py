@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from ...blocks.attention import Depth, Heads, Queries
 from ...blocks.glu import Glu
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -106,6 +106,8 @@ class Idefics2(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"Idefics2Connector": {}}
+    models: ClassVar[Aliases] = {"Idefics2": {}}
     upstream = (
         Upstream(
             "idefics2",

@@ -70,6 +70,9 @@ def _read_deepstack(ckpt: Checkpoint) -> Match:
 _NAMES = with_norm("layer_norm", "linear_1", "linear_2")
 
 
+_NEMOTRON = {"norm": "rms", "act": "relu2", "bias": False}
+
+
 class InternVL(Preset):
     """``merge 2x2 (hwc) > norm > Linear > act > Linear``; a quarter of the tokens comes out.
 
@@ -120,8 +123,26 @@ class InternVL(Preset):
 
     aliases: ClassVar[Aliases] = {
         "lfm2-vl": {},
-        "nemotron-omni": {"norm": "rms", "act": "relu2", "bias": False},
+        "mlp_downsample": {"odd": "pad", "transpose": True},
+        "mlp_downsample_2x2_fix": {"odd": "pad"},
+        "nemotron-omni": _NEMOTRON,
         "nvila": {"odd": "pad"},
+        "InternVLMultiModalProjector": {},
+        "Lfm2VlMultiModalProjector": {},
+        "NemotronH_Omni_Reasoning_V3MultiModalProjector": _NEMOTRON,
+        "QianfanOCRMultiModalProjector": {},
+    }
+    models: ClassVar[Aliases] = {
+        "InternVL1.5": {},
+        "InternVL2": {},
+        "InternVL2.5": {},
+        "InternVL3": {},
+        "InternVL3.5": {},
+        "LFM2-VL": {},
+        "NVILA": {"odd": "pad"},
+        "Nemotron-Omni": _NEMOTRON,
+        "QianfanOCR": {},
+        "VILA1.5": {"odd": "pad", "transpose": True},
     }
     upstream = (
         Upstream(

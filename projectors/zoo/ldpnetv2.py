@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.depthwise_residual import DepthwiseResidual
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -40,6 +42,8 @@ class LdpNetV2(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"ldpv2": {}, "LDPNetV2Projector": {}}
+    models: ClassVar[Aliases] = {"MobileVLM V2": {}}
     upstream = (
         Upstream(
             "ldpnetv2",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -41,6 +43,8 @@ class Llama4(Preset):
         blocks = (PatchMerge(), inner, gelu, inner, gelu, Pointwise(bias=False))
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"Llama4MultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"Llama 4": {}}
     upstream = (
         Upstream(
             "llama4-model",

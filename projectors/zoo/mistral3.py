@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo16
+from ..preset import Aliases, Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -63,6 +65,17 @@ class Mistral3(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {
+        "LightOnOcrMultiModalProjector": {"eps": 1e-6},
+        "Mistral3MultiModalProjector": {},
+        "MistralLarge4MultiModalProjector": {},
+    }
+    models: ClassVar[Aliases] = {
+        "LightOnOCR": {"eps": 1e-6},
+        "Mistral Large 4": {},
+        "Mistral Small 3.1": {},
+        "Mistral Small 3.2": {},
+    }
     upstream = (
         Upstream(
             "mistral3",

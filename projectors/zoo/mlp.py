@@ -79,7 +79,32 @@ class Mlp(Preset):
 
     aliases: ClassVar[Aliases] = {
         "llava": {},
-        **{f"mlp{depth}x-gelu": {"depth": depth, "act": "gelu"} for depth in range(1, 9)},
+        **{f"mlp{depth}x_gelu": {"depth": depth, "act": "gelu"} for depth in range(1, 17)},
+        "AudioFlamingo3MultiModalProjector": {},
+        "DeepseekVLAligner": {},
+        "FastVlmMultiModalProjector": {},
+        "JanusVisionAlignerMLP": {},
+        "LlavaMultiModalProjector": {},
+        "LlavaNextMultiModalProjector": {},
+        "LlavaNextVideoMultiModalProjector": {},
+        "LlavaOnevisionMultiModalProjector": {},
+        "MusicFlamingoMultiModalProjector": {},
+        "VideoLlama3Projector": {},
+        "VideoLlavaMultiModalProjector": {},
+    }
+    models: ClassVar[Aliases] = {
+        "Audio Flamingo 3": {},
+        "Bunny": {},
+        "DeepSeek-VL": {},
+        "FastVLM": {},
+        "Janus": {},
+        "LLaVA": {},
+        "LLaVA-1.5": {},
+        "LLaVA-1.6": {},
+        "LLaVA-NeXT": {},
+        "LLaVA-OneVision": {},
+        "Video-LLaVA": {},
+        "VideoLLaMA 3": {},
     }
     upstream = (
         # LLaVA's and MobileVLM's own files.

@@ -59,7 +59,11 @@ class MlpRes(Preset):
         mlp = Mlp(depth=self.depth).expand(in_, out).blocks
         return Stack(in_=in_, out=out, blocks=(*mlp, *step * self.residuals))
 
-    aliases: ClassVar[Aliases] = {"mlp2x-res2x-gelu": {"depth": 2, "residuals": 2}}
+    aliases: ClassVar[Aliases] = {
+        f"mlp{depth}x_res{residuals}x_gelu": {"depth": depth, "residuals": residuals}
+        for depth in range(1, 5)
+        for residuals in range(1, 5)
+    }
     upstream = (
         Upstream(
             "mlp-res",

@@ -74,6 +74,10 @@ def _read_inkling2(ckpt: Checkpoint) -> Match:
     return Match(wide // 4, ckpt.matrix("proj_out.weight")[0], options)
 
 
+_PADDLEOCR = {"eps": 1e-5, "token_order": "raster"}
+_RMS = {"norm": "rms"}
+
+
 class Qwen2VL(Preset):
     """``norm > merge 2x2 (hwc) > Linear > GELU > Linear``; a quarter of the tokens comes out.
 
@@ -122,10 +126,38 @@ class Qwen2VL(Preset):
     aliases: ClassVar[Aliases] = {
         "kimi-k25": {"eps": 1e-5},
         "lfm3-vl": {},
-        "paddleocr-vl": {"eps": 1e-5, "token_order": "raster"},
-        "qwen2-5-vl": {"norm": "rms"},
+        "paddleocr-vl": _PADDLEOCR,
+        "qwen2-5-vl": _RMS,
         "qwen3-vl": {},
         "qwen3-vl-deepstack": {"norm_after": True},
+        "CohereCompassVisionPatchMerger": {},
+        "Cosmos3EdgePatchMerger": {},
+        "Dots3NoteVisionMerger": {},
+        "Exaone4_5_PatchMerger": _RMS,
+        "Lfm3VlMultiModalProjector": {},
+        "PaddleOCRProjector": _PADDLEOCR,
+        "PatchMerger": {},
+        "Qwen2_5OmniPatchMerger": _RMS,
+        "Qwen2_5_VLPatchMerger": _RMS,
+        "Qwen3OmniMoeVisionPatchMerger": {},
+        "Qwen3VLMoeVisionPatchMerger": {},
+        "Qwen3VLVisionPatchMerger": {},
+        "Qwen3_5MoeVisionPatchMerger": {},
+        "Qwen3_5VisionPatchMerger": {},
+        "Qwen4ExpVisionPatchMerger": {},
+    }
+    models: ClassVar[Aliases] = {
+        "EXAONE 4.5": _RMS,
+        "Inkling 2": {"norm": "none"},
+        "Kimi-K2.5": {"eps": 1e-5},
+        "LFM3-VL": {},
+        "PaddleOCR-VL": _PADDLEOCR,
+        "Qwen2-VL": {},
+        "Qwen2.5-Omni": _RMS,
+        "Qwen2.5-VL": _RMS,
+        "Qwen3-Omni": {},
+        "Qwen3-VL": {},
+        "Qwen3.5-VL": {},
     }
     upstream = (
         Upstream(

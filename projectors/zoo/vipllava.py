@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -43,6 +45,8 @@ class VipLlava(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"VipLlavaMultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"VipLLaVA": {}}
     upstream = (
         Upstream(
             "vipllava",

@@ -176,7 +176,7 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         document({"type": "preset", "name": "ldpp"}),
-        "blocks[0] (preset): unknown projector 'ldpp'. Did you mean 'ldp' or 'ldpnet'? It is given "
+        "blocks[0] (preset): unknown projector 'ldpp'. Did you mean 'ldp' or 'ldpv2'? It is given "
         "?x? x 64 by the input.",
     ),
     (
@@ -577,10 +577,9 @@ CALLS: list[tuple[Any, type[MobileVLMError], str]] = [
             f"unknown projector {name!a}. {hint}",
         )
         for name, hint in {
-            "mlp0x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
-            "mlp9x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
-            "mlp2x_gelu\n": "Did you mean 'mlp2x-gelu' or 'mlp1x-gelu'?",
-            "mlp\u0663x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
+            "mlp0x_gelu": "Did you mean 'mlp10x_gelu' or 'mlp1x_gelu'?",
+            "mlp2x_gelu\n": "Did you mean 'mlp2x_gelu' or 'mlp12x_gelu'?",
+            "mlp\u0663x_gelu": "Did you mean 'mlp1x_gelu' or 'mlp2x_gelu'?",
             "ldpnetANYTHING": "Did you mean 'ldpnet'?",
             "LDP": "Did you mean 'ldp'?",
             "pointwise": "'pointwise' is a block, not a projector.",
