@@ -62,6 +62,7 @@ FAMILIES = {
     "mlp-res": "mobilevlm.projectors.zoo.mlp_res:MlpRes",
     "nvila-lite": "mobilevlm.projectors.zoo.nvila_lite:NvilaLite",
     "perception-lm": "mobilevlm.projectors.zoo.perception_lm:PerceptionLM",
+    "pooler": "mobilevlm.projectors.zoo.pooler:Pooler",
     "qwen-vl": "mobilevlm.projectors.zoo.qwen_vl:QwenVL",
     "qwen2-vl": "mobilevlm.projectors.zoo.qwen2_vl:Qwen2VL",
     "vipllava": "mobilevlm.projectors.zoo.vipllava:VipLlava",

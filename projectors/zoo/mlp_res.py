@@ -64,12 +64,13 @@ class MlpRes(Preset):
         for depth in range(1, 5)
         for residuals in range(1, 5)
     }
-    upstream = (
+    upstream = tuple(
         Upstream(
             "mlp-res",
             _names,
             prefix="mm_projector|vision_projector",
-            tensors=("0.weight", "3.pre_norm.weight"),
+            tensors=("0.weight", f"{2 * depth - 1}.pre_norm.weight"),
             read=_read,
-        ),
+        )
+        for depth in range(1, 5)
     )

@@ -119,6 +119,8 @@ def test_a_registry_is_a_collection_of_its_names(registry: Any) -> None:
         ("mlp3x_res1x_gelu", "mlp-res", {"depth": 3, "residuals": 1}),
         ("mlp1x_res1x_gelu", "mlp-res", {"depth": 1, "residuals": 1}),
         ("mlp9x_gelu", "mlp", {"depth": 9}),
+        ("mlp2x_gelu_Norm", "mlp", {"depth": 2, "norm": "layer"}),
+        ("PoolerProjector", "pooler", {}),
         ("mlp2x-gelu", "mlp", {"depth": 2}),
         ("Cohere2VisionMultiModalProjector", "aya-vision", {"norm": False}),
         ("PaddleOCRProjector", "qwen2-vl", {"eps": 1e-5, "token_order": "raster"}),

@@ -56,6 +56,20 @@ class Nvila(nn.Module):
         return z
 
 
+class Pooler(nn.Module):
+    """PoolerProjector of LLaVA-VL/LLaVA-NeXT, its published computation."""
+
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.conv_pool = nn.Conv2d(s.v, s.d, kernel_size=2, stride=2)
+        self.proj = nn.Sequential(nn.GELU(), nn.Linear(s.d, s.d))
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        y = self.conv_pool(x.transpose(1, 2).unflatten(2, grid))
+        z: Tensor = self.proj(y.flatten(2).transpose(1, 2))
+        return z
+
+
 class ColumnMajor(nn.Module):
     """InternVL's first pixel shuffle, which leaves the tokens column by column."""
 
