@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from ..blocks.core.activation import TRANSFORMERS_NAMES
 from ..registry import quote
 from .errors import CheckpointError
 
@@ -29,18 +30,6 @@ __all__ = [
     "refused",
     "with_norm",
 ]
-
-# Activations by transformers' names.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu-tanh",
-    "gelu_pytorch_tanh": "gelu-tanh",
-    "quick_gelu": "quick-gelu",
-    "relu": "relu",
-    "relu2": "relu2",
-    "silu": "silu",
-    "swish": "silu",
-}
 
 
 @dataclass(frozen=True)
@@ -143,13 +132,13 @@ class Checkpoint:
                 "Write the projector as a document and load its weights yourself.",
             )
 
-    def act(self, path: str = "projector_hidden_act") -> str:
-        """Return our name of the activation that a setting names, which is GELU by default."""
-        name = self.setting(path, "gelu")
-        if not isinstance(name, str) or name not in _ACTIVATIONS:
-            expected = f"one of {', '.join(_ACTIVATIONS)}"
+    def act(self, path: str = "projector_hidden_act", default: str = "gelu") -> str:
+        """Return our name of the activation that a setting names; by default transformers' one."""
+        name = self.setting(path, default)
+        if not isinstance(name, str) or name not in TRANSFORMERS_NAMES:
+            expected = f"one of {', '.join(TRANSFORMERS_NAMES)}"
             raise CheckpointError(quote(name), f"config.json: {path}", expected)
-        return _ACTIVATIONS[name]
+        return TRANSFORMERS_NAMES[name]
 
     def matrix(self, key: str) -> tuple[int, int]:
         """Return the two sides of a weight, (out, in)."""

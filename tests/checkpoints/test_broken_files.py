@@ -376,8 +376,10 @@ CONFIGS: dict[str, tuple[str, str]] = {
     ),
     "activation": (
         '{"model_type": "llava", "projector_hidden_act": "os.system"}',
-        "X: config.json: projector_hidden_act: 'os.system'; expected one of gelu, gelu_new, "
-        "gelu_pytorch_tanh, quick_gelu, relu, relu2, silu, swish. The tensors alone fit mlp, "
+        "X: config.json: projector_hidden_act: 'os.system'; expected one of "
+        "gelu, gelu_accurate, gelu_fast, gelu_new, gelu_python, gelu_python_tanh, "
+        "gelu_pytorch_tanh, hardswish, leaky_relu, linear, mish, quick_gelu, relu, relu2, sigmoid, "
+        "silu, swish, tanh. The tensors alone fit mlp, "
         "16 -> 24, under 'multi_modal_projector.': is config.json another model's?",
     ),
     "merge": (

@@ -31,7 +31,8 @@ KNOWN = (
     "glu, identity, newline, norm-act, parallel, patch-merge, and others."
 )
 ACTS = (
-    "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'hardswish', 'softmax' or 'none'"
+    "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'leaky-relu', 'hardswish', "
+    "'mish', 'tanh', 'sigmoid', 'softmax' or 'none'"
 )
 WIDTH = "an integer, 'in', 'out' or 'same'"
 HUGE = 1 << 20
