@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -13,10 +13,10 @@ from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import MAX_WIDTH
 from ..blocks.core.spec import Spec
 from ..registry import MobileVLMError, describe_error, quote
-from .stack import PrefixTokens, Stack
+from .stack import PrefixTokens, Stack, TokenOrder
 from .upstream import Upstream
 
-__all__ = ["Aliases", "Channels", "Preset", "UpTo16", "UpTo64"]
+__all__ = ["Aliases", "Channels", "Preset", "UpTo16", "UpTo64", "token_order"]
 
 Aliases: TypeAlias = Mapping[str, Mapping[str, Any]]
 
@@ -94,6 +94,21 @@ class Preset(Spec):
         if not self.prefix_tokens:
             return stack
         return stack.model_copy(update={"prefix_tokens": self.prefix_tokens})
+
+
+def token_order(order: Literal["raster", "blocked"], merge: int) -> TokenOrder:
+    """Return a stack's token order for a merge of windows: ``blocked`` means window by window.
+
+    Raises:
+        SpecError: Tokens cannot come in blocks of that side.
+    """
+    orders: dict[int, TokenOrder] = {2: "blocked", 3: "blocked-3x3", 4: "blocked-4x4"}
+    if order == "raster" or merge == 1:
+        return "raster"
+    if merge not in orders:
+        hint = "Set token_order='raster' if the tokens come row by row."
+        raise SpecError(f"blocks of {merge}x{merge}", "token_order", "a merge of at most 4", hint)
+    return orders[merge]
 
 
 def _check_names(cls: type[Preset]) -> None:
