@@ -289,6 +289,11 @@ REMOTE = {
         model_type="deepseek_vl_v2",
         projector_config={"depth": 3, "mlp_ratio": 2, "downsample_ratio": 2},
     ),
+    "deepseek-vl2-3x3": Remote(
+        *("deepseek-vl2", "projector.", lambda: DeepseekVL2(SMALL, 2, 1, 3), with_grid, ((5, 9),)),
+        model_type="deepseek_vl_v2",
+        projector_config={"depth": 2, "downsample_ratio": 3},
+    ),
     "deepseek-vl2-pooling": Remote(
         *("deepseek-vl2", "projector.", pooling, run_pooling, ANY),
         model_type="deepseek_vl_v2",
