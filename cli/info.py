@@ -55,6 +55,7 @@ def info(
 def _lines(found: Description) -> list[tuple[str, str]]:
     """Return the lines above the table of options, those that say something."""
     h, w = found.case["grid"]
+    by = f"; tokens=n sets {' or '.join(found.tokens_by)}" if found.tokens_by else ""
     widths = f"{found.case['in']} -> {found.case['out']}"
     lines = {
         "name": found.name,
@@ -62,7 +63,7 @@ def _lines(found: Description) -> list[tuple[str, str]]:
         "note": found.note,
         "computes": found.summary.replace("``", "`"),
         "chain": " > ".join(found.chain),
-        "tokens": found.tokens and f"{h * w:,} -> {found.tokens:,} on {h}x{w}",
+        "tokens": f"{h * w:,} -> {found.tokens:,} on {h}x{w}{by}" if found.tokens else "",
         "parameters": "" if found.parameters is None else f"{found.parameters:,} at {widths}",
         "models": _listed(found.models),
         "aliases": _listed(found.aliases),

@@ -36,6 +36,7 @@ class Description:
         tokens: The tokens that come out; None where the case does not fit.
         parameters: The number of parameters; None where the case does not fit.
         models: The models that use it, each with the options that it means.
+        tokens_by: The options that ``tokens=n`` sets.
         aliases: Its other names, each with the options that it means.
         note: What it is easily taken for.
         traps: In what a reimplementation falls.
@@ -54,6 +55,7 @@ class Description:
     parameters: int | None
     models: Mapping[str, Mapping[str, Any]]
     aliases: Mapping[str, Mapping[str, Any]]
+    tokens_by: tuple[str, ...]
     note: str
     traps: str
     source: str
@@ -94,6 +96,7 @@ def describe(name: str) -> Description:
         parameters=plan.parameters if plan else None,
         models=cls.models,
         aliases=cls.aliases,
+        tokens_by=tuple(cls.tokens_by),
         note=paragraph(cls, "Note"),
         traps=paragraph(cls, "Traps"),
         source=paragraph(cls, "Source"),

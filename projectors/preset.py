@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
@@ -16,14 +17,28 @@ from ..registry import MobileVLMError, describe_error, quote
 from .stack import PrefixTokens, Stack, TokenOrder
 from .upstream import Upstream
 
-__all__ = ["Aliases", "Channels", "Preset", "UpTo16", "UpTo64", "token_order"]
+__all__ = [
+    "MERGES",
+    "Aliases",
+    "Channels",
+    "Preset",
+    "TokensBy",
+    "UpTo16",
+    "UpTo64",
+    "square",
+    "token_order",
+]
 
 Aliases: TypeAlias = Mapping[str, Mapping[str, Any]]
+TokensBy: TypeAlias = Mapping[str, Sequence[int] | Callable[[int, Any], Any]]
 
 # What options are, in many families.
 Channels: TypeAlias = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 UpTo16: TypeAlias = Annotated[int, Field(ge=1, le=16)]
 UpTo64: TypeAlias = Annotated[int, Field(ge=1, le=64)]
+
+MERGES = range(1, 17)
+"""The sides of windows that `tokens_by` tries."""
 
 # The arguments of the functions that take options, and what a preset has.
 _ARGUMENTS = {
@@ -31,7 +46,16 @@ _ARGUMENTS = {
     *("tower", "lm", "root", "family", "module_names", "check_values"),
     *("processor", "slot", "init", "replace"),
 }
-_RESERVED = _ARGUMENTS | {"type", "name", "expand", "stack", "upstream", "aliases", "models"}
+_RESERVED = _ARGUMENTS | {
+    "type",
+    "name",
+    "expand",
+    "stack",
+    "upstream",
+    "aliases",
+    "models",
+    "tokens_by",
+}
 _ALIAS = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _ALIAS_RULE = "ASCII letters, digits, '_', '-' and '.', at most 64"
 
@@ -55,11 +79,15 @@ class Preset(Spec):
             it: it registers an instance, ``Wide(times=8)``, under each further name.
         models: The models that use the projector, by the names that people write, each with the
             options that it stands for. Searches find them in built-in families.
+        tokens_by: The options that set the number of tokens, for ``tokens=n``. Each has the values
+            to try on a grid; or, where no grid matters, a function of n and of a preset with the
+            other options, which returns the value.
     """
 
     upstream: ClassVar[Sequence[Upstream]] = ()
     aliases: ClassVar[Aliases] = {}
     models: ClassVar[Aliases] = {}
+    tokens_by: ClassVar[TokensBy] = {}
 
     prefix_tokens: PrefixTokens = 0
 
@@ -96,6 +124,19 @@ class Preset(Spec):
         return stack.model_copy(update={"prefix_tokens": self.prefix_tokens})
 
 
+def square(tokens: int, preset: Preset) -> int:
+    """Return the side of a square of so many tokens, for `tokens_by`.
+
+    Raises:
+        SpecError: It is not a square number.
+    """
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        hint = f"Try {side * side} or {(side + 1) ** 2}."
+        raise SpecError(f"{tokens} tokens", expected="a square number", hint=hint)
+    return side
+
+
 def token_order(order: Literal["raster", "blocked"], merge: int) -> TokenOrder:
     """Return a stack's token order for a merge of windows: ``blocked`` means window by window.
 
@@ -112,7 +153,11 @@ def token_order(order: Literal["raster", "blocked"], merge: int) -> TokenOrder:
 
 
 def _check_names(cls: type[Preset]) -> None:
-    """Refuse aliases and models that are not names with options of the preset."""
+    """Refuse what the class says of its names and options, if it has no such options."""
+    fields = ", ".join(cls.model_fields)
+    for option in cls.tokens_by:
+        if option not in cls.model_fields:
+            raise SpecError(f"no option {quote(option)}", f"{cls.__name__}.tokens_by", fields)
     for attribute in ("aliases", "models"):
         where, names = f"{cls.__name__}.{attribute}", getattr(cls, attribute)
         if not isinstance(names, Mapping):
@@ -125,5 +170,4 @@ def _check_names(cls: type[Preset]) -> None:
                 raise SpecError(quote(options), f"{where}[{quote(name)}]", expected)
             unknown = sorted(map(quote, options.keys() - cls.model_fields.keys()))
             if unknown:
-                fields = ", ".join(cls.model_fields)
                 raise SpecError(f"no option {unknown[0]}", f"{where}[{quote(name)}]", fields)

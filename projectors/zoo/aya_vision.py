@@ -12,7 +12,7 @@ from ...blocks.glu import Glu
 from ...blocks.norm_act import Eps, NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Fused, Match, Upstream, with_norm
 
@@ -69,6 +69,7 @@ class AyaVision(Preset):
         "Cohere2VisionMultiModalProjector": {"norm": False},
     }
     models: ClassVar[Aliases] = {"Aya Vision": {}, "Command A Vision": {"norm": False}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "aya-vision",

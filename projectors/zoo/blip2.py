@@ -9,7 +9,7 @@ from ...blocks.core.activation import Act
 from ...blocks.norm_act import Eps
 from ...blocks.pointwise import Pointwise
 from ...blocks.qformer import QFormer
-from ..preset import Aliases, Channels, Preset
+from ..preset import Aliases, Channels, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream, refused
 
@@ -95,6 +95,7 @@ class Blip2(Preset):
 
     aliases: ClassVar[Aliases] = {"Blip2QFormerModel": {}}
     models: ClassVar[Aliases] = {"BLIP-2": {}, "MiniGPT-4": {}}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "blip2",

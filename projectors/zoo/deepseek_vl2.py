@@ -8,7 +8,7 @@ from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
@@ -75,6 +75,7 @@ class DeepseekVL2(Preset):
         "MlpProjector": {},
     }
     models: ClassVar[Aliases] = {"DeepSeek-VL2": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "deepseek-vl2",

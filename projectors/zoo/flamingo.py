@@ -10,7 +10,7 @@ from ...blocks.attention import Depth, Heads, Queries
 from ...blocks.core.block import Block
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Fused, Match, Name, Upstream
 
@@ -119,6 +119,7 @@ class Flamingo(Preset):
         "PerceiverResampler": {},
     }
     models: ClassVar[Aliases] = {"OpenFlamingo": {}, "Idefics": _IDEFICS}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "open-flamingo",

@@ -7,7 +7,7 @@ from typing import ClassVar
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
-from ..preset import Aliases, Preset, UpTo64
+from ..preset import Aliases, Preset, TokensBy, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -61,6 +61,7 @@ class Gemma3(Preset):
         "ShieldGemma 2": {},
         "T5Gemma 2": {},
     }
+    tokens_by: ClassVar[TokensBy] = {"pool": range(1, 65)}
     upstream = (
         Upstream(
             "gemma3",

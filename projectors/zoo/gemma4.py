@@ -8,7 +8,7 @@ from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
 from ...blocks.scale import Scale
-from ..preset import Aliases, Preset, UpTo64
+from ..preset import Aliases, Preset, TokensBy, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -68,6 +68,7 @@ class Gemma4(Preset):
         "Gemma4MultimodalEmbedder": {},
     }
     models: ClassVar[Aliases] = {"DiffusionGemma": {}, "EmbeddingGemma 2": {}, "Gemma 4": {}}
+    tokens_by: ClassVar[TokensBy] = {"pool": range(1, 65)}
     upstream = (
         Upstream(
             "gemma4-model",

@@ -11,7 +11,7 @@ from ...blocks.glu import Glu
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Channels, Preset, UpTo16, token_order
+from ..preset import MERGES, Aliases, Channels, Preset, TokensBy, UpTo16, token_order
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -91,6 +91,7 @@ class Glm4v(Preset):
         "GLM-OCR": {},
         "GLM5-Next": {"limit": 10.0},
     }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "glm4v",

@@ -8,7 +8,7 @@ from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ...blocks.position import Position
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -54,6 +54,7 @@ class GraniteDocling(Preset):
 
     aliases: ClassVar[Aliases] = {"GraniteDoclingConnector": {}}
     models: ClassVar[Aliases] = {"Granite-Docling": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "granite-docling",

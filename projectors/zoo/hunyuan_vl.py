@@ -11,7 +11,7 @@ from ...blocks.newline import Newline
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -90,6 +90,7 @@ class HunYuanVL(Preset):
 
     aliases: ClassVar[Aliases] = {"HunYuanVLVisionPatchMerger": {}}
     models: ClassVar[Aliases] = {"HunYuan-OCR": {}, "HunYuan-VL": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = tuple(
         Upstream(
             layout,

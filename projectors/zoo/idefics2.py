@@ -11,7 +11,7 @@ from ...blocks.core.activation import Act
 from ...blocks.glu import Glu
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
-from ..preset import Aliases, Channels, Preset
+from ..preset import Aliases, Channels, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -114,6 +114,7 @@ class Idefics2(Preset):
 
     aliases: ClassVar[Aliases] = {"Idefics2Connector": {}}
     models: ClassVar[Aliases] = {"Idefics2": {}}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "idefics2",

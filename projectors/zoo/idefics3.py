@@ -9,7 +9,7 @@ from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -79,6 +79,7 @@ class Idefics3(Preset):
         "UltraVBERT": {"merge": 4, "norm": "rms"},
         "nanoVLM": {"merge": 4},
     }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "idefics3",

@@ -10,7 +10,7 @@ from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, with_norm
 
@@ -144,6 +144,7 @@ class InternVL(Preset):
         "QianfanOCR": {},
         "VILA1.5": {"odd": "pad", "transpose": True},
     }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "internvl",

@@ -12,7 +12,7 @@ from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import Window
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16, square
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -67,6 +67,7 @@ class LdpNetV2(Preset):
 
     aliases: ClassVar[Aliases] = {"ldpv2": {}, "LDPNetV2Projector": {}}
     models: ClassVar[Aliases] = {"MobileVLM V2": {}}
+    tokens_by: ClassVar[TokensBy] = {"size": square, "stride": MERGES}
     upstream = (
         Upstream(
             "ldpnetv2",

@@ -7,7 +7,7 @@ from typing import ClassVar
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Channels, Preset, UpTo16
+from ..preset import MERGES, Aliases, Channels, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -48,6 +48,7 @@ class Llama4(Preset):
 
     aliases: ClassVar[Aliases] = {"Llama4MultiModalProjector": {}}
     models: ClassVar[Aliases] = {"Llama 4": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "llama4-model",

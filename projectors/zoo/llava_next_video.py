@@ -8,7 +8,7 @@ from ...blocks.core.block import Block
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Name, Upstream
 from .mlp import Mlp
@@ -44,6 +44,7 @@ class LlavaNextVideo(Preset):
         return Stack(in_=in_, out=out, blocks=(*pool, *Mlp().expand(in_, out).blocks))
 
     models: ClassVar[Aliases] = {"LLaVA-NeXT-Video": {}}
+    tokens_by: ClassVar[TokensBy] = {"stride": MERGES}
     upstream = (
         Upstream("llava-pooled", (Name("pooler.pool", "conv", (2, 2)), "linear_1", "linear_2")),
     )

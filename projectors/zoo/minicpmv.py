@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from ...blocks.attention import Heads, Queries
 from ...blocks.query_resampler import QueryResampler
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Fused, Match, Name, Upstream
 
@@ -85,6 +85,7 @@ class MiniCPMV(Preset):
         "MiniCPM-V 4.5": {},
         "MiniCPM-o": {},
     }
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "minicpmv",

@@ -10,7 +10,7 @@ from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
@@ -69,6 +69,7 @@ class MiniCPMV4_6(Preset):
         "MiniCPMV4_7Merger": {},
     }
     models: ClassVar[Aliases] = {"MiniCPM-V 4.6": {}, "MiniCPM-V 4.7": {}}
+    tokens_by: ClassVar[TokensBy] = {"times": range(1, 9)}
     upstream = (
         Upstream(
             "minicpmv4-6",

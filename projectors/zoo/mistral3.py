@@ -8,7 +8,7 @@ from ...blocks.core.activation import Act
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -79,6 +79,7 @@ class Mistral3(Preset):
         "Mistral Small 3.1": {},
         "Mistral Small 3.2": {},
     }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "mistral3",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...blocks.pool import Pool
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 from .mlp import Mlp
@@ -41,6 +41,7 @@ class PerceptionLM(Preset):
 
     aliases: ClassVar[Aliases] = {"PerceptionLMMultiModalProjector": {}}
     models: ClassVar[Aliases] = {"PerceptionLM": {}}
+    tokens_by: ClassVar[TokensBy] = {"ratio": MERGES}
     upstream = (
         Upstream(
             "llava",

@@ -7,7 +7,7 @@ from typing import ClassVar
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -51,6 +51,7 @@ class Pooler(Preset):
         return Stack(in_=in_, out=out, blocks=blocks)
 
     aliases: ClassVar[Aliases] = {"PoolerProjector": {}}
+    tokens_by: ClassVar[TokensBy] = {"stride": MERGES}
     upstream = (
         Upstream(
             "pooler",

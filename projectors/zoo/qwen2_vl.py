@@ -10,7 +10,7 @@ from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Channels, Preset, UpTo16, token_order
+from ..preset import MERGES, Aliases, Channels, Preset, TokensBy, UpTo16, token_order
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -158,6 +158,7 @@ class Qwen2VL(Preset):
         "Qwen3-VL": {},
         "Qwen3.5-VL": {},
     }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "qwen2-vl",

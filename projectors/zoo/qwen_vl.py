@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ...blocks.attention import Heads, Queries
 from ...blocks.query_resampler import QueryResampler
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 from .minicpmv import resampler_names
@@ -49,6 +49,7 @@ class QwenVL(Preset):
 
     aliases: ClassVar[Aliases] = {"Resampler2": {}}
     models: ClassVar[Aliases] = {"Qwen-VL": {}}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "qwen-vl",

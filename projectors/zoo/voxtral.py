@@ -9,7 +9,7 @@ from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo64
+from ..preset import Aliases, Preset, TokensBy, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -65,6 +65,7 @@ class Voxtral(Preset):
         "VoxtralRealtimeMultiModalProjector": {},
     }
     models: ClassVar[Aliases] = {"GLM-ASR": {"bias": True}, "Voxtral": {}}
+    tokens_by: ClassVar[TokensBy] = {"frames": range(1, 65)}
     upstream = (
         Upstream(
             "llava",

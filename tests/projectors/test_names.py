@@ -257,7 +257,7 @@ def test_info_says_everything() -> None:
     lines = dict(re.findall(r"^(\w+) +(.*)$", out, re.MULTILINE))
     assert lines["means"] == 'internvl (odd="pad", transpose=true)'
     assert lines["chain"] == "patch-merge > norm-act > pointwise > norm-act > pointwise"
-    assert lines["tokens"] == "576 -> 144 on 24x24"
+    assert lines["tokens"] == "576 -> 144 on 24x24; tokens=n sets merge"
     assert lines["parameters"] == "12,595,200 at 1024 -> 2048"
     assert "NVILA" in lines["models"]
     assert "InternVLMultiModalProjector" in lines["aliases"]
@@ -297,6 +297,11 @@ def test_every_family_has_info() -> None:
         ("aliases", {"so wide": {}}, "Bad.aliases: 'so wide'; expected ASCII letters, digits, '_'"),
         ("aliases", {1: {}}, "Bad.aliases: 1; expected ASCII letters"),
         ("aliases", {"wide": {"time": 8}}, "Bad.aliases['wide']: no option 'time'; expected "),
+        (
+            "tokens_by",
+            {"time": [1]},
+            "Bad.tokens_by: no option 'time'; expected prefix_tokens, times",
+        ),
         ("models", {"Wide": None}, "Bad.models['Wide']: None; expected the options that"),
     ],
 )
