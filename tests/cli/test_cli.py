@@ -365,7 +365,7 @@ def test_one_vocabulary_of_dtypes(tmp_path: Path) -> None:
     [
         ("mobilevlm ver", ["version"]),
         ("mobilevlm show ldpn", ["ldpnet", "ldpnetv2"]),
-        ("mobilevlm tokens mlp2x_g", ["mlp2x_gelu"]),
+        ("mobilevlm tokens mlp2x_g", ["mlp2x_gelu", "mlp2x_gelu_Norm"]),
         ("mobilevlm export qwen3", ["qwen3-vl", "qwen3-vl-deepstack"]),
         ("mobilevlm help doc", ["doctor"]),
         ("mobilevlm bench ldp --dtype b", ["bfloat16"]),
