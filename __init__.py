@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .projectors.plan import Plan as Plan
     from .projectors.preset import Preset as Preset
     from .projectors.projector import Projector as Projector
+    from .projectors.search import list_projectors as list_projectors
     from .projectors.stack import Stack as Stack
     from .projectors.zoo.ldp import LDP as LDP
     from .registry.errors import MobileVLMError as MobileVLMError
@@ -72,6 +73,7 @@ _HOMES = {
     "find_nonfinite": "projectors.nonfinite",
     "inspect_checkpoint": "checkpoints.inspection",
     "inspect_values": "checkpoints.values",
+    "list_projectors": "projectors.search",
     "load_projector": "checkpoints.load",
     "load_spec": "projectors.document",
     "plan_projector": "projectors.build",

@@ -97,7 +97,7 @@ def agree(name: str, peer: Peer, dtype: torch.dtype) -> None:
 
 def ours(peer: Peer) -> Callable[[Tensor], Tensor]:
     """Our call; Qwen's family takes its tokens in blocks, upstream's run makes them so itself."""
-    if peer.ours.spec.token_order != "blocked":
+    if peer.ours.spec.token_block == 1:
         return lambda x: peer.ours(x, grid=peer.grid)
     h, w = peer.grid
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core.activation import activation
+from .core.activation import Act, activation
 from .core.errors import SpecError
 from .core.feature import MAX_WIDTH
 from .core.linear import Linear
@@ -144,14 +144,23 @@ class FeedForward(nn.Module):
 
     Keys: ``up.weight`` or, for ``swiglu``, ``up.gate.weight`` and ``up.value.weight``;
     ``down.weight``; and their ``bias``.
+
+    Args:
+        channels: The width c.
+        hidden: The inner width.
+        kind: The activation, or ``swiglu``.
+        bias: Whether the layers have biases.
+        gate: The activation of the gate of ``swiglu``.
     """
 
-    def __init__(self, channels: int, hidden: int, kind: Ffn, *, bias: bool) -> None:
+    def __init__(
+        self, channels: int, hidden: int, kind: Act | Ffn, *, bias: bool, gate: Act = "silu"
+    ) -> None:
         super().__init__()
         self.up: nn.Module
         self.act: nn.Module
         if kind == "swiglu":
-            self.up = GluModule(channels, hidden, "silu", bias, None)
+            self.up = GluModule(channels, hidden, gate, bias, None)
             self.act = nn.Identity()
         else:
             self.up = Linear(channels, hidden, bias=bias)

@@ -14,7 +14,7 @@ from .core.errors import GridError
 from .core.feature import Feature, Grid
 from .core.window import take, window_index
 
-__all__ = ["PatchMerge", "PatchMergeModule"]
+__all__ = ["PatchMerge", "PatchMergeModule", "Window"]
 
 
 def _window_pair(size: Any) -> Any:

@@ -7,12 +7,12 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from .attention import Attention, Depth, FeedForward, Heads, Queries, head_width, queries
+from .core.activation import Act
 from .core.block import Block
 from .core.feature import Channels, Feature, Width
+from .norm_act import Eps
 
 __all__ = ["QFormer", "QFormerLayer", "QFormerModule"]
-
-_EPS = 1e-12
 
 
 class QFormer(Block):
@@ -20,8 +20,8 @@ class QFormer(Block):
 
     ``q = LN(queries)``, then `depth` layers of ``q = LN(q + attention(q, q))``, in every
     `cross_every`-th layer from the first on ``q = LN(q + attention(q, x))``, and
-    ``q = LN(q + ffn(q))`` with the exact GELU. All layers have biases; the eps is 1e-12. The input
-    may have any number of tokens, in any order. Source: Li et al., "BLIP-2", 2023;
+    ``q = LN(q + ffn(q))``. All layers have biases. The input may have any number of tokens, in any
+    order. Source: Li et al., "BLIP-2", 2023;
     `Blip2QFormerModel` of transformers, without its dropout. Keys: ``queries`` (n, out),
     ``norm``, then for each layer ``layers.<i>.self_attention``, ``.self_norm``,
     ``.cross_attention``, ``.cross_norm``, ``.ffn``, ``.ffn_norm``.
@@ -33,6 +33,8 @@ class QFormer(Block):
         heads: The number of heads, which divides `out`.
         hidden: The inner width of the feed-forward layers; None is four times `out`.
         cross_every: Every how many layers there is cross-attention.
+        eps: Of the norms.
+        act: The activation of the feed-forward layers; ``gelu`` is the exact form.
     """
 
     needs_grid: ClassVar[bool] = False
@@ -44,6 +46,8 @@ class QFormer(Block):
     heads: Heads = 12
     hidden: Channels | None = None
     cross_every: Depth = 2
+    eps: Eps = 1e-12
+    act: Act = "gelu"
 
     @property
     def counts_as(self) -> int:
@@ -58,8 +62,12 @@ class QFormer(Block):
         out = x.width(self.out)
         hidden = self.hidden or 4 * out
         contexts = (None if index % self.cross_every else x.channels for index in range(self.depth))
-        layers = (QFormerLayer(out, context, self.heads, hidden) for context in contexts)
-        return QFormerModule(queries(self.queries, out, 0.02), nn.LayerNorm(out, _EPS), *layers)
+        layers = (
+            QFormerLayer(out, context, self.heads, hidden, self.eps, self.act)
+            for context in contexts
+        )
+        norm = nn.LayerNorm(out, self.eps)
+        return QFormerModule(queries(self.queries, out, 0.02), norm, *layers)
 
 
 class QFormerModule(nn.Module):
@@ -93,20 +101,24 @@ class QFormerLayer(nn.Module):
         context: The tokens' width c; None for a layer without cross-attention.
         heads: The number of heads.
         hidden: The inner width of the feed-forward layer.
+        eps: Of the norms.
+        act: The feed-forward layer's activation.
     """
 
-    def __init__(self, channels: int, context: int | None, heads: int, hidden: int) -> None:
+    def __init__(
+        self, channels: int, context: int | None, heads: int, hidden: int, eps: float, act: Act
+    ) -> None:
         super().__init__()
         width = head_width(channels, heads)
         self.self_attention = Attention(channels, channels, heads, width)
-        self.self_norm = nn.LayerNorm(channels, _EPS)
+        self.self_norm = nn.LayerNorm(channels, eps)
         self.cross_attention: Attention | None = None
         self.cross_norm: nn.LayerNorm | None = None
         if context is not None:
             self.cross_attention = Attention(channels, context, heads, width)
-            self.cross_norm = nn.LayerNorm(channels, _EPS)
-        self.ffn = FeedForward(channels, hidden, "gelu", bias=True)
-        self.ffn_norm = nn.LayerNorm(channels, _EPS)
+            self.cross_norm = nn.LayerNorm(channels, eps)
+        self.ffn = FeedForward(channels, hidden, act, bias=True)
+        self.ffn_norm = nn.LayerNorm(channels, eps)
 
     def forward(self, q: Tensor, x: Tensor) -> Tensor:
         q = self.self_norm(q + self.self_attention(q, q, q))

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .attention import Attention, Depth, FeedForward, Ffn, HeadDim, Heads, Queries, queries
+from .core.activation import Act
 from .core.block import Block
 from .core.errors import SpecError
 from .core.feature import Feature
@@ -40,6 +41,7 @@ class Resampler(Block):
         eps: The eps of the norms.
         ffn: The feed-forward layers: two linear layers and ``gelu`` (OpenFlamingo) or ``relu``
             (Idefics), or ``swiglu`` (Idefics2).
+        gate: The activation of the gate of ``swiglu``.
         qk_norm: Whether a LayerNorm normalises each head's queries and keys, as in some Idefics
             models.
     """
@@ -55,6 +57,7 @@ class Resampler(Block):
     norm: Norm = "layer"
     eps: Annotated[float, Field(gt=0, le=1)] = 1e-5
     ffn: Ffn = "gelu"
+    gate: Act = "silu"
     qk_norm: bool = False
 
     @model_validator(mode="after")
@@ -93,7 +96,7 @@ class Resampler(Block):
                     qk_norm=self.qk_norm,
                 ),
                 norm(),
-                FeedForward(x.channels, 4 * x.channels, self.ffn, bias=False),
+                FeedForward(x.channels, 4 * x.channels, self.ffn, bias=False, gate=self.gate),
             )
             for _ in range(self.depth)
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,12 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Linear
 
+from ..blocks.core.activation import activation
+from ..blocks.core.block import Step
 from ..blocks.core.chain import Chain, run_in_order
 from ..blocks.core.errors import SpecError
 from ..blocks.core.fast import hooked
 from ..blocks.core.feature import Grid
 from ..blocks.core.linear import project
 from ..blocks.depthwise import to_nchw
+from ..blocks.norm_act import NormAct
+from ..blocks.patch_merge import PatchMerge
 from ..blocks.pointwise import Pointwise
 from ..blocks.residual import Residual
 from ..blocks.squeeze_excite import make_divisible
@@ -109,6 +114,21 @@ class LinearProjector(UpstreamProjector, Linear):
         return _as_tokens(partial(project, self), x)
 
 
+def _modules(steps: Iterable[Step]) -> Iterator[nn.Module]:
+    """Yield what a sequence of upstream's has for linear layers, norms, activations and merges."""
+    for step in steps:
+        match step.block:
+            case Pointwise(bias=bias):
+                yield Linear(step.x.channels, step.y.channels, bias=bias)
+            case NormAct(norm=norm, eps=eps, act=act):
+                if norm == "layer":
+                    yield nn.LayerNorm(step.x.channels, eps)
+                if act != "none":
+                    yield activation(act)
+            case PatchMerge() as merge:
+                yield merge.build(step.x)
+
+
 class MlpProjector(UpstreamProjector):
     """Linear layers with GELU between each two, then residual blocks; keys as of a sequence."""
 
@@ -116,11 +136,9 @@ class MlpProjector(UpstreamProjector):
 
     def __init__(self, stack: Stack) -> None:
         super().__init__(stack)
-        modules: list[nn.Module] = []
-        for step in range(count_blocks(stack, Pointwise)):
-            modules += [nn.GELU()] if step else []
-            modules.append(Linear(stack.out if step else stack.in_, stack.out))
-        modules += [SimpleResBlock(stack.out) for _ in range(count_blocks(stack, Residual))]
+        steps, residuals = stack.walk(), count_blocks(stack, Residual)
+        modules = [*_modules(steps[: len(steps) - 2 * residuals])]  # a norm is part of each
+        modules += [SimpleResBlock(stack.out) for _ in range(residuals)]
         for index, module in enumerate(modules):
             self.add_module(str(index), module)
 
@@ -133,6 +151,12 @@ class MlpResProjector(MlpProjector):
     """An MLP with residual blocks."""
 
     layout = "mlp-res"
+
+
+class MlpNormProjector(MlpProjector):
+    """Yi-VL's: a LayerNorm after each linear layer."""
+
+    layout = "mlp-norm"
 
 
 class SimpleResBlock(nn.Module):
@@ -148,6 +172,66 @@ class SimpleResBlock(nn.Module):
         x = self.pre_norm(x)
         y: Tensor = x + self.proj(x)
         return y
+
+
+class PoolerProjector(UpstreamProjector):
+    """LLaVA-NeXT's. Keys: ``conv_pool.``, ``proj.1.``."""
+
+    layout = "pooler"
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.conv_pool = nn.Conv2d(stack.in_, stack.out, 2, 2)
+        self.proj = Chain(nn.GELU(), Linear(stack.out, stack.out))
+
+    def _chain(self, x: Tensor) -> Tensor:
+        return _as_tokens(self.proj, _as_map(self.conv_pool, x))
+
+
+# ---------------------------------------------------------------------- VILA and DeepSeek-VL2
+
+
+class NvilaProjector(UpstreamProjector):
+    """VILA's and NVILA's. Keys: ``layers.``, of a sequence that begins with the merge."""
+
+    layout = "nvila"
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.layers = MergeFirst(*_modules(stack.walk()))
+
+    def _chain(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y
+
+
+class NvilaLiteProjector(NvilaProjector):
+    """NVILA-Lite's."""
+
+    layout = "nvila-lite"
+
+
+class MergeFirst(nn.Sequential):
+    """A merge, then layers on tokens; ``(b, h, w, c) -> (b, h', w', d)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(b, h, w, c) -> (b, h', w', d)``."""
+        merge, *layers = self
+        return _as_tokens(partial(run_in_order, layers), merge(x))
+
+
+class DeepseekVL2Projector(UpstreamProjector):
+    """DeepSeek-VL2's. Keys: ``layers.``, of a sequence after the merge."""
+
+    layout = "deepseek-vl2"
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack)
+        self.merge, *layers = _modules(stack.walk())
+        self.layers = Chain(*layers)
+
+    def _chain(self, x: Tensor) -> Tensor:
+        return _as_tokens(self.layers, self.merge(x))
 
 
 # ---------------------------------------------------------------------- MobileVLM
@@ -294,23 +378,30 @@ class PosInjectLayer(nn.Module):
 
 # ---------------------------------------------------------------------- the function
 
+# Upstream's types, as patterns, and the modules that it has for them.
 _UPSTREAM: dict[str, type[UpstreamProjector]] = {
-    "identity": MlpProjector,
+    "identity|IdentityMap": MlpProjector,
     "linear": LinearProjector,
-    "ldpnet": LDPNetProjector,
-    "ldpnetv2": LDPNetV2Projector,
-    **{f"mlp{n}x-gelu": MlpProjector for n in range(1, 9)},
-    "mlp2x-res2x-gelu": MlpResProjector,
+    "ldpnet|LDPNetProjector": LDPNetProjector,
+    "ldpnetv2|ldpv2|LDPNetV2Projector": LDPNetV2Projector,
+    r"mlp\d+x_gelu": MlpProjector,
+    r"mlp\d+x_gelu_Norm": MlpNormProjector,
+    r"mlp\d+x_res\d+x_gelu": MlpResProjector,
+    "pooler|PoolerProjector": PoolerProjector,
+    "mlp_downsample|mlp_downsample_2x2_fix": NvilaProjector,
+    "mlp_downsample_3x3_fix": NvilaLiteProjector,
+    "downsample_mlp_gelu|MlpProjector": DeepseekVL2Projector,
 }
 
 
 def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any) -> Projector:
-    """Build the projector that a LLaVA or MobileVLM config names.
+    """Build the projector that a config of LLaVA, MobileVLM or one of their kin names.
 
     Reads ``mm_projector_type`` (missing: ``linear``), ``mm_hidden_size`` and ``hidden_size``. The
-    type is any registered name, by exact match. For upstream's own types the modules are upstream's
-    own classes under upstream's own keys (``0.weight``, ``model.mlp.1.weight``), so that their
-    loading and saving code, and adapters, work unchanged.
+    type is any registered name or alias, by exact match. For the types of LLaVA, LLaVA-NeXT,
+    MobileVLM, Yi-VL, VILA and DeepSeek-VL2 the modules are upstream's own classes under upstream's
+    own keys (``0.weight``, ``model.mlp.1.weight``), so that their loading and saving code, and
+    adapters, work unchanged.
 
     Args:
         config: An object with those attributes, or a mapping with those keys.
@@ -325,7 +416,10 @@ def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any)
     if not isinstance(name, str):
         raise SpecError(quote(name), "config.mm_projector_type", "a registered name")
     stack = to_stack(name, _read(config, "mm_hidden_size"), _read(config, "hidden_size"), {})
-    return _UPSTREAM.get(name.replace("_", "-"), Projector)(stack)
+    written = name.replace("-", "_")  # both read alike in these names
+    return next(
+        (cls for types, cls in _UPSTREAM.items() if re.fullmatch(types, written)), Projector
+    )(stack)
 
 
 def _read(config: Any, key: str, default: Any = None) -> Any:

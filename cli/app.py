@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from . import bench, checkpoint, export, plugins, zoo
+from .info import info
 from .new import new
 from .options import Json
 from .output import echo_json
@@ -68,6 +69,7 @@ def help_(
 
 _VERBS: dict[str, Callable[..., None]] = {
     "list": zoo.list_,
+    "info": info,
     "show": zoo.show,
     "tokens": zoo.tokens,
     "spec": zoo.spec,

@@ -64,10 +64,11 @@ TokenOrder = Annotated[
 
 
 def names(incomplete: str) -> list[str]:
-    """Return the projector names that a shell offers as completions."""
+    """Return the projector names and aliases that a shell offers as completions."""
     known = PROJECTORS.names()
     if "_" in incomplete:  # which stands for "-"
         known = [name.replace("-", "_") for name in known]
+    known = sorted({*known, *PROJECTORS.aliases()})
     return [name for name in known if name.startswith(incomplete)]
 
 

@@ -27,6 +27,10 @@ _REWORDINGS = [
         ),
         (rf"load_projector\({_TEXT}({_ARGUMENTS})\)", _INSPECT),
         (rf"inspect_checkpoint\({_TEXT}()\)(?:\.spec)?", _INSPECT),
+        (
+            rf"build_projector\({_TEXT}, (\d+), (\d+)((?:, \w+=[^,()]+)*)\)",
+            "mobilevlm show {} in={} out={}{}",
+        ),
         (rf"load_spec\({_TEXT}\)", "mobilevlm show {}"),
         (r"load_projector\(\.\.\., check_values=True\)", "mobilevlm inspect --values"),
         (r"(?:replace=True )?\(--force\)|\breplace=True\b", "--force"),
@@ -66,6 +70,8 @@ def on_the_command_line(advice: str) -> str:
     'Give grid=24x24, or --dynamic-grid.'
     >>> on_the_command_line("Write load_projector('my model').")
     "Write mobilevlm inspect 'my model'."
+    >>> on_the_command_line("Write build_projector('mlp', 1024, 2048, depth=3, act='silu').")
+    "Write mobilevlm show mlp in=1024 out=2048 depth=3 act='silu'."
     """
     return _ANY.sub(_reword, advice)
 
@@ -88,5 +94,5 @@ def _shell_quoted(text: str) -> str:
     """Return a Python string literal as a word of a shell, on one line."""
     try:
         return shlex.quote(printable(ast.literal_eval(text)))
-    except (SyntaxError, ValueError):  # cut off
-        return text
+    except (SyntaxError, ValueError):  # cut off, or a call's keywords
+        return text.replace(", ", " ")

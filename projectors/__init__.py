@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..registry import INSTALLED, Registry
-from .index import aliases
+from .index import advice, aliases
 
 if TYPE_CHECKING:
     from .preset import Preset
@@ -62,6 +62,7 @@ FAMILIES = {
     "mlp-res": "mobilevlm.projectors.zoo.mlp_res:MlpRes",
     "nvila-lite": "mobilevlm.projectors.zoo.nvila_lite:NvilaLite",
     "perception-lm": "mobilevlm.projectors.zoo.perception_lm:PerceptionLM",
+    "pooler": "mobilevlm.projectors.zoo.pooler:Pooler",
     "qwen-vl": "mobilevlm.projectors.zoo.qwen_vl:QwenVL",
     "qwen2-vl": "mobilevlm.projectors.zoo.qwen2_vl:Qwen2VL",
     "vipllava": "mobilevlm.projectors.zoo.vipllava:VipLlava",
@@ -79,4 +80,5 @@ PROJECTORS: Registry[Preset | type[Preset]] = Registry(
     expected="a subclass of mobilevlm.Preset with an expand method, or an instance of one",
     installed=INSTALLED,
     other="mobilevlm.blocks:BLOCKS",
+    advise=advice,
 )

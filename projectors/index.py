@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,14 +12,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .upstream import Upstream
 
-__all__ = ["INDEX", "aliases", "read_index", "upstream_entry", "upstream_index"]
+__all__ = [
+    "INDEX",
+    "advice",
+    "aliases",
+    "find_model",
+    "folded",
+    "models",
+    "read_index",
+    "upstream_entry",
+    "upstream_index",
+]
 
 INDEX = Path(__file__).parent / "zoo" / "index.json"
 
 
 @cache
 def read_index() -> Mapping[str, Any]:
-    """Return what the file says of each family: its models, aliases and upstream entries.
+    """Return what the file says of each family: its other names, size and upstream entries.
 
     Families that are not in the table are left out: the file may be out of date.
     """
@@ -28,13 +39,57 @@ def read_index() -> Mapping[str, Any]:
     return {family: row for family, row in found.items() if family in FAMILIES}
 
 
-def aliases() -> dict[str, tuple[str, Mapping[str, Any]]]:
-    """Return each alias with its family's name and its options."""
+def _named(*columns: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
     return {
-        alias: (family, options)
+        name: (family, options)
+        for column in columns
         for family, row in read_index().items()
-        for alias, options in row["aliases"].items()
+        for name, options in row[column].items()
     }
+
+
+def aliases() -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return each alias with its family's name and its options; upstream's classes come last."""
+    return _named("aliases", "classes")
+
+
+def models() -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return each model's name with the family and the options that it means."""
+    return _named("models")
+
+
+def folded(text: str) -> str:
+    """Return text as searches compare it: case, spaces, ``-``, ``_`` and ``.`` do not matter.
+
+    What stands in the brackets of a pattern stays.
+
+    >>> folded("SmolVLM-2.2B"), folded("[a-c]*_x")
+    ('smolvlm22b', '[a-c]*x')
+    """
+    parts = re.split(r"(\[[^\]]*\])", text.lower())
+    return "".join(part if part.startswith("[") else re.sub(r"[-_.\s]", "", part) for part in parts)
+
+
+def find_model(name: str) -> tuple[str, str, Mapping[str, Any]] | None:
+    """Return a model's name as it is written, its family and the options it means, or None."""
+    for model, (family, options) in models().items():
+        if folded(model) == folded(name):
+            return model, family, options
+    return None
+
+
+def advice(name: str) -> str:
+    """Return what to write for a model's name; empty if it is none.
+
+    >>> advice("smolvlm")
+    "SmolVLM uses idefics3: write build_projector('idefics3', 1024, 2048, merge=3)."
+    """
+    found = find_model(name)
+    if found is None:
+        return ""
+    model, family, options = found
+    call = "".join(f", {key}={value!r}" for key, value in options.items())
+    return f"{model} uses {family}: write build_projector({family!r}, 1024, 2048{call})."
 
 
 @cache

@@ -83,8 +83,8 @@ class Projector(nn.Module):
         self._mixing = [mixes_tokens([block]) for block in stack.blocks]
         self._sequence = plan.steps[-1].y.layout == "sequence"
         # Blocks that treat every token alike do not care for the order.
-        blocked = self._needs_grid and stack.token_order == "blocked"
-        self._block_major = BlockMajor(stack.blocks) if blocked else None
+        side = stack.token_block if self._needs_grid else 1
+        self._block_major = BlockMajor(stack.blocks, side) if side > 1 else None
         self._grids: dict[Grid, list[Grid]] = {}  # by a grid that fits: the grid after each block
 
     # ------------------------------------------------------------------ on paper

@@ -19,11 +19,14 @@ from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Channels, Feature, check_grid
 from ..blocks.core.spec import Spec, shown
 
-__all__ = ["SCHEMA", "PrefixTokens", "Stack"]
+__all__ = ["SCHEMA", "PrefixTokens", "Stack", "TokenOrder"]
 
 SCHEMA = 1
 
 PrefixTokens = Annotated[int, Field(ge=0, le=1024)]
+
+
+TokenOrder = Literal["raster", "blocked", "blocked-3x3", "blocked-4x4"]
 
 
 def _check_schema(schema: Any) -> Any:
@@ -49,7 +52,8 @@ class Stack(Spec):
         out: The output width.
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry.
         token_order: The order of the input tokens: ``raster``: row by row; ``blocked``: the four
-            tokens of each 2x2 block together, as Qwen's towers return them.
+            tokens of each 2x2 block together, as Qwen's towers return them; ``blocked-3x3`` and
+            ``blocked-4x4``: those of larger blocks.
         blocks: The chain.
 
     Raises:
@@ -62,7 +66,7 @@ class Stack(Spec):
     in_: Channels = Field(validation_alias=AliasChoices("in", "in_"), serialization_alias="in")
     out: Channels
     prefix_tokens: PrefixTokens = 0
-    token_order: Literal["raster", "blocked"] = "raster"
+    token_order: TokenOrder = "raster"
     blocks: Blocks
 
     @classmethod
@@ -105,6 +109,11 @@ class Stack(Spec):
                 f"It is given {last.x} by {giver}.",
             )
         return tuple(step.block for step in steps)
+
+    @property
+    def token_block(self) -> int:
+        """The side of the blocks in which the input tokens come; 1 if they come row by row."""
+        return {"raster": 1, "blocked": 2}.get(self.token_order) or int(self.token_order[-1])
 
     @property
     def needs_grid(self) -> bool:

@@ -1,4 +1,4 @@
-"""Tokens that do not come row by row: Qwen's towers give each 2x2 block's tokens together."""
+"""Tokens that do not come row by row: Qwen's towers give each block's tokens together."""
 
 from __future__ import annotations
 
@@ -22,30 +22,32 @@ __all__ = ["BlockMajor", "BlockMerge"]
 class BlockMajor:
     """The block-major order of a projector's input, undone at the latest possible place.
 
-    Blocks before a 2x2 merge treat every token alike, and the merge of a block whose tokens stand
+    Blocks before a merge treat every token alike, and the merge of a block whose tokens stand
     together is a view. So where such a merge comes first, tokens stay as they are until then;
     elsewhere they are put into rows at the start, which costs a copy.
 
     Args:
         blocks: The projector's blocks.
+        side: The side of the blocks in which the tokens come.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self._place = _first_merge(blocks)
-        self._merge = BlockMerge()
+    def __init__(self, blocks: Sequence[Block], side: int) -> None:
+        self._side = side
+        self._place = _first_merge(blocks, side)
+        self._merge = BlockMerge(side)
 
     def check(self, grid: Grid) -> None:
-        """Check that a grid divides into blocks of 2x2.
+        """Check that a grid divides into blocks.
 
         Raises:
-            GridError: A side is odd.
+            GridError: It does not.
         """
-        h, w = grid
-        if h % 2 or w % 2:
+        (h, w), side = grid, self._side
+        if h % side or w % side:
             raise GridError(
-                f"a grid of {h}x{w} cannot come in blocks of 2x2",
+                f"a grid of {h}x{w} cannot come in blocks of {side}x{side}",
                 "grid",
-                "even sides",
+                "even sides" if side == 2 else f"sides that {side} divides",
                 "Set token_order='raster' if the tokens come row by row.",
             )
 
@@ -53,7 +55,7 @@ class BlockMajor:
         """Return tokens ``(b, n, c)`` and what to call on them, as a feature ``(b, h, w, c)``."""
         layers = self._layers(chain)
         if layers is None:
-            return _to_raster(x, grid), chain
+            return _to_raster(x, grid, self._side), chain
         return x, partial(run, [layers[place] for place in chain.order()])
 
     def enter_packed(
@@ -62,7 +64,7 @@ class BlockMajor:
         """Return packed tokens ``(n, c)`` and the layers to run on them, in the order written."""
         layers = self._layers(chain)
         if layers is None:
-            return _to_raster_packed(x, grids), chain.layers()
+            return _to_raster_packed(x, grids, self._side), chain.layers()
         return x, layers
 
     def _layers(self, chain: Chain) -> list[Layer] | None:
@@ -78,36 +80,40 @@ class BlockMajor:
 
 
 class BlockMerge(nn.Module):
-    """The 2x2 merge of block-major tokens: a view. ``(b, h, w, c) -> (b, h/2, w/2, 4*c)``."""
+    """The merge of block-major tokens: a view. ``(b, h, w, c) -> (b, h/s, w/s, s*s*c)``."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        return x.reshape(b, h // 2, w // 2, 4 * c)
+        (b, h, w, c), side = x.shape, self.side
+        return x.reshape(b, h // side, w // side, side * side * c)
 
     def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
-        """``(n, c) -> (n/4, 4*c)``."""
-        return x.reshape(-1, 4 * x.shape[1])
+        """``(n, c) -> (n/(s*s), s*s*c)``."""
+        return x.reshape(-1, self.side**2 * x.shape[1])
 
 
-def _first_merge(blocks: Sequence[Block]) -> int | None:
-    """Return the place of the 2x2 merge before which every token is treated alike, if any."""
+def _first_merge(blocks: Sequence[Block], side: int) -> int | None:
+    """Return the place of such blocks' merge before which tokens are treated alike, if any."""
     for place, block in enumerate(blocks):
         if type(block) is PatchMerge:
             plain = block.order == "hwc" and block.odd == "refuse" and not block.transpose
-            return place if plain and block.size == (2, 2) else None
+            return place if plain and block.size == (side, side) else None
         if mixes_tokens([block]):
             return None
     return None
 
 
-def _to_raster(x: Tensor, grid: Grid) -> Tensor:
+def _to_raster(x: Tensor, grid: Grid, side: int) -> Tensor:
     """Put block-major tokens into rows; ``(b, n, c) -> (b, n, c)``."""
     h, w = grid
     b, _, c = x.shape
-    return x.view(b, h // 2, w // 2, 2, 2, c).transpose(2, 3).flatten(1, 4)
+    return x.view(b, h // side, w // side, side, side, c).transpose(2, 3).flatten(1, 4)
 
 
-def _to_raster_packed(x: Tensor, grids: Sequence[Grid]) -> Tensor:
+def _to_raster_packed(x: Tensor, grids: Sequence[Grid], side: int) -> Tensor:
     """Put packed block-major tokens into rows; ``(n, c) -> (n, c)``."""
-    index, _ = window_index(grids, (2, 2), ceil=False, device=x.device)
+    index, _ = window_index(grids, (side, side), ceil=False, device=x.device)
     return torch.empty_like(x).index_copy(0, index.flatten(), x)

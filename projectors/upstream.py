@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from ..blocks.core.activation import TRANSFORMERS_NAMES
 from ..registry import quote
 from .errors import CheckpointError
 
@@ -29,21 +30,6 @@ __all__ = [
     "refused",
     "with_norm",
 ]
-
-# Activations by transformers' names.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_fast": "gelu-tanh",
-    "gelu_new": "gelu-tanh",
-    "gelu_python": "gelu",
-    "gelu_pytorch_tanh": "gelu-tanh",
-    "hardswish": "hardswish",
-    "quick_gelu": "quick-gelu",
-    "relu": "relu",
-    "relu2": "relu2",
-    "silu": "silu",
-    "swish": "silu",
-}
 
 
 @dataclass(frozen=True)
@@ -177,15 +163,15 @@ class Checkpoint:
             )
         self.notes.append(f"config.json says {path} {value!r}, and the tensors are {means}'s")
 
-    def act(self, path: str = "projector_hidden_act") -> str:
-        """Return our name of the activation that a setting names, which is GELU by default."""
+    def act(self, path: str = "projector_hidden_act", default: str = "gelu") -> str:
+        """Return our name of the activation that a setting names; by default transformers' one."""
         if "act" in self.given:
             return str(self.given["act"])
-        name = self.setting(path, "gelu")
-        if not isinstance(name, str) or name not in _ACTIVATIONS:
-            expected = f"one of {', '.join(_ACTIVATIONS)}"
+        name = self.setting(path, default)
+        if not isinstance(name, str) or name not in TRANSFORMERS_NAMES:
+            expected = f"one of {', '.join(TRANSFORMERS_NAMES)}"
             raise CheckpointError(quote(name), f"config.json: {path}", expected)
-        return _ACTIVATIONS[name]
+        return TRANSFORMERS_NAMES[name]
 
     def matrix(self, key: str) -> tuple[int, int]:
         """Return the two sides of a weight, (out, in)."""

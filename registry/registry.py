@@ -43,8 +43,9 @@ class Registry(Generic[T]):
         group: The entry-point group that plugins use.
         builtins: Short name to ``module:attribute``. These names cannot be taken over.
         more_builtins: ``module:attribute`` of further such tables, imported at the first look-up.
-        aliases: Other built-in names: alias to the short name it stands for and its options; or a
-            function that returns them, called at the first look-up.
+        aliases: Other names of built-ins: alias to the short name it stands for and its options;
+            or a function that returns them, called at the first look-up. They are looked up, but
+            not listed.
         specialise: Applies an alias's options: called with the thing its short name stands for,
             and the options.
         accepts: Whether a loaded object is of this kind.
@@ -52,6 +53,7 @@ class Registry(Generic[T]):
         installed: The installed distributions, which registries may share.
         other: ``module:attribute`` of the registry that this one is confused with: an unknown
             name is looked up there, for a hint.
+        advise: Returns a hint for an unknown name, or an empty string.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Registry(Generic[T]):
         expected: str,
         installed: Installed | None = None,
         other: str = "",
+        advise: Callable[[str], str] | None = None,
     ) -> None:
         self.kind = kind
         self.group = group
@@ -78,6 +81,7 @@ class Registry(Generic[T]):
         self._accepts = accepts
         self._expected = expected
         self._other = other
+        self._advise = advise
         self._plugins = Plugins(kind, group, accepts, expected, installed or Installed())
         self._lock = threading.RLock()  # held to change the two below
         self._local: dict[str, T] = {}
@@ -89,29 +93,49 @@ class Registry(Generic[T]):
         return dict(given() if callable(given) else given)
 
     @cached_property
-    def _builtins(self) -> dict[str, str]:
-        """Every built-in name, aliases too, with its ``module:attribute``; sorted."""
+    def _names_of_builtins(self) -> dict[str, str]:
+        """Every built-in name with its ``module:attribute``, without aliases; sorted."""
         found = dict(self._rows)
         for table in self._tables:
             found |= pkgutil.resolve_name(table)
-        found |= {alias: found[name] for alias, (name, _) in self._aliases.items()}
         return dict(sorted(found.items()))
+
+    @cached_property
+    def _builtins(self) -> dict[str, str]:
+        """Every built-in name and alias, with its ``module:attribute``."""
+        found = self._names_of_builtins
+        return found | {alias: found[name] for alias, (name, _) in self._aliases.items()}
+
+    @cached_property
+    def _short(self) -> dict[str, str]:
+        """The built-in names and aliases by their short names, so that ``_`` reads as ``-``."""
+        aliases = {short: alias for alias in self._aliases if (short := normalize(alias))}
+        return aliases | {name: name for name in self._names_of_builtins}
 
     def __repr__(self) -> str:
         return f"<Registry of {self.kind}s, entry-point group {self.group!r}>"
 
     def __contains__(self, name: object) -> bool:
+        """Return whether `get` finds the name: a registered one, or an alias."""
         match = self._match(name)
         return match is not None and len(match[1]) <= 1
+
+    def __len__(self) -> int:
+        """Return how many names are registered, aliases not counted."""
+        return len(self.entries())
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the registered names, as `names` returns them."""
+        return iter(self.names())
 
     # ------------------------------------------------------------------ list
 
     def names(self) -> list[str]:
-        """Return every name as `get` takes it, sorted. Imports none of them."""
+        """Return every registered name, without aliases, sorted. Imports none of them."""
         return [entry.name for entry in self.entries()]
 
     def entries(self) -> list[Entry]:
-        """Return every entry, sorted by name. Imports none of them.
+        """Return the entry of every registered name, sorted by name. Imports none of them.
 
         A plugin's entry is listed under its short name where that is enough to find it, else
         under its qualified name.
@@ -119,12 +143,17 @@ class Registry(Generic[T]):
         Raises:
             BrokenPlugin: In strict mode, something is wrong with an installed plugin.
         """
-        self._plugins.check_strict(self._builtins)
-        found = {name: Entry(name, BUILT_IN, "", to) for name, to in self._builtins.items()}
+        self._plugins.check_strict(self._short)
+        ours = self._names_of_builtins.items()
+        found = {name: Entry(name, BUILT_IN, "", to) for name, to in ours}
         local = self._local.copy().items()
         found |= {name: Entry(name, LOCAL, "", target_of(thing)) for name, thing in local}
         found |= {entry.name: entry for _, entry in self._listed()}
         return [found[name] for name in sorted(found)]
+
+    def aliases(self) -> Aliases:
+        """Return each alias with the short name it stands for and its options."""
+        return dict(self._aliases)
 
     def plugins(self, *, check: bool = False) -> list[Plugin]:
         """Return every entry of every plugin, also those switched off, sorted by name.
@@ -146,7 +175,7 @@ class Registry(Generic[T]):
 
     def conflicts(self) -> list[Problem]:
         """Return the short names that plugins offer but do not get."""
-        return list(self._plugins.conflicts(self._builtins))
+        return list(self._plugins.conflicts(self._short))
 
     def refresh(self) -> None:
         """Look at the installed distributions again, as after an install in a running notebook.
@@ -196,8 +225,8 @@ class Registry(Generic[T]):
             UnknownName: It is not registered.
         """
         # A class may have been imported directly; its module is loaded then.
-        for name, builtin in self._builtins.items():
-            if name not in self._aliases and _peek(builtin) is thing:
+        for name, builtin in self._names_of_builtins.items():
+            if _peek(builtin) is thing:
                 return name
         for name, candidate in (self._specialised.copy() | self._plugins.loaded()).items():
             if candidate is thing:
@@ -251,8 +280,8 @@ class Registry(Generic[T]):
         if not self._accepts(thing):
             found = f"{quote(thing)} cannot be a {self.kind}"
             raise RegistryError(found, f"register({key!r})", self._expected)
-        if key in self._builtins:
-            found = f"{self.kind} {key!r} is built in and cannot be replaced"
+        if key in self._short:
+            found = f"{self.kind} {self._short[key]!r} is built in and cannot be replaced"
             raise NameTaken(found, hint="Choose another name.")
         with self._lock:
             other = self._names.get(id(thing), key)
@@ -289,7 +318,7 @@ class Registry(Generic[T]):
 
     def _match(self, name: object) -> tuple[str, list[PluginEntryPoint]] | None:
         """Return the canonical key and the plugins that offer it (none if it is ours), or None."""
-        self._plugins.check_strict(self._builtins)
+        self._plugins.check_strict(self._short)
         if isinstance(name, str) and name in self._aliases:  # as written: it may be no short name
             return name, []
         parsed = parse(name)
@@ -297,7 +326,7 @@ class Registry(Generic[T]):
             return None
         distribution, short = parsed
         if distribution is None and self._is_ours(short):
-            return short, []
+            return self._short.get(short, short), []
         points = [
             point
             for point in self._plugins.entry_points()
@@ -306,7 +335,7 @@ class Registry(Generic[T]):
         return (points[0].qualified, points) if points else None
 
     def _is_ours(self, short: str) -> bool:
-        return short in self._local or short in self._builtins
+        return short in self._local or short in self._short
 
     def _resolve(self, name: object) -> tuple[str, PluginEntryPoint | None]:
         """Return the canonical key, and the entry point if it is a plugin's."""
@@ -353,6 +382,8 @@ class Registry(Generic[T]):
             if short == point.name and distribution in (None, point.distribution):
                 by = f"It is offered by {point.distribution}"
                 return f"{by}, which {DISABLE_VARIABLE} switches off."
+        if isinstance(name, str) and self._advise and (advice := self._advise(name)):
+            return advice
         other: Registry[Any] | None = pkgutil.resolve_name(self._other) if self._other else None
         if other is not None and other._match(name):
             return f"{quote(name)} is a {other.kind}, not a {self.kind}."
@@ -372,7 +403,8 @@ class Registry(Generic[T]):
                 absent = "which is not installed or offers no such thing"
                 return f"It comes from {distribution!r}, {absent}."
         few = ", ".join(sorted(names)[:12]) + (", and others" if len(names) > 12 else "")
-        return did_you_mean(name, names) or _worker_hint() or f"Known: {few}."
+        alike = did_you_mean(name, names if distribution else [*names, *self._aliases])
+        return alike or _worker_hint() or f"Known: {few}."
 
 
 def target_of(thing: object) -> str:

@@ -53,7 +53,7 @@ class _ProjectorBuilder(Builder):
 
     def case(self, grid: Grid) -> Case:
         (h, w), stack, where = grid, self.stack, self.describe(grid)
-        if stack.token_order == "blocked" and (h % 2 or w % 2):
+        if h % stack.token_block or w % stack.token_block:
             raise GridError("tokens come in blocks of 2x2", where, "even sides")
         expected = "a token count, or a SpecError or GridError"
         with attempt("its plan", where, expected, passing=MobileVLMError):

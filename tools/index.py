@@ -12,14 +12,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mobilevlm import BLOCKS, PROJECTORS, Preset
+from mobilevlm import BLOCKS, PROJECTORS, Plan, Preset
 from mobilevlm.projectors import FAMILIES
+from mobilevlm.projectors.describe import paragraph
+from mobilevlm.projectors.index import folded
 from mobilevlm.projectors.upstream import Upstream
 
 ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "projectors" / "zoo" / "index.json"
 PYPROJECT = ROOT / "pyproject.toml"
 NOT_DATA = {"names", "read"}  # functions, or names of no use before the family is imported
+# The case of the README's table, and where a family needs another one.
+CASE = {"in": 1024, "out": 2048, "grid": [24, 24]}
+SPECIAL: dict[str, dict[str, Any]] = {"identity": {"in": 2048}, "voxtral": {"grid": [1, 576]}}
 
 
 def families() -> dict[str, type[Preset]]:
@@ -43,16 +48,41 @@ def upstream_row(entry: Upstream) -> dict[str, Any]:
     }
 
 
-def index() -> str:
-    """Return the text of the index."""
-    rows = {
-        name: {
-            "models": models(cls),
-            "aliases": cls.aliases,
-            "upstream": [upstream_row(entry) for entry in cls.upstream],
-        }
-        for name, cls in families().items()
+def standard_plan(name: str) -> Plan:
+    """Return the plan of a family for the case of the README's table, its options at defaults."""
+    case: dict[str, Any] = CASE | SPECIAL.get(name, {})
+    h, w = case["grid"]
+    return Plan(families()[name]().stack(case["in"], case["out"]), (h, w))
+
+
+def family_row(name: str, cls: type[Preset]) -> dict[str, Any]:
+    """Return what the index says of a family. An alias in capitals is a class of upstream's."""
+    plan, note = standard_plan(name), paragraph(cls, "Note")
+    classes = {alias for alias in cls.aliases if alias[0].isupper()}
+    return {
+        **({"note": note} if note else {}),
+        "models": cls.models,
+        "aliases": {k: v for k, v in cls.aliases.items() if k not in classes},
+        "classes": {k: v for k, v in cls.aliases.items() if k in classes},
+        "case": CASE | SPECIAL.get(name, {}),
+        "tokens": plan.tokens_out,
+        "parameters": plan.parameters,
+        "upstream": [upstream_row(entry) for entry in cls.upstream],
     }
+
+
+def index() -> str:
+    """Return the text of the index.
+
+    Raises:
+        SystemExit: A name means two things.
+    """
+    names: dict[str, str] = {folded(name): name for name in FAMILIES}
+    for name, cls in families().items():
+        for other in {folded(each) for each in (*cls.aliases, *cls.models)}:
+            if names.setdefault(other, name) != name:
+                raise SystemExit(f"{other!r} is a name of {names[other]} and of {name}")
+    rows = {name: family_row(name, cls) for name, cls in families().items()}
     return json.dumps(rows, indent=1) + "\n"
 
 

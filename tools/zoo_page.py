@@ -7,24 +7,19 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from helpers.golden import GOLDEN
-from index import families, models
+from index import families, models, standard_plan
 from reference import attention, documents, zoo
 
-from mobilevlm import PROJECTORS, Plan, Preset, load_spec, plan_projector
+from mobilevlm import PROJECTORS, Preset, load_spec, plan_projector
+from mobilevlm.projectors.describe import attributes, paragraphs
 
 ROOT = Path(__file__).parents[1]
-# Where the standard case does not fit.
-SPECIAL: dict[str, dict[str, Any]] = {
-    "identity": {"in_": 2048},
-    "voxtral": {"grid": (1, 576)},
-}
 # A source: a repository, a path in it (below src/transformers for that one) and the classes or
 # functions there; or a paper.
 TRANSFORMERS = "huggingface/transformers"
@@ -36,31 +31,12 @@ PLAIN = "plain torch"
 PAPER = re.compile(r'\w+ et al\., "[^"]+", \d{4}')
 
 
-def standard_plan(name: str) -> Plan:
-    """The case of the README's table: 1024 -> 2048, 24x24 tokens, the options at their defaults."""
-    case: dict[str, Any] = {"in_": 1024, "out": 2048, "grid": (24, 24), **SPECIAL.get(name, {})}
-    return plan_projector(name, **case)
-
-
 # ---------------------------------------------------------------------------- docstrings
-
-
-def paragraphs(cls: type) -> list[str]:
-    """A docstring's paragraphs, each on one line, without the attributes."""
-    doc = inspect.cleandoc(cls.__doc__ or "").split("\nAttributes:")[0]
-    return [" ".join(part.split()) for part in doc.split("\n\n") if part.strip()]
 
 
 def first_line(cls: type) -> str:
     """A docstring's first sentence, as one line that fits a table."""
     return paragraphs(cls)[0].removesuffix(".").replace("``", "`").replace("|", "\\|")
-
-
-def attributes(cls: type) -> dict[str, str]:
-    """What a docstring says of each attribute."""
-    doc = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
-    found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", doc, re.MULTILINE | re.DOTALL)
-    return {name: " ".join(text.split()) for name, text in found}
 
 
 def used_by(cls: type[Preset]) -> str:
@@ -188,10 +164,10 @@ def zoo_page() -> str:
     ]
     for name, cls in families().items():
         lines = [f"## {name}"]
-        also = [f"`{other}`" for other in sorted(cls.aliases)]
+        also = [f"`{other}`" for other in cls.aliases]
         lines += [part.replace("``", "`") for part in paragraphs(cls)]
         if also:
-            lines.append(f"Names with options set: {', '.join(also)}.")
+            lines.append(f"Other names: {', '.join(also)}.")
         lines.append(f"Checked against: {', '.join(checked[name])}.")
         said = attributes(cls)
         if missing := sorted(cls.model_fields.keys() - said.keys() - {"prefix_tokens"}):

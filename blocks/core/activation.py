@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 __all__ = [
+    "TRANSFORMERS_NAMES",
     "Act",
     "Gate",
     "QuickGELU",
@@ -19,10 +21,44 @@ __all__ = [
     "keeps_nothing",
 ]
 
-Act: TypeAlias = Literal[
-    "gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "hardswish", "softmax", "none"
+# fmt: off
+Name: TypeAlias = Literal[
+    "gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "leaky-relu", "hardswish", "mish",
+    "tanh", "sigmoid", "softmax", "none",
 ]
+# fmt: on
 Gate: TypeAlias = Literal["sigmoid", "hardsigmoid"]
+
+TRANSFORMERS_NAMES: dict[str, Name] = {
+    "gelu": "gelu",
+    "gelu_accurate": "gelu-tanh",
+    "gelu_fast": "gelu-tanh",
+    "gelu_new": "gelu-tanh",
+    "gelu_python": "gelu",
+    "gelu_python_tanh": "gelu-tanh",
+    "gelu_pytorch_tanh": "gelu-tanh",
+    "hardswish": "hardswish",
+    "leaky_relu": "leaky-relu",
+    "linear": "none",
+    "mish": "mish",
+    "quick_gelu": "quick-gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+    "sigmoid": "sigmoid",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+"""Activations as transformers spells them (`ACT2FN`), with our names of those that we compute."""
+
+
+def _ours(name: Any) -> Any:
+    return TRANSFORMERS_NAMES.get(name, name) if isinstance(name, str) else name
+
+
+_Spelling = Literal[tuple(dict.fromkeys((*get_args(Name), *TRANSFORMERS_NAMES)))]  # type: ignore[valid-type]
+Act: TypeAlias = Annotated[Name, BeforeValidator(_ours, json_schema_input_type=_Spelling)]
+"""An activation. transformers' spelling is accepted, and stored in ours."""
 
 
 class QuickGELU(nn.Module):
@@ -44,6 +80,8 @@ _MODULES: dict[str, Callable[[], nn.Module]] = {
     "gelu-tanh": lambda: nn.GELU("tanh"),
     "hardsigmoid": nn.Hardsigmoid,
     "hardswish": nn.Hardswish,
+    "leaky-relu": nn.LeakyReLU,
+    "mish": nn.Mish,
     "none": nn.Identity,
     "quick-gelu": QuickGELU,
     "relu": nn.ReLU,
@@ -51,6 +89,7 @@ _MODULES: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "silu": nn.SiLU,
     "softmax": lambda: nn.Softmax(-1),
+    "tanh": nn.Tanh,
 }
 
 
@@ -79,8 +118,12 @@ def activate_(act: nn.Module, x: Tensor) -> Tensor:
 _IN_PLACE: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
     nn.GELU: lambda act, x: torch.ops.aten.gelu_(x, approximate=act.approximate),
     nn.Hardswish: lambda _, x: torch.ops.aten.hardswish_(x),
+    nn.LeakyReLU: lambda act, x: torch.ops.aten.leaky_relu_(x, act.negative_slope),
+    nn.Mish: lambda _, x: torch.ops.aten.mish_(x),
     nn.ReLU: lambda _, x: torch.relu_(x),
     nn.SiLU: lambda _, x: torch.ops.aten.silu_(x),
+    nn.Sigmoid: lambda _, x: torch.sigmoid_(x),
+    nn.Tanh: lambda _, x: torch.tanh_(x),
 }
 
 _KNOWN = frozenset(type(make()) for make in _MODULES.values())

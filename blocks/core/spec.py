@@ -225,15 +225,6 @@ _EXPECTED = {
 }
 
 
-# transformers' names of activations, and ours.
-_TRANSFORMERS_NAMES = {
-    "gelu_new": "gelu-tanh",
-    "gelu_pytorch_tanh": "gelu-tanh",
-    "relu_squared": "relu2",
-    "swish": "silu",
-}
-
-
 def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
     where, kind, context = _path(root, each["loc"]), each["type"], each.get("ctx", {})
     inner = context.get("error")
@@ -246,10 +237,7 @@ def _problem(each: ErrorDetails, root: str) -> MobileVLMError:
     given = shown(each["input"])
     if kind == "literal_error":
         options = context["expected"].replace(" or ", ",").split(",")
-        meant = each["input"]
-        if isinstance(meant, str):
-            meant = _TRANSFORMERS_NAMES.get(meant.replace("-", "_"), meant)
-        hint = did_you_mean(meant, [option.strip("' ") for option in options])
+        hint = did_you_mean(each["input"], [option.strip("' ") for option in options])
         return SpecError(given, where, context["expected"], hint)
     if kind in _EXPECTED:
         return SpecError(given, where, _EXPECTED[kind].format(**context))

@@ -9,10 +9,10 @@ from pydantic import Field
 from ...blocks.core.block import Block
 from ...blocks.core.feature import MAX_WIDTH
 from ...blocks.glu import Glu
-from ...blocks.norm_act import NormAct
+from ...blocks.norm_act import Eps, NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Fused, Match, Upstream, with_norm
 
@@ -23,9 +23,9 @@ def _read(ckpt: Checkpoint) -> Match:
     hidden, wide = ckpt.matrix("linear_1.weight")
     merge = ckpt.option("merge", "downsample_factor", 2)
     norm = "layernorm.weight" in ckpt.shapes
-    if norm:
-        ckpt.only("adapter_layer_norm_eps", 1e-6)
     options = {"merge": merge, "hidden": hidden, "norm": norm}
+    if norm:
+        options["eps"] = ckpt.setting("adapter_layer_norm_eps", 1e-6)
     return Match(wide // merge**2, ckpt.matrix("linear_2.weight")[0], options)
 
 
@@ -45,14 +45,16 @@ class AyaVision(Preset):
         merge: The side of the merged windows.
         hidden: Upstream's alignment_intermediate_size: value and gate together, so an even number.
         norm: Whether there is a LayerNorm.
+        eps: Of the LayerNorm.
     """
 
     merge: UpTo16 = 2
     hidden: Annotated[int, Field(ge=2, le=MAX_WIDTH, multiple_of=2)] = 28672
     norm: bool = True
+    eps: Eps = 1e-6
 
     def expand(self, in_: int, out: int) -> Stack:
-        norms: tuple[Block, ...] = (NormAct(norm="layer", eps=1e-6, act="none"),)
+        norms: tuple[Block, ...] = (NormAct(norm="layer", eps=self.eps, act="none"),)
         blocks = (
             PatchMerge(size=(self.merge, self.merge)),
             *(norms if self.norm else ()),
@@ -61,7 +63,13 @@ class AyaVision(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
-    aliases: ClassVar[Aliases] = {"cohere2-vision": {"norm": False}}
+    aliases: ClassVar[Aliases] = {
+        "cohere2-vision": {"norm": False},
+        "AyaVisionMultiModalProjector": {},
+        "Cohere2VisionMultiModalProjector": {"norm": False},
+    }
+    models: ClassVar[Aliases] = {"Aya Vision": {}, "Command A Vision": {"norm": False}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "aya-vision",

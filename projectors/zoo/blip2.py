@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.attention import Depth, Heads, Queries
+from ...blocks.core.activation import Act
+from ...blocks.norm_act import Eps
 from ...blocks.pointwise import Pointwise
 from ...blocks.qformer import QFormer
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream, refused
 
@@ -28,8 +32,6 @@ def _names(stack: Stack) -> list[str | Name]:
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.only("qformer_config.hidden_act", "gelu")
-    ckpt.only("qformer_config.layer_norm_eps", 1e-12)
     first = "qformer.encoder.layer.0"
     _, queries, width = ckpt.shapes["query_tokens"]
     options = {
@@ -39,6 +41,8 @@ def _read(ckpt: Checkpoint) -> Match:
         "heads": ckpt.setting("qformer_config.num_attention_heads", 12),
         "hidden": ckpt.matrix(f"{first}.intermediate_query.dense.weight")[0],
         "cross_every": ckpt.setting("qformer_config.cross_attention_frequency", 2),
+        "eps": ckpt.setting("qformer_config.layer_norm_eps", 1e-12),
+        "act": ckpt.act("qformer_config.hidden_act"),
     }
     _, in_ = ckpt.matrix(f"{first}.crossattention.attention.key.weight")
     return Match(in_, ckpt.matrix("language_projection.weight")[0], options)
@@ -63,6 +67,8 @@ class Blip2(Preset):
         heads: The number of heads, which divides `width`.
         hidden: The inner width of the feed-forward layers; None is four times `width`.
         cross_every: Every how many layers one attends to the image.
+        eps: Of the norms.
+        act: The activation of the feed-forward layers; ``gelu`` is the exact form.
     """
 
     width: Channels = 768
@@ -71,6 +77,8 @@ class Blip2(Preset):
     heads: Heads = 12
     hidden: Channels | None = None
     cross_every: Depth = 2
+    eps: Eps = 1e-12
+    act: Act = "gelu"
 
     def expand(self, in_: int, out: int) -> Stack:
         qformer = QFormer(
@@ -80,9 +88,14 @@ class Blip2(Preset):
             heads=self.heads,
             hidden=self.hidden,
             cross_every=self.cross_every,
+            eps=self.eps,
+            act=self.act,
         )
         return Stack(in_=in_, out=out, blocks=(qformer, Pointwise()))
 
+    aliases: ClassVar[Aliases] = {"Blip2QFormerModel": {}}
+    models: ClassVar[Aliases] = {"BLIP-2": {}, "MiniGPT-4": {}}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "blip2",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
 from ...blocks.attention import square_side
 from ...blocks.core.block import Block
+from ...blocks.core.errors import SpecError
 from ...blocks.depthwise import Depthwise
 from ...blocks.extra_tokens import ExtraTokens
 from ...blocks.norm_act import NormAct
@@ -20,7 +21,7 @@ from ...blocks.repeat import Repeat
 from ...blocks.residual import Residual
 from ...blocks.squeeze_excite import SqueezeExcite
 from ..errors import CheckpointError
-from ..preset import Channels, Preset, UpTo16, UpTo64
+from ..preset import Aliases, Channels, Preset, TokensBy, UpTo16, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 from .mlp import Mlp
@@ -31,6 +32,18 @@ __all__ = ["CAbstractor"]
 def _square(queries: int) -> int:
     square_side(queries)
     return queries
+
+
+def _queries(tokens: int, preset: CAbstractor) -> int:
+    """Return how many queries give so many tokens, those at the end among them."""
+    end = preset.end
+    side = math.isqrt(max(tokens - end, 0))
+    if side * side + end != tokens:
+        hint = f"Try {side * side + end} or {(side + 1) ** 2 + end}."
+        raise SpecError(
+            f"{tokens} tokens, end={end} of them", expected="a square and those", hint=hint
+        )
+    return tokens - end
 
 
 def _names(stack: Stack) -> list[str | Name]:
@@ -148,6 +161,9 @@ class CAbstractor(Preset):
             blocks.append(ExtraTokens(at="end", count=self.end))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
 
+    aliases: ClassVar[Aliases] = {"CAbstractor": {}}
+    models: ClassVar[Aliases] = {"Honeybee": {}}
+    tokens_by: ClassVar[TokensBy] = {"queries": _queries}
     upstream = (
         Upstream(
             "c-abstractor",

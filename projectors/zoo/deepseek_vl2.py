@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
@@ -25,17 +25,17 @@ def _names(stack: Stack) -> list[str]:
 
 def _read(ckpt: Checkpoint) -> Match:
     ckpt.only("projector_config.projector_type", "downsample_mlp_gelu")
-    ckpt.only("projector_config.downsample_ratio", 2)
     pooling = "token_pooling_layer.weight" in ckpt.shapes
+    merge = 2 if pooling else ckpt.setting("projector_config.downsample_ratio", 2)
     depth = ckpt.count(r"layers\.\d+\.weight")
     inner, wide = ckpt.matrix("layers.0.weight")
     out, _ = ckpt.matrix(f"layers.{2 * depth - 2}.weight")
     options = {"mode": "pooling" if pooling else "mlp", "depth": depth, "ratio": inner // out}
-    return Match(wide if pooling else wide // 4, out, options)
+    return Match(wide if pooling else wide // merge**2, out, {**options, "merge": merge})
 
 
 class DeepseekVL2(Preset):
-    """``pad to even > merge 2x2 (chw) > Linear > [GELU > Linear] x (depth - 1)``.
+    """``pad > merge 2x2 (chw) > Linear > [GELU > Linear] x (depth - 1)``.
 
     Used by DeepSeek-VL2, as its types ``downsample_mlp_gelu`` and ``token_pooling``.
 
@@ -50,15 +50,17 @@ class DeepseekVL2(Preset):
         mode: ``mlp``, or ``pooling``, which begins with a layer back to the input's width.
         depth: The number of linear layers after the merge.
         ratio: The inner width over the output's.
+        merge: The side of the merged windows.
     """
 
     mode: Literal["mlp", "pooling"] = "mlp"
     depth: UpTo16 = 2
     ratio: UpTo16 = 1
+    merge: UpTo16 = 2
 
     def expand(self, in_: int, out: int) -> Stack:
         inner = out * self.ratio
-        blocks: list[Block] = [PatchMerge(order="chw", odd="pad")]
+        blocks: list[Block] = [PatchMerge(size=(self.merge, self.merge), order="chw", odd="pad")]
         if self.mode == "pooling":
             blocks.append(Pointwise(out="in"))
         for step in range(self.depth):
@@ -67,6 +69,13 @@ class DeepseekVL2(Preset):
             blocks.append(Pointwise(out=out if step == self.depth - 1 else inner))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
 
+    aliases: ClassVar[Aliases] = {
+        "downsample_mlp_gelu": {"mode": "mlp"},
+        "token_pooling": {"mode": "pooling"},
+        "MlpProjector": {},
+    }
+    models: ClassVar[Aliases] = {"DeepSeek-VL2": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "deepseek-vl2",

@@ -8,7 +8,7 @@ from ...blocks.attention import Depth, HeadDim, Heads, Queries
 from ...blocks.core.block import Block
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Fused, Match, Name, Upstream
 
@@ -66,6 +66,9 @@ def _read_idefics(ckpt: Checkpoint) -> Match:
     return Match(width, width, options)
 
 
+_IDEFICS = {"heads": 16, "head_dim": 96, "act": "relu"}
+
+
 class Flamingo(Preset):
     """``perceiver resampler [> Linear]``; 64 tokens come out of any number.
 
@@ -108,7 +111,13 @@ class Flamingo(Preset):
         last: tuple[Block, ...] = (Pointwise(),) if in_ != out else ()
         return Stack(in_=in_, out=out, blocks=(resampler, *last))
 
-    aliases: ClassVar[Aliases] = {"idefics": {"heads": 16, "head_dim": 96, "act": "relu"}}
+    aliases: ClassVar[Aliases] = {
+        "idefics": _IDEFICS,
+        "IdeficsPerceiverResampler": _IDEFICS,
+        "PerceiverResampler": {},
+    }
+    models: ClassVar[Aliases] = {"OpenFlamingo": {}, "Idefics": _IDEFICS}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "open-flamingo",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -29,6 +31,7 @@ class Fuyu(Preset):
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(in_=in_, out=out, blocks=(Pointwise(),))
 
+    models: ClassVar[Aliases] = {"Fuyu": {}}
     upstream = (
         Upstream("fuyu", ("",), prefix="vision_embed_tokens", read=_read, model_types=("fuyu",)),
     )

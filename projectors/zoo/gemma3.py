@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
-from ..preset import Preset, UpTo64
+from ..preset import Aliases, Preset, TokensBy, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -49,6 +51,17 @@ class Gemma3(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {
+        "Gemma3MultiModalProjector": {},
+        "T5Gemma2MultiModalProjector": {},
+    }
+    models: ClassVar[Aliases] = {
+        "Gemma 3": {},
+        "MedGemma": {},
+        "ShieldGemma 2": {},
+        "T5Gemma 2": {},
+    }
+    tokens_by: ClassVar[TokensBy] = {"pool": range(1, 65)}
     upstream = (
         Upstream(
             "gemma3",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.scale import Scale
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -53,6 +55,8 @@ class Gemma3n(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"Gemma3nMultimodalEmbedder": {}}
+    models: ClassVar[Aliases] = {"Gemma 3n": {}}
     upstream = (
         Upstream(
             "gemma3n",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
 from ...blocks.scale import Scale
-from ..preset import Preset, UpTo64
+from ..preset import Aliases, Preset, TokensBy, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -70,6 +72,13 @@ class Gemma4(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {
+        "DiffusionGemmaMultimodalEmbedder": {},
+        "EmbeddingGemma2MultimodalEmbedder": {},
+        "Gemma4MultimodalEmbedder": {},
+    }
+    models: ClassVar[Aliases] = {"DiffusionGemma": {}, "EmbeddingGemma 2": {}, "Gemma 4": {}}
+    tokens_by: ClassVar[TokensBy] = {"pool": range(1, 65)}
     upstream = (
         Upstream(
             "gemma4-model",

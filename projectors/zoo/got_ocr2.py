@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.conv import Conv
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -36,6 +38,8 @@ class GotOcr2(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"GotOcr2MultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"GOT-OCR 2.0": {}, "PP-Chart2Table": {}}
     upstream = (
         Upstream(
             "got-ocr2",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
+from ...blocks.core.activation import Act
 from ...blocks.extra_tokens import ExtraTokens
 from ...blocks.newline import Newline
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -36,8 +38,8 @@ def _names(conv: str, out: str) -> Callable[[Stack], list[str | Name]]:
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.only("vision_config.hidden_act", "gelu")
     options = {
+        "act": ckpt.act("vision_config.hidden_act"),
         "merge": ckpt.setting("vision_config.spatial_merge_size", 2),
         "eps": ckpt.setting("vision_config.rms_norm_eps", 1e-5),
     }
@@ -63,10 +65,12 @@ class HunYuanVL(Preset):
     Attributes:
         merge: The side of the merged windows.
         eps: Of both norms.
+        act: The activation; ``gelu`` is the exact form.
     """
 
     merge: UpTo16 = 2
     eps: float = 1e-5
+    act: Act = "gelu"
 
     def expand(self, in_: int, out: int) -> Stack:
         norm = NormAct(norm="rms", eps=self.eps, act="none")
@@ -74,7 +78,7 @@ class HunYuanVL(Preset):
             norm,
             PatchMerge(size=(self.merge, self.merge), order="chw", odd="drop"),
             Pointwise(out=2 * in_),
-            NormAct(norm="none", act="gelu"),
+            NormAct(norm="none", act=self.act),
             Pointwise(out=4 * in_),
             Newline(),
             Pointwise(),
@@ -84,6 +88,9 @@ class HunYuanVL(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"HunYuanVLVisionPatchMerger": {}}
+    models: ClassVar[Aliases] = {"HunYuan-OCR": {}, "HunYuan-VL": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = tuple(
         Upstream(
             layout,

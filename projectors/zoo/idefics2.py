@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from ...blocks.attention import Depth, Heads, Queries
+from ...blocks.core.activation import Act
 from ...blocks.glu import Glu
 from ...blocks.pointwise import Pointwise
 from ...blocks.resampler import Resampler
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -39,8 +40,6 @@ def _names(stack: Stack) -> list[str | Name]:
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.only("text_config.hidden_act", "silu")
-    ckpt.only("perceiver_config.hidden_act", "silu")
     hidden, in_ = ckpt.matrix("modality_projection.gate_proj.weight")
     queries, out = ckpt.matrix("perceiver_resampler.latents")
     attention = "perceiver_resampler.layers.0.self_attn"
@@ -55,6 +54,8 @@ def _read(ckpt: Checkpoint) -> Match:
         "kv_heads": ckpt.matrix(f"{attention}.k_proj.weight")[0] // head_dim,
         "head_dim": head_dim,
         "eps": ckpt.setting(f"{'perceiver' if own else 'text'}_config.rms_norm_eps", 1e-6),
+        "act": ckpt.act("text_config.hidden_act", "silu"),
+        "resampler_act": ckpt.act("perceiver_config.hidden_act", "silu"),
     }
     return Match(in_, out, options)
 
@@ -79,6 +80,8 @@ class Idefics2(Preset):
         kv_heads: The number of heads of keys and values.
         head_dim: The width of a head.
         eps: Of the norms.
+        act: The activation of the first SwiGLU's gate, which is the language model's own.
+        resampler_act: The activation of the gates in the resampler.
     """
 
     hidden: Channels = 14336
@@ -88,10 +91,12 @@ class Idefics2(Preset):
     kv_heads: Heads = 4
     head_dim: Annotated[int, Field(ge=1, le=1024)] = 96
     eps: float = 1e-6
+    act: Act = "silu"
+    resampler_act: Act = "silu"
 
     def expand(self, in_: int, out: int) -> Stack:
         blocks = (
-            Glu(out=self.hidden, act="silu", bias=False),
+            Glu(out=self.hidden, act=self.act, bias=False),
             Pointwise(bias=False),
             Resampler(
                 queries=self.queries,
@@ -102,10 +107,14 @@ class Idefics2(Preset):
                 norm="rms",
                 eps=self.eps,
                 ffn="swiglu",
+                gate=self.resampler_act,
             ),
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"Idefics2Connector": {}}
+    models: ClassVar[Aliases] = {"Idefics2": {}}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "idefics2",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -61,6 +61,25 @@ class Idefics3(Preset):
             blocks.append(NormAct(norm=self.norm, eps=self.eps, act="none"))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
 
+    aliases: ClassVar[Aliases] = {
+        "Idefics3Connector": {},
+        "ModernVBertConnector": {"merge": 4},
+        "SmolVLMConnector": {},
+        "UltraVBertConnector": {"merge": 4, "norm": "rms"},
+    }
+    models: ClassVar[Aliases] = {
+        "Idefics3": {},
+        "ModernVBERT": {"merge": 4},
+        "SmolVLM": {"merge": 3},
+        "SmolVLM-256M": {"merge": 4},
+        "SmolVLM-500M": {"merge": 4},
+        "SmolVLM2": {"merge": 3},
+        "SmolVLM2-256M": {"merge": 4},
+        "SmolVLM2-500M": {"merge": 4},
+        "UltraVBERT": {"merge": 4, "norm": "rms"},
+        "nanoVLM": {"merge": 4},
+    }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "idefics3",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.identity import Identity as IdentityBlock
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 
 __all__ = ["Identity"]
@@ -17,3 +19,5 @@ class Identity(Preset):
 
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(in_=in_, out=out, blocks=(IdentityBlock(),))
+
+    aliases: ClassVar[Aliases] = {"IdentityMap": {}}

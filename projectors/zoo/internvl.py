@@ -10,7 +10,7 @@ from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, with_norm
 
@@ -72,6 +72,9 @@ def _read_deepstack(ckpt: Checkpoint) -> Match:
 _NAMES = with_norm("layer_norm", "linear_1", "linear_2")
 
 
+_NEMOTRON = {"norm": "rms", "act": "relu2", "bias": False}
+
+
 class InternVL(Preset):
     """``merge 2x2 (hwc) > norm > Linear > act > Linear``; a quarter of the tokens comes out.
 
@@ -122,9 +125,28 @@ class InternVL(Preset):
 
     aliases: ClassVar[Aliases] = {
         "lfm2-vl": {},
-        "nemotron-omni": {"norm": "rms", "act": "relu2", "bias": False},
+        "mlp_downsample": {"odd": "pad", "transpose": True},
+        "mlp_downsample_2x2_fix": {"odd": "pad"},
+        "nemotron-omni": _NEMOTRON,
         "nvila": {"odd": "pad"},
+        "InternVLMultiModalProjector": {},
+        "Lfm2VlMultiModalProjector": {},
+        "NemotronH_Omni_Reasoning_V3MultiModalProjector": _NEMOTRON,
+        "QianfanOCRMultiModalProjector": {},
     }
+    models: ClassVar[Aliases] = {
+        "InternVL1.5": {},
+        "InternVL2": {},
+        "InternVL2.5": {},
+        "InternVL3": {},
+        "InternVL3.5": {},
+        "LFM2-VL": {},
+        "NVILA": {"odd": "pad"},
+        "Nemotron-Omni": _NEMOTRON,
+        "QianfanOCR": {},
+        "VILA1.5": {"odd": "pad", "transpose": True},
+    }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "internvl",

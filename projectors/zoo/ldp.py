@@ -28,10 +28,12 @@ class Ldp(Preset):
 
     Source: Chu et al., "MobileVLM", 2023; Meituan-AutoML/MobileVLM, ``README.md``.
 
+    Note: MobileVLM's released projectors are `ldpnet` and `ldpnetv2`; llama.cpp's ``ldp`` is
+    `ldpnet`.
+
     The description calls the second skip "the downsampled input to the block". By default that is
     the input of the second depthwise block; ``skip="input"`` is the other reading: the LDP's own
-    input, averaged 2x2 and, where the widths differ, projected by a pointwise layer. The
-    checkpoints MobileVLM released are `ldpnet` and `ldpnetv2`, which differ from both.
+    input, averaged 2x2 and, where the widths differ, projected by a pointwise layer.
 
     Attributes:
         kernel: The side of the depthwise kernels, odd.

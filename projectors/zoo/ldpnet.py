@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.core.block import Block
 from ...blocks.depthwise import Depthwise
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.residual import Residual
 from ...blocks.squeeze_excite import SqueezeExcite, make_divisible
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -58,6 +60,8 @@ class LdpNet(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"LDPNetProjector": {}}
+    models: ClassVar[Aliases] = {"MobileVLM": {}, "PALO": {}}
     upstream = (
         Upstream(
             "ldpnet",

@@ -40,7 +40,20 @@ class Linear(Preset):
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(in_=in_, out=out, blocks=(Pointwise(bias=self.bias),))
 
-    aliases: ClassVar[Aliases] = {"paligemma": {}}
+    aliases: ClassVar[Aliases] = {
+        "paligemma": {},
+        "PaliGemmaMultiModalProjector": {},
+        "Qwen2AudioMultiModalProjector": {},
+    }
+    models: ClassVar[Aliases] = {
+        "ColPali": {},
+        "DeepSeek-OCR 2": {},
+        "LLaVA 1.0": {},
+        "Llama 3.2 Vision": {},
+        "PaliGemma": {},
+        "PaliGemma 2": {},
+        "Qwen2-Audio": {},
+    }
     upstream = (
         Upstream(
             "linear",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Channels, Preset
+from ..preset import MERGES, Aliases, Channels, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -13,10 +15,10 @@ __all__ = ["Llama4"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.only("vision_config.pixel_shuffle_ratio", 0.5)
+    merge = round(1 / ckpt.setting("vision_config.pixel_shuffle_ratio", 0.5))
     hidden, wide = ckpt.matrix("vision_model.vision_adapter.mlp.fc1.weight")
     out, _ = ckpt.matrix("multi_modal_projector.linear_1.weight")
-    return Match(wide // 4, out, {"hidden": hidden})
+    return Match(wide // merge**2, out, {"hidden": hidden, "merge": merge})
 
 
 class Llama4(Preset):
@@ -32,15 +34,21 @@ class Llama4(Preset):
 
     Attributes:
         hidden: The width of the two inner layers.
+        merge: The side of the merged windows.
     """
 
     hidden: Channels = 4096
+    merge: UpTo16 = 2
 
     def expand(self, in_: int, out: int) -> Stack:
         inner, gelu = Pointwise(out=self.hidden, bias=False), NormAct(norm="none", act="gelu")
-        blocks = (PatchMerge(), inner, gelu, inner, gelu, Pointwise(bias=False))
+        merge = PatchMerge(size=(self.merge, self.merge))
+        blocks = (merge, inner, gelu, inner, gelu, Pointwise(bias=False))
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"Llama4MultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"Llama 4": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "llama4-model",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...blocks.core.block import Block
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
-from ..preset import Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Name, Upstream
 from .mlp import Mlp
@@ -43,6 +43,8 @@ class LlavaNextVideo(Preset):
             pool = (Pool(mode=self.mode, stride=self.stride),)
         return Stack(in_=in_, out=out, blocks=(*pool, *Mlp().expand(in_, out).blocks))
 
+    models: ClassVar[Aliases] = {"LLaVA-NeXT-Video": {}}
+    tokens_by: ClassVar[TokensBy] = {"stride": MERGES}
     upstream = (
         Upstream("llava-pooled", (Name("pooler.pool", "conv", (2, 2)), "linear_1", "linear_2")),
     )

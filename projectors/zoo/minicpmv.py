@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...blocks.attention import Heads, Queries
 from ...blocks.query_resampler import QueryResampler
-from ..preset import Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Fused, Match, Name, Upstream
 
@@ -74,6 +74,18 @@ class MiniCPMV(Preset):
         )
         return Stack(in_=in_, out=out, blocks=(resampler,))
 
+    aliases: ClassVar[Aliases] = {"Resampler2_5": {}}
+    models: ClassVar[Aliases] = {
+        "MiniCPM-V": {},
+        "MiniCPM-V 1.0": {"places": "resized"},
+        "MiniCPM-V 2.0": {"places": "both"},
+        "MiniCPM-V 2.5": {"queries": 96},
+        "MiniCPM-V 2.6": {},
+        "MiniCPM-V 4.0": {},
+        "MiniCPM-V 4.5": {},
+        "MiniCPM-o": {},
+    }
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "minicpmv",

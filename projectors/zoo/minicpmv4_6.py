@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -10,7 +10,7 @@ from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
@@ -63,6 +63,13 @@ class MiniCPMV4_6(Preset):
             ]
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
 
+    aliases: ClassVar[Aliases] = {
+        "MiniCPMOcrMerger": {},
+        "MiniCPMV4_6Merger": {},
+        "MiniCPMV4_7Merger": {},
+    }
+    models: ClassVar[Aliases] = {"MiniCPM-V 4.6": {}, "MiniCPM-V 4.7": {}}
+    tokens_by: ClassVar[TokensBy] = {"times": range(1, 9)}
     upstream = (
         Upstream(
             "minicpmv4-6",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from ...blocks.core.activation import Act
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -17,7 +20,6 @@ _EPS_1E5 = ("ministral3", "mistral_large4_text")
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.only("projector_hidden_act", "gelu")
     norm, first, last = "norm", "linear_1", "linear_2"
     if ckpt.config["model_type"] == "mistral_large4":
         norm, adapter = "pre_mm_projector_norm", "vision_language_adapter"
@@ -26,6 +28,7 @@ def _read(ckpt: Checkpoint) -> Match:
     options = {
         "merge": ckpt.setting("spatial_merge_size", 2),
         "eps": ckpt.setting("text_config.rms_norm_eps", eps),
+        "act": "gelu" if ckpt.config["model_type"] == "lighton_ocr" else ckpt.act(),
         "bias": f"{first}.bias" in ckpt.shapes,
     }
     return Match(ckpt.shapes[f"{norm}.weight"][0], ckpt.matrix(f"{last}.weight")[0], options)
@@ -45,11 +48,13 @@ class Mistral3(Preset):
     Attributes:
         merge: The side of the merged windows.
         eps: Of the norm.
+        act: The activation; ``gelu`` is the exact form.
         bias: Whether the last two linear layers have biases.
     """
 
     merge: UpTo16 = 2
     eps: float = 1e-5
+    act: Act = "gelu"
     bias: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
@@ -58,11 +63,23 @@ class Mistral3(Preset):
             PatchMerge(size=(self.merge, self.merge), order="chw", odd="drop"),
             Pointwise(out="in", bias=False),
             Pointwise(bias=self.bias),
-            NormAct(norm="none", act="gelu"),
+            NormAct(norm="none", act=self.act),
             Pointwise(bias=self.bias),
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {
+        "LightOnOcrMultiModalProjector": {"eps": 1e-6},
+        "Mistral3MultiModalProjector": {},
+        "MistralLarge4MultiModalProjector": {},
+    }
+    models: ClassVar[Aliases] = {
+        "LightOnOCR": {"eps": 1e-6},
+        "Mistral Large 4": {},
+        "Mistral Small 3.1": {},
+        "Mistral Small 3.2": {},
+    }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "mistral3",

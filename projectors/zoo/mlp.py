@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 from ...blocks.core.activation import Act
 from ...blocks.core.block import Block
+from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset, UpTo64
@@ -20,6 +22,11 @@ def sequential_names(stack: Stack) -> list[str]:
     return [str(2 * step) for step in range(count_blocks(stack, Pointwise))]
 
 
+def _names_with_norms(stack: Stack) -> list[str]:
+    layers = range(count_blocks(stack, Pointwise))
+    return [str(3 * step + part) for step in layers for part in (0, 1)]
+
+
 def _names_of_janus(stack: Stack) -> list[str]:
     later = count_blocks(stack, Pointwise) - 1
     return ["fc1", *(f"hidden_layers.{step}" for step in range(later))]
@@ -27,8 +34,10 @@ def _names_of_janus(stack: Stack) -> list[str]:
 
 def _match(depth: int, ckpt: Checkpoint, first: str, last: str, act: str = "gelu") -> Match:
     bias = any(key.endswith(".bias") for key in ckpt.shapes)
-    options = {"depth": depth, "act": act, "bias": bias}
-    in_, out = ckpt.matrix(f"{first}.weight")[1], ckpt.matrix(f"{last}.weight")[0]
+    options: dict[str, Any] = {"depth": depth, "act": act, "bias": bias}
+    (hidden, in_), (out, _) = ckpt.matrix(f"{first}.weight"), ckpt.matrix(f"{last}.weight")
+    if hidden != out:
+        options["hidden"] = hidden
     return Match(in_, out, options)
 
 
@@ -40,6 +49,12 @@ def _read_sequential(ckpt: Checkpoint) -> Match:
     layers = sorted(int(key.split(".")[0]) for key in ckpt.shapes if key.endswith("weight"))
     ckpt.type(rf"mlp{len(layers)}x_gelu", f"mlp{len(layers)}x_gelu")
     return _match(len(layers), ckpt, "0", str(layers[-1]))
+
+
+def _read_with_norms(ckpt: Checkpoint) -> Match:
+    depth = ckpt.count(r"\d+\.weight") // 2
+    match = _match(depth, ckpt, "0", str(3 * depth - 3))
+    return replace(match, options={**match.options, "norm": "layer"})
 
 
 def _read_janus(ckpt: Checkpoint, part: str = "vision_config") -> Match:
@@ -59,32 +74,68 @@ def _read_deepseek_vl(ckpt: Checkpoint) -> Match:
 class Mlp(Preset):
     """``Linear(in, out) > [act > Linear(out, out)] x (depth - 1)`` on every token.
 
-    Used by the LLaVA line from 1.5 on; its strings ``mlp1x_gelu`` to ``mlp8x_gelu`` are names of
-    this preset at that depth.
+    Used by the LLaVA line from 1.5 on; its strings ``mlp1x_gelu`` to ``mlp16x_gelu`` are names of
+    this preset at that depth. Yi-VL has a LayerNorm after each linear layer.
 
     Source: haotian-liu/LLaVA, ``llava/model/multimodal_projector/builder.py``
+    (`build_vision_projector`); 01-ai/Yi, ``VL/llava/model/multimodal_projector/builder.py``
     (`build_vision_projector`).
 
     Attributes:
         depth: The number of linear layers.
         act: The activation; ``gelu`` is the exact form.
         bias: Whether the layers have biases.
+        hidden: The width of all layers but the last.
+        norm: What follows each linear layer, the last too: ``none``, or ``layer``, of eps 1e-5.
     """
 
     depth: UpTo64 = 2
     act: Act = "gelu"
     bias: bool = True
+    hidden: Width = "out"
+    norm: Literal["none", "layer"] = "none"
 
     def expand(self, in_: int, out: int) -> Stack:
-        layer = Pointwise(bias=self.bias)
-        blocks: list[Block] = [layer]
-        for _ in range(self.depth - 1):
-            blocks += [NormAct(norm="none", act=self.act), layer]
+        inner, between = (
+            Pointwise(out=self.hidden, bias=self.bias),
+            NormAct(norm=self.norm, act=self.act),
+        )
+        blocks: list[Block] = [inner, between] * (self.depth - 1)
+        blocks.append(Pointwise(bias=self.bias))
+        if self.norm != "none":
+            blocks.append(NormAct(norm=self.norm, act="none"))
         return Stack(in_=in_, out=out, blocks=tuple(blocks))
 
     aliases: ClassVar[Aliases] = {
         "llava": {},
-        **{f"mlp{depth}x-gelu": {"depth": depth, "act": "gelu"} for depth in range(1, 9)},
+        **{f"mlp{depth}x_gelu": {"depth": depth, "act": "gelu"} for depth in range(1, 17)},
+        **{f"mlp{n}x_gelu_Norm": {"depth": n, "act": "gelu", "norm": "layer"} for n in range(1, 5)},
+        "AudioFlamingo3MultiModalProjector": {},
+        "DeepseekVLAligner": {},
+        "FastVlmMultiModalProjector": {},
+        "JanusVisionAlignerMLP": {},
+        "LlavaMultiModalProjector": {},
+        "LlavaNextMultiModalProjector": {},
+        "LlavaNextVideoMultiModalProjector": {},
+        "LlavaOnevisionMultiModalProjector": {},
+        "MusicFlamingoMultiModalProjector": {},
+        "VideoLlama3Projector": {},
+        "VideoLlavaMultiModalProjector": {},
+    }
+    models: ClassVar[Aliases] = {
+        "Audio Flamingo 3": {},
+        "Bunny": {},
+        "DeepSeek-VL": {},
+        "FastVLM": {},
+        "Janus": {},
+        "LLaVA": {},
+        "LLaVA-1.5": {},
+        "LLaVA-1.6": {},
+        "LLaVA-NeXT": {},
+        "LLaVA-OneVision": {},
+        "Video-LLaVA": {},
+        "VideoLLaMA 3": {},
+        "Yi-VL": {"norm": "layer"},
     }
     upstream = (
         # LLaVA's and MobileVLM's own files.
@@ -94,6 +145,14 @@ class Mlp(Preset):
             prefix="mm_projector|vision_projector",
             tensors=("0.weight", "2.weight"),
             read=_read_sequential,
+        ),
+        # Yi-VL's.
+        Upstream(
+            "mlp-norm",
+            _names_with_norms,
+            prefix="mm_projector|vision_projector",
+            tensors=("0.weight", "1.weight", "1.bias", "3.weight"),
+            read=_read_with_norms,
         ),
         Upstream(
             "mlp",

@@ -61,13 +61,18 @@ class MlpRes(Preset):
         mlp = Mlp(depth=self.depth).expand(in_, out).blocks
         return Stack(in_=in_, out=out, blocks=(*mlp, *step * self.residuals))
 
-    aliases: ClassVar[Aliases] = {"mlp2x-res2x-gelu": {"depth": 2, "residuals": 2}}
-    upstream = (
+    aliases: ClassVar[Aliases] = {
+        f"mlp{depth}x_res{residuals}x_gelu": {"depth": depth, "residuals": residuals}
+        for depth in range(1, 5)
+        for residuals in range(1, 5)
+    }
+    upstream = tuple(
         Upstream(
             "mlp-res",
             _names,
             prefix="mm_projector|vision_projector",
-            tensors=("0.weight", "3.pre_norm.weight", "3.proj.0.weight"),
+            tensors=("0.weight", f"{last}.pre_norm.weight", f"{last}.proj.0.weight"),
             read=_read,
-        ),
+        )
+        for last in (1, 3, 5, 7)  # the first residual after one to four linear layers
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.pool import Pool
-from ..preset import Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 from .mlp import Mlp
@@ -37,6 +39,9 @@ class PerceptionLM(Preset):
         pool = (Pool(mode="adaptive", stride=self.ratio),) if self.ratio > 1 else ()
         return Stack(in_=in_, out=out, blocks=(*Mlp().expand(in_, out).blocks, *pool))
 
+    aliases: ClassVar[Aliases] = {"PerceptionLMMultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"PerceptionLM": {}}
+    tokens_by: ClassVar[TokensBy] = {"ratio": MERGES}
     upstream = (
         Upstream(
             "llava",

@@ -10,35 +10,32 @@ from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Channels, Preset, UpTo16
+from ..preset import MERGES, Aliases, Channels, Preset, TokensBy, UpTo16, token_order
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
 __all__ = ["Qwen2VL"]
 
 
-def _only_2x2(ckpt: Checkpoint) -> None:
-    """Refuse other blocks than 2x2, the only ones that ``token_order="blocked"`` knows."""
-    ckpt.only("vision_config.spatial_merge_size", 2)
+def _merge(ckpt: Checkpoint) -> int:
+    merge: int = ckpt.option("merge", "vision_config.spatial_merge_size", 2)
+    return merge
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    _only_2x2(ckpt)
-    norm = "layer" if "ln_q.bias" in ckpt.shapes else "rms"
-    return Match(ckpt.shapes["ln_q.weight"][0], ckpt.matrix("mlp.2.weight")[0], {"norm": norm})
+    options = {"norm": "layer" if "ln_q.bias" in ckpt.shapes else "rms", "merge": _merge(ckpt)}
+    return Match(ckpt.shapes["ln_q.weight"][0], ckpt.matrix("mlp.2.weight")[0], options)
 
 
 def _read_qwen3_vl(ckpt: Checkpoint) -> Match:
-    _only_2x2(ckpt)
-    hidden, wide = ckpt.matrix("linear_fc1.weight")
-    out, _ = ckpt.matrix("linear_fc2.weight")
-    return Match(wide // 4, out, {"hidden": None if hidden == wide else hidden})
+    merge, (hidden, wide) = _merge(ckpt), ckpt.matrix("linear_fc1.weight")
+    options = {"hidden": None if hidden == wide else hidden, "merge": merge}
+    return Match(wide // merge**2, ckpt.matrix("linear_fc2.weight")[0], options)
 
 
 def _read_merger_list(ckpt: Checkpoint) -> Match:
-    _only_2x2(ckpt)
-    out, wide = ckpt.matrix("mlp.2.weight")
-    return Match(wide // 4, out, preset="qwen3-vl-deepstack")
+    merge, (out, wide) = _merge(ckpt), ckpt.matrix("mlp.2.weight")
+    return Match(wide // merge**2, out, {"merge": merge}, preset="qwen3-vl-deepstack")
 
 
 def _read_deepstack(ckpt: Checkpoint) -> Match:
@@ -46,38 +43,42 @@ def _read_deepstack(ckpt: Checkpoint) -> Match:
 
 
 def _read_kimi_k25(ckpt: Checkpoint) -> Match:
-    ckpt.only("vision_config.merge_kernel_size", [2, 2])
+    merge, other = ckpt.setting("vision_config.merge_kernel_size", [2, 2])
+    ckpt.only("vision_config.merge_kernel_size", [merge, merge], [merge, other])
     [last] = [key for key in ckpt.shapes if key.endswith("proj.2.weight")]
     out, wide = ckpt.matrix(last)
     # The second name is that of the model's own code.
     eps = ckpt.setting("vision_config.projector_ln_eps", 1e-5)
-    return Match(wide // 4, out, {"eps": ckpt.config.get("projection_layer_norm_eps", eps)})
+    eps = ckpt.config.get("projection_layer_norm_eps", eps)
+    return Match(wide // merge**2, out, {"eps": eps, "merge": merge})
 
 
 def _read_paddleocr_vl(ckpt: Checkpoint) -> Match:
-    out, wide = ckpt.matrix("linear_2.weight")
-    merge = ckpt.option("merge", "vision_config.spatial_merge_size", 2)
+    merge, (out, wide) = _merge(ckpt), ckpt.matrix("linear_2.weight")
     return Match(wide // merge**2, out, {"merge": merge}, preset="paddleocr-vl")
 
 
 def _read_lfm3_vl(ckpt: Checkpoint) -> Match:
-    _only_2x2(ckpt)
-    hidden, wide = ckpt.matrix("linear_1.weight")
-    options = {"hidden": hidden, "act": ckpt.act(), "bias": "linear_1.bias" in ckpt.shapes}
-    out, _ = ckpt.matrix("linear_2.weight")
-    return Match(wide // 4, out, options, preset="lfm3-vl")
+    merge, (hidden, wide) = _merge(ckpt), ckpt.matrix("linear_1.weight")
+    bias = "linear_1.bias" in ckpt.shapes
+    options = {"merge": merge, "hidden": hidden, "act": ckpt.act(), "bias": bias}
+    return Match(wide // merge**2, ckpt.matrix("linear_2.weight")[0], options, preset="lfm3-vl")
 
 
 def _read_inkling2(ckpt: Checkpoint) -> Match:
-    _only_2x2(ckpt)
-    hidden, wide = ckpt.matrix("proj_in.weight")
+    merge, (hidden, wide) = _merge(ckpt), ckpt.matrix("proj_in.weight")
     options = {
         "norm": "none",
+        "merge": merge,
         "hidden": hidden,
         "act": ckpt.act("vision_config.hidden_act"),
         "bias": "proj_in.bias" in ckpt.shapes,
     }
-    return Match(wide // 4, ckpt.matrix("proj_out.weight")[0], options)
+    return Match(wide // merge**2, ckpt.matrix("proj_out.weight")[0], options)
+
+
+_PADDLEOCR = {"eps": 1e-5, "token_order": "raster"}
+_RMS = {"norm": "rms"}
 
 
 class Qwen2VL(Preset):
@@ -88,7 +89,7 @@ class Qwen2VL(Preset):
 
     Source: huggingface/transformers, ``models/qwen2_vl/modeling_qwen2_vl.py`` (`PatchMerger`).
 
-    Traps: Qwen's towers output their tokens block by block, four neighbours together
+    Traps: Qwen's towers output their tokens block by block, those of a window together
     (``token_order="blocked"``); PaddleOCR-VL's row by row. The eps is 1e-6, in Kimi and
     PaddleOCR-VL 1e-5. Qwen3-VL's deepstack mergers normalise after the merge.
 
@@ -100,7 +101,7 @@ class Qwen2VL(Preset):
         hidden: The inner width; None is that of a merged token.
         act: The activation; ``gelu`` is the exact form.
         bias: Whether the linear layers have biases.
-        token_order: The order of the input tokens: ``blocked`` or ``raster``.
+        token_order: The order of the input tokens: ``blocked``, window by window, or ``raster``.
     """
 
     norm: Literal["layer", "rms", "none"] = "layer"
@@ -123,16 +124,46 @@ class Qwen2VL(Preset):
             NormAct(norm="none", act=self.act),
             Pointwise(bias=self.bias),
         )
-        return Stack(in_=in_, out=out, blocks=blocks, token_order=self.token_order)
+        order = token_order(self.token_order, self.merge)
+        return Stack(in_=in_, out=out, blocks=blocks, token_order=order)
 
     aliases: ClassVar[Aliases] = {
         "kimi-k25": {"eps": 1e-5},
         "lfm3-vl": {},
-        "paddleocr-vl": {"eps": 1e-5, "token_order": "raster"},
-        "qwen2-5-vl": {"norm": "rms"},
+        "paddleocr-vl": _PADDLEOCR,
+        "qwen2-5-vl": _RMS,
         "qwen3-vl": {},
         "qwen3-vl-deepstack": {"norm_after": True},
+        "CohereCompassVisionPatchMerger": {},
+        "Cosmos3EdgePatchMerger": {},
+        "Dots3NoteVisionMerger": {},
+        "Exaone4_5_PatchMerger": _RMS,
+        "Lfm3VlMultiModalProjector": {},
+        "PaddleOCRProjector": _PADDLEOCR,
+        "PatchMerger": {},
+        "Qwen2_5OmniPatchMerger": _RMS,
+        "Qwen2_5_VLPatchMerger": _RMS,
+        "Qwen3OmniMoeVisionPatchMerger": {},
+        "Qwen3VLMoeVisionPatchMerger": {},
+        "Qwen3VLVisionPatchMerger": {},
+        "Qwen3_5MoeVisionPatchMerger": {},
+        "Qwen3_5VisionPatchMerger": {},
+        "Qwen4ExpVisionPatchMerger": {},
     }
+    models: ClassVar[Aliases] = {
+        "EXAONE 4.5": _RMS,
+        "Inkling 2": {"norm": "none"},
+        "Kimi-K2.5": {"eps": 1e-5},
+        "LFM3-VL": {},
+        "PaddleOCR-VL": _PADDLEOCR,
+        "Qwen2-VL": {},
+        "Qwen2.5-Omni": _RMS,
+        "Qwen2.5-VL": _RMS,
+        "Qwen3-Omni": {},
+        "Qwen3-VL": {},
+        "Qwen3.5-VL": {},
+    }
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "qwen2-vl",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.attention import Heads, Queries
 from ...blocks.query_resampler import QueryResampler
-from ..preset import Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 from .minicpmv import resampler_names
@@ -45,6 +47,9 @@ class QwenVL(Preset):
         resampler = QueryResampler(queries=self.queries, heads=heads, places="resized")
         return Stack(in_=in_, out=out, blocks=(resampler,))
 
+    aliases: ClassVar[Aliases] = {"Resampler2": {}}
+    models: ClassVar[Aliases] = {"Qwen-VL": {}}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (
         Upstream(
             "qwen-vl",

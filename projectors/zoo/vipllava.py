@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from ...blocks.core.activation import Act
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -12,9 +15,9 @@ __all__ = ["VipLlava"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.only("projector_hidden_act", "gelu")
     out, in_ = ckpt.matrix("linear_1.weight")
-    return Match(in_, out, {"eps": ckpt.setting("projector_layernorm_eps", 1e-5)})
+    eps = ckpt.setting("projector_layernorm_eps", 1e-5)
+    return Match(in_, out, {"eps": eps, "act": ckpt.act()})
 
 
 def _read_dots3(ckpt: Checkpoint) -> Match:
@@ -35,19 +38,23 @@ class VipLlava(Preset):
 
     Attributes:
         eps: Of the LayerNorm.
+        act: The activation; ``gelu`` is the exact form.
     """
 
     eps: float = 1e-5
+    act: Act = "gelu"
 
     def expand(self, in_: int, out: int) -> Stack:
         blocks = (
             NormAct(norm="layer", eps=self.eps, act="none"),
             Pointwise(),
-            NormAct(norm="none", act="gelu"),
+            NormAct(norm="none", act=self.act),
             Pointwise(),
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"VipLlavaMultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"VipLLaVA": {}}
     upstream = (
         Upstream(
             "vipllava",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.core.activation import Act
 from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo64
+from ..preset import Aliases, Preset, TokensBy, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -57,6 +59,13 @@ class Voxtral(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {
+        "GlmAsrMultiModalProjector": {"bias": True},
+        "VoxtralMultiModalProjector": {},
+        "VoxtralRealtimeMultiModalProjector": {},
+    }
+    models: ClassVar[Aliases] = {"GLM-ASR": {"bias": True}, "Voxtral": {}}
+    tokens_by: ClassVar[TokensBy] = {"frames": range(1, 65)}
     upstream = (
         Upstream(
             "llava",

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError
+from mobilevlm.blocks.core.activation import TRANSFORMERS_NAMES, activation
 from mobilevlm.blocks.core.block import chains, mixes_tokens, needs_grid
 from mobilevlm.blocks.core.feature import check_grid
 from mobilevlm.blocks.pointwise import Pointwise
@@ -115,6 +116,10 @@ ACTS = {
     "silu": lambda x: x * torch.sigmoid(x),
     "relu": lambda x: x.clamp(min=0),
     "hardswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
+    "leaky-relu": lambda x: x.clamp(min=0) + 0.01 * x.clamp(max=0),
+    "mish": lambda x: x * torch.tanh(torch.log1p(x.exp())),
+    "tanh": lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
+    "sigmoid": lambda x: 1 / (1 + (-x).exp()),
     "softmax": lambda x: x.exp() / x.exp().sum(-1, keepdim=True),
     "none": lambda x: x,
 }
@@ -125,6 +130,19 @@ def test_activations(x: Tensor, act: str) -> None:
     module, y = run(make("norm-act", norm="none", act=act), 3 * x)
     torch.testing.assert_close(y, ACTS[act](3 * x), rtol=1e-5, atol=1e-6)
     assert list(module.state_dict()) == []
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS_NAMES)
+def test_activations_as_transformers_spells_them(name: str, quiet: None) -> None:
+    from transformers.activations import ACT2FN
+
+    block = make("norm-act", norm="none", act=name)
+    assert block == make("norm-act", norm="none", act=TRANSFORMERS_NAMES[name])
+    assert block.act == TRANSFORMERS_NAMES[name]
+    x = 4 * torch.randn(3, 5, 16, dtype=torch.float64)
+    for scale in (1.0, 1e-3):
+        y = activation(block.act)(scale * x)
+        torch.testing.assert_close(y, ACT2FN[name](scale * x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -381,7 +381,17 @@ def test_bf16_runs_with_fewer_instructions() -> None:
 SPECIAL = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, -1.0, 3.0, -3.0, 20.0, -20.0]
 SPECIAL += [88.0, -88.0, 104.0, -104.0, 6e4, -6e4, 1e18, -1e18, 3e38, -3e38]
 SPECIAL += [1e-3, -1e-5, 1e-30, -1e-38, 5e-39, -1e-40, 1.4e-45]
-ACTIVATIONS = ("none", "gelu", "gelu-tanh", "silu", "relu", "hardswish")
+ACTIVATIONS = (
+    "none",
+    "gelu",
+    "gelu-tanh",
+    "silu",
+    "relu",
+    "hardswish",
+    "mish",
+    "tanh",
+    "leaky-relu",
+)
 
 
 def rows(dtype: torch.dtype, width: int) -> Tensor:

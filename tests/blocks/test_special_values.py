@@ -19,6 +19,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 ACTS: list[Act] = [
     *("gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "relu2", "hardswish", "softmax", "none"),
+    *("leaky-relu", "mish", "tanh", "sigmoid"),
 ]
 GRIDS = [(5, 7), (4, 4), (3, 6)]
 

@@ -303,12 +303,12 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "another height": (
         lambda: edited(_2_weight=torch.zeros(20, 20)),
-        "X['mm_projector.0.weight']: a tensor of (24, 16); expected (20, 16). "
+        "X['mm_projector.2.weight']: a tensor of (20, 20); expected (20, 24). "
         "Its family or its widths do not match those of the other tensors.",
     ),
     "twice the height": (
         lambda: edited(_0_weight=torch.zeros(48, 16)),
-        "X['mm_projector.0.weight']: a tensor of (48, 16); expected (24, 16). "
+        "X['mm_projector.0.bias']: a tensor of (24,); expected (48,). "
         "Its family or its widths do not match those of the other tensors.",
     ),
     "flattened, of another size": (
@@ -392,10 +392,12 @@ CONFIGS: dict[str, tuple[str, str]] = {
     ),
     "activation": (
         '{"model_type": "llava", "projector_hidden_act": "os.system"}',
-        "X: config.json: projector_hidden_act: 'os.system'; expected one of gelu, gelu_fast, "
-        "gelu_new, gelu_python, gelu_pytorch_tanh, hardswish, quick_gelu, relu, relu2, silu, "
-        "swish. Describe the projector as a document, with a block of your own if need be: "
-        "load_projector('X', root='multi_modal_projector.', spec=document, module_names='llava').",
+        "X: config.json: projector_hidden_act: 'os.system'; expected one of "
+        "gelu, gelu_accurate, gelu_fast, gelu_new, gelu_python, gelu_python_tanh, "
+        "gelu_pytorch_tanh, hardswish, leaky_relu, linear, mish, quick_gelu, relu, relu2, sigmoid, "
+        "silu, swish, tanh. Describe the projector as a document, with a block of your own if need "
+        "be: load_projector('X', root='multi_modal_projector.', spec=document, "
+        "module_names='llava').",
     ),
     "merge": (
         '{"model_type": "internvl", "downsample_ratio": "half"}',

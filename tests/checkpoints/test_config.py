@@ -212,30 +212,29 @@ def test_what_is_no_other_half(name: str, tmp_path: Path) -> None:
 def test_an_activation_that_no_block_has_is_a_block_of_ones_own(tmp_path: Path) -> None:
     """The hint is followed, with the document that it asks for."""
     stored = hf_mlp()
-    folder(tmp_path, stored, model_type="llava", projector_hidden_act="tanh")
+    folder(tmp_path, stored, model_type="llava", projector_hidden_act="elu")
     message = refusal(tmp_path)
     assert message.endswith(
-        "expected one of gelu, gelu_fast, gelu_new, gelu_python, gelu_pytorch_tanh, hardswish, "
-        "quick_gelu, relu, relu2, silu, swish. Describe the projector as a document, with a block "
-        "of your own if need be: load_projector('X', root='multi_modal_projector.', spec=document, "
-        "module_names='llava')."
+        "relu, relu2, sigmoid, silu, swish, tanh. Describe the projector as a document, with a "
+        "block of your own if need be: load_projector('X', root='multi_modal_projector.', "
+        "spec=document, module_names='llava')."
     )
 
-    @mobilevlm.BLOCKS.register("tanh")
-    class Tanh(mobilevlm.Block):
+    @mobilevlm.BLOCKS.register("elu")
+    class Elu(mobilevlm.Block):
         needs_grid = False
 
         def build(self, x: mobilevlm.Feature) -> torch.nn.Module:
-            return torch.nn.Tanh()
+            return torch.nn.ELU()
 
     try:
-        document = {"in": 16, "out": 24, "blocks": ["pointwise", "tanh", "pointwise"]}
+        document = {"in": 16, "out": 24, "blocks": ["pointwise", "elu", "pointwise"]}
         ours = follow(message.replace("'X'", repr(str(tmp_path))), document=document)
     finally:
-        mobilevlm.BLOCKS.unregister("tanh")
+        mobilevlm.BLOCKS.unregister("elu")
     state = {key.removeprefix("multi_modal_projector."): each for key, each in stored.items()}
     x = torch.randn(2, 9, 16)
-    y = torch.tanh(x @ state["linear_1.weight"].T + state["linear_1.bias"])
+    y = torch.nn.functional.elu(x @ state["linear_1.weight"].T + state["linear_1.bias"])
     expected = y @ state["linear_2.weight"].T + state["linear_2.bias"]
     with torch.inference_mode():
         torch.testing.assert_close(ours(x), expected)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.golden import GOLDEN, golden
+from reference.case import SMALL, randomize
+from reference.published import DeepseekVL2, Nvila, Pooler
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.func import functional_call
@@ -24,7 +27,21 @@ from mobilevlm import (
     to_upstream,
 )
 
-NAMES = ["linear", "mlp2x_gelu", "mlp2x_res2x_gelu", "ldpnet", "ldpnetv2"]
+NAMES = [
+    *("linear", "mlp2x_gelu", "mlp2x_res2x_gelu", "ldpnet", "ldpnetv2"),
+    *("mlp1x_res1x_gelu", "mlp2x_gelu_Norm", "pooler"),
+    *("mlp_downsample", "mlp_downsample_3x3_fix", "downsample_mlp_gelu"),
+]
+LAYOUTS = {
+    "mlp2x_gelu": "mlp",
+    "mlp2x_res2x_gelu": "mlp-res",
+    "mlp1x_res1x_gelu": "mlp-res",
+    "mlp2x_gelu_Norm": "mlp-norm",
+    "mlp_downsample": "nvila",
+    "mlp_downsample_3x3_fix": "nvila-lite",
+    "downsample_mlp_gelu": "deepseek-vl2",
+}
+GOLDENS = ["ldpnet", "ldpnetv2", "mlp2x_res2x_gelu", "mlp2x_gelu_Norm"]
 
 
 def config(name: str, in_: int = 16, out: int = 24) -> SimpleNamespace:
@@ -37,7 +54,7 @@ def golden_weights(name: str) -> dict[str, Tensor]:
     return {f"model.{k}": v for k, v in weights.items()} if name == "ldpnet" else weights
 
 
-@pytest.mark.parametrize("name", ["ldpnet", "ldpnetv2", "mlp2x_res2x_gelu"])
+@pytest.mark.parametrize("name", GOLDENS)
 def test_upstreams_state_dict_loads_as_it_is(name: str) -> None:
     assert (GOLDEN / f"{name}.safetensors").is_file()
     vectors, weights = golden(name), golden_weights(name)
@@ -49,6 +66,48 @@ def test_upstreams_state_dict_loads_as_it_is(name: str) -> None:
     state = projector.state_dict()
     assert state.keys() == weights.keys()
     assert all(torch.equal(state[key], weights[key]) for key in weights)
+
+
+UPSTREAM: dict[str, Callable[[], nn.Module]] = {
+    "pooler": lambda: Pooler(SMALL),
+    "mlp_downsample_2x2_fix": lambda: Nvila(SMALL, 2),
+    "mlp_downsample_3x3_fix": lambda: Nvila(SMALL, 3),
+    "downsample_mlp_gelu": lambda: DeepseekVL2(SMALL, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", UPSTREAM)
+def test_upstreams_weights_compute_the_same(name: str) -> None:
+    upstream, projector = UPSTREAM[name](), build_vision_projector(config(name))
+    randomize(upstream)
+    assert projector.load_state_dict(upstream.state_dict(), strict=True) == ([], [])
+    for grid in ((12, 12), (12, 18), (7, 9)):
+        for scale in (1.0, 1e-3):
+            x = scale * torch.randn(2, grid[0] * grid[1], 16)
+            with torch.inference_mode():
+                y, expected = projector(x, grid=grid), upstream(x, grid)
+            assert y.shape == expected.shape
+            assert (y - expected).abs().max() / expected.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("mlp3x_res1x_gelu", ["0", "2", "4", "5.pre_norm", "5.proj.0", "5.proj.2"]),
+        ("mlp1x_res1x_gelu", ["0", "1.pre_norm", "1.proj.0", "1.proj.2"]),
+        ("mlp9x_gelu", [str(2 * step) for step in range(9)]),
+        ("mlp9x-gelu", [str(2 * step) for step in range(9)]),
+        ("mlp2x_gelu_Norm", ["0", "1", "3", "4"]),
+        ("pooler", ["conv_pool", "proj.1"]),
+        ("mlp_downsample", ["layers.1", "layers.2", "layers.4"]),
+        ("downsample_mlp_gelu", ["layers.0", "layers.2"]),
+        ("ldpv2", ["mlp.mlp.0", "mlp.mlp.2", "peg.peg.0"]),
+        ("LlavaMultiModalProjector", ["blocks.0", "blocks.2"]),  # its own keys are no builder's
+    ],
+)
+def test_the_keys_are_upstreams(name: str, keys: list[str]) -> None:
+    state = build_vision_projector(config(name)).state_dict()
+    assert sorted({key.rpartition(".")[0] for key in state}) == sorted(keys)
 
 
 class Model(nn.Module):
@@ -179,6 +238,7 @@ def test_modules_are_of_upstreams_classes() -> None:
         **{f"{block}.{step}.block.1.fc{fc}": (1, 1) for step in (1, 2) for fc in (1, 2)},
         **{f"{block}.{step}.block.2.0": (1, 1) for step in (1, 2)},
         "ldpnetv2.peg.peg.0": (3, 24),
+        "pooler.conv_pool": (2, 1),
     }
     assert isinstance(build_vision_projector(config("linear")), nn.Linear)
 
@@ -197,7 +257,7 @@ def test_it_takes_all_that_a_projector_takes(name: str, kind: str) -> None:
         x, grid = x.transpose(1, 2).unflatten(2, grid), None
     elif kind == "packed":
         x, grid = torch.randn(480, 16), GRIDS
-        times = 2 if name.startswith("ldp") else 1
+        times = 2 if projector.spec.needs_grid else 1
 
     def count(module: nn.Module, *_: Any) -> None:
         calls[module] += 1
@@ -239,7 +299,7 @@ def test_the_native_one_shares_the_weights(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["mlp2x_gelu", "mlp2x_res2x_gelu", "ldpnet", "ldpnetv2"])
+@pytest.mark.parametrize("name", NAMES[1:])
 def test_an_adapter_takes_a_modules_place(name: str, tmp_path: Path) -> None:
     class Adapter(nn.Module):
         def __init__(self, base: nn.Module) -> None:
@@ -282,10 +342,10 @@ def test_other_names_keep_our_keys() -> None:
     assert list(build_vision_projector(config("identity", 16, 16)).state_dict()) == []
 
 
-@pytest.mark.parametrize("name", ["linear", "mlp2x_gelu", "ldpnet", "ldpnetv2", "mlp2x_res2x_gelu"])
+@pytest.mark.parametrize("name", NAMES)
 def test_to_upstream_speaks_the_same_keys(name: str) -> None:
     drop_in = build_vision_projector(config(name))
-    layout = {"mlp2x_gelu": "mlp", "mlp2x_res2x_gelu": "mlp-res"}.get(name, name)
+    layout = LAYOUTS.get(name, name)
     state = {k.removeprefix("model."): v for k, v in drop_in.state_dict().items()}
     found = to_upstream(drop_in, layout)
     assert found.keys() == state.keys()

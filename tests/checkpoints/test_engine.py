@@ -64,6 +64,7 @@ def test_a_family_that_is_only_in_the_index_is_left_out(index_of: Callable[[str]
     )
     builtin = {entry.name for entry in PROJECTORS.entries() if entry.source == "built-in"}
     assert set(fresh.names()) == builtin <= set(names)
+    assert "old-name" not in fresh
 
 
 def test_an_index_that_is_out_of_date_is_an_error(index_of: Callable[[str], None]) -> None:
@@ -151,7 +152,9 @@ def test_the_most_specific_entry_comes_first() -> None:
     assert {fit.root for fit in fits} == {"multi_modal_projector."}
 
 
-@pytest.mark.parametrize("name", ["llava", "mlp2x-gelu", "kimi-k25", "nvila", "idefics"])
+@pytest.mark.parametrize(
+    "name", ["llava", "mlp2x_gelu", "LlavaMultiModalProjector", "kimi-k25", "nvila", "idefics"]
+)
 def test_an_alias_is_its_family_with_options(name: str) -> None:
     [(cls, options)] = [
         (cls, cls.aliases[name]) for cls in families().values() if name in cls.aliases

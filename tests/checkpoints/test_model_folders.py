@@ -1,6 +1,7 @@
 """Families' folders: real models of transformers, LLaVA's files, models with their own code."""
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from reference.zoo import CASES, run_internvl
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mobilevlm import GridError, Stack, build_projector
+from mobilevlm import GridError, Stack, build_projector, spec_of
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.inspection import inspect_checkpoint
 from mobilevlm.checkpoints.load import load_projector
@@ -299,6 +300,11 @@ REMOTE = {
         model_type="deepseek_vl_v2",
         projector_config={"depth": 3, "mlp_ratio": 2, "downsample_ratio": 2},
     ),
+    "deepseek-vl2-3x3": Remote(
+        *("deepseek-vl2", "projector.", lambda: DeepseekVL2(SMALL, 2, 1, 3), with_grid, ((5, 9),)),
+        model_type="deepseek_vl_v2",
+        projector_config={"depth": 2, "downsample_ratio": 3},
+    ),
     "deepseek-vl2-pooling": Remote(
         *("deepseek-vl2", "projector.", pooling, run_pooling, ANY),
         model_type="deepseek_vl_v2",
@@ -497,6 +503,7 @@ def test_models_whose_config_says_otherwise(name: str, tmp_path: Path) -> None:
         ("ldpnet", "ldpnet", ""),
         ("ldpnetv2", "ldpnetv2", ""),
         ("mlp2x_res2x_gelu", "mlp-res", ""),
+        ("mlp2x_gelu_Norm", "mlp", ""),
     ],
 )
 def test_golden_under_every_prefix(
@@ -532,6 +539,21 @@ def test_llava_under_every_prefix(name: str, prefix: str, tmp_path: Path) -> Non
     for model_type in ("llava", "llava_llama", "mobilevlm"):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
         assert same(load_projector(tmp_path), projector)
+
+
+@pytest.mark.parametrize(("first", "last"), [("0", "2"), ("linear_1", "linear_2")])
+def test_an_inner_width_of_its_own(first: str, last: str, tmp_path: Path) -> None:
+    """LLaVA's and transformers' names, with another width between the two layers."""
+    upstream = nn.Sequential(
+        OrderedDict({first: nn.Linear(32, 64), "act": nn.GELU(), last: nn.Linear(64, 48)})
+    )
+    prefix = "mm_projector." if first == "0" else "multi_modal_projector."
+    save_file({prefix + k: v for k, v in upstream.state_dict().items()}, tmp_path / "x")
+    projector, x = load_projector(tmp_path / "x"), torch.randn(2, 5, 32)
+    with torch.inference_mode():
+        assert torch.equal(projector(x), upstream(x))
+    assert inspect_checkpoint(tmp_path / "x").family == "mlp"
+    assert projector.spec == spec_of("mlp", 32, 48, hidden=64)
 
 
 # ---------------------------------------------------------------------- what can be wrong

@@ -17,7 +17,15 @@ from typing import Any
 import pytest
 import torch
 from helpers.checkpoints import check_model, equal, same
-from reference.case import Run, as_image, blocked, one_by_one, plain, run_blocked
+from reference.case import (
+    Run,
+    as_image,
+    blocked,
+    one_by_one,
+    plain,
+    run_blocked,
+    run_in_blocks,
+)
 from reference.models import (
     CLIP,
     PROJECTOR,
@@ -42,6 +50,7 @@ from mobilevlm import (
     load_projector,
     to_upstream,
 )
+from mobilevlm.blocks.core.activation import TRANSFORMERS_NAMES
 from mobilevlm.blocks.core.linear import products
 from mobilevlm.checkpoints.errors import CheckpointError
 
@@ -83,13 +92,13 @@ def features(model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
     return y if isinstance(y, Tensor) else torch.stack(list(y))
 
 
-def packed(first: str, *patch: int, order: str = "blocked", inside: str = "") -> Run:
+def packed(first: str, *patch: int, order: str = "blocked", inside: str = "", side: int = 2) -> Run:
     """Run a model that takes packed patches and their grids; `first` is its projector's start."""
 
     def run(model: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
         b, n, _ = x.shape
         if order == "blocked":
-            x = torch.stack([blocked(image, grid) for image in x])
+            x = torch.stack([blocked(image, grid, side) for image in x])
         model = model.get_submodule(inside)
         with fed(model.get_submodule(first), x):
             pixels = torch.randn(b * n, *patch, dtype=x.dtype)
@@ -98,12 +107,13 @@ def packed(first: str, *patch: int, order: str = "blocked", inside: str = "") ->
     return run
 
 
-def run_inkling2(model: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Each of its patches is of four; grids count them."""
+def run_inkling2(model: nn.Module, x: Tensor, grid: tuple[int, int], side: int = 2) -> Tensor:
+    """Each of its patches is of several; grids count them."""
     b, n, _ = x.shape
-    with fed(model.model.vision_tower.merger, torch.stack([blocked(image, grid) for image in x])):
-        pixels = torch.randn(b * n // 4, 8, 8, 3, dtype=x.dtype)
-        return features(model, pixels, torch.tensor([[1, grid[0] // 2, grid[1] // 2]] * b))
+    tokens = torch.stack([blocked(image, grid, side) for image in x])
+    with fed(model.model.vision_tower.merger, tokens):
+        pixels = torch.randn(b * n // side**2, 4 * side, 4 * side, 3, dtype=x.dtype)
+        return features(model, pixels, torch.tensor([[1, *(s // side for s in grid)]] * b))
 
 
 def run_gemma3n(model: nn.Module, x: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -725,53 +735,75 @@ def test_other_names(name: str, tmp_path: Path) -> None:
     assert first.spec == again.spec
 
 
-BLOCKS = "vision_config.spatial_merge_size: 3; expected 2."
+# Settings that no released model has.
+NINE = ((6, 9), (3, 3))
+_MERGE3 = {"vision_config": {"spatial_merge_size": 3}}
+SETTINGS = {
+    **{
+        f"{name}, 3x3": MODELS[name].changed(
+            run=packed(first, *patch, side=3), grids=NINE, **_MERGE3
+        )
+        for name, first, *patch in (
+            ("qwen4_exp", "model.visual.merger", 96),
+            ("lfm3_vl", PROJECTOR, 96),
+            ("glm4v", GLM_FIRST, 96),
+        )
+    },
+    "inkling2, 3x3": MODELS["inkling2"].changed(
+        run=functools.partial(run_inkling2, side=3), grids=NINE, **_MERGE3
+    ),
+    "kimi_k25, 4x4": MODELS["kimi_k25"].changed(
+        run=packed("model.mm_projector", 3, 4, 4, side=4),
+        grids=((8, 12), (4, 4)),
+        vision_config={"merge_kernel_size": [4, 4]},
+    ),
+    "glm4v, act": MODELS["glm4v"].changed(vision_config={"hidden_act": "gelu"}),
+    "glm5_next, act": MODELS["glm5_next"].changed(vision_config={"hidden_act": "quick_gelu"}),
+    "hunyuan_vl, act": MODELS["hunyuan_vl"].changed(vision_config={"hidden_act": "silu"}),
+    "mistral_large4, act": MODELS["mistral_large4"].changed(projector_hidden_act="mish"),
+    "lighton_ocr, act": MODELS["lighton_ocr"].changed(projector_hidden_act="tanh"),  # not read
+    "mistral3, act": FIRST["mistral3"].changed(projector_hidden_act="silu"),
+    "aya_vision, eps": FIRST["aya_vision"].changed(adapter_layer_norm_eps=1e-2),
+    "vipllava, act": FIRST["vipllava"].changed(
+        projector_hidden_act="relu", projector_layernorm_eps=1e-2
+    ),
+    "llama4, 4x4": FIRST["llama4"].changed(
+        vision_config={"pixel_shuffle_ratio": 0.25, "intermediate_size": 256}
+    ),
+    "qwen2_vl, 3x3": FIRST["qwen2_vl"].changed(run=run_in_blocks(3), grids=NINE, **_MERGE3),
+    "qwen2_5_vl, 4x4": FIRST["qwen2_5_vl"].changed(
+        run=run_in_blocks(4), grids=((8, 12),), vision_config={"spatial_merge_size": 4}
+    ),
+    "qwen3_vl, 3x3": FIRST["qwen3_vl"].changed(run=run_in_blocks(3), grids=NINE, **_MERGE3),
+    "blip2, eps": FIRST["blip2"].changed(qformer_config={"layer_norm_eps": 1e-3}),
+    "blip2, act": FIRST["blip2"].changed(qformer_config={"hidden_act": "relu"}),
+    "idefics2, act": FIRST["idefics2"].changed(text_config={"hidden_act": "gelu_new"}),
+    "idefics2, perceiver's act": FIRST["idefics2"].changed(perceiver_config={"hidden_act": "relu"}),
+    **{
+        f"llava, {act}": FIRST["llava"].changed(projector_hidden_act=act)
+        for act in TRANSFORMERS_NAMES
+    },
+}
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_upstreams(name: str, tmp_path: Path) -> None:
+    check_model(SETTINGS[name], tmp_path)
+
+
 # The model; the setting and its value; what is refused; the root and layout that the hint names.
 REFUSED: dict[str, tuple[str, str, Any, str, str, str]] = {
-    "qwen2-vl": (
-        *("qwen2_5_omni", "thinker_config.vision_config.spatial_merge_size", 3, BLOCKS),
-        *("thinker.visual.merger.", "qwen2-vl"),
-    ),
-    "qwen3-vl": (
-        *("qwen4_exp", "vision_config.spatial_merge_size", 3, BLOCKS),
-        *("model.visual.merger.", "qwen3-vl"),
-    ),
-    "lfm3-vl": (
-        *("lfm3_vl", "vision_config.spatial_merge_size", 3, BLOCKS),
-        *("model.multi_modal_projector.", "lfm3-vl"),
-    ),
-    "inkling2": (
-        *("inkling2", "vision_config.spatial_merge_size", 3, BLOCKS),
-        *("", "inkling2"),
-    ),
-    "glm4v": (
-        *("glm4v", "vision_config.spatial_merge_size", 3, BLOCKS),
-        *("", "glm4v"),
-    ),
     "kimi-k25": (
         *("kimi_k25", "vision_config.merge_kernel_size", [2, 4]),
         "vision_config.merge_kernel_size: [2, 4]; expected [2, 2].",
         *("", "kimi-k25-saved"),
     ),
-    "glm4v, activation": (
-        *("glm4v", "vision_config.hidden_act", "gelu"),
-        "vision_config.hidden_act: 'gelu'; expected 'silu'.",
-        *("", "glm4v"),
-    ),
-    "hunyuan-vl, activation": (
-        *("hunyuan_vl", "vision_config.hidden_act", "silu"),
-        "vision_config.hidden_act: 'silu'; expected 'gelu'.",
-        *("", "hunyuan-vl-original"),
-    ),
     "nemotron-omni, one more norm": (
         *("nemotron_h_omni", "text_config.num_nextn_predict_layers", 1),
         "text_config.num_nextn_predict_layers: 1; expected 0.",
         *("mlp1.", "internvl-chat"),
-    ),
-    "mistral3, activation": (
-        *("mistral_large4", "projector_hidden_act", "silu"),
-        "projector_hidden_act: 'silu'; expected 'gelu'.",
-        *("", "mistral-large4"),
     ),
 }
 

@@ -466,7 +466,7 @@ def test_a_path_in_place_of_a_name(
 def test_an_inspection_names_a_document_by_what_means_the_same(tmp_path: Path) -> None:
     for name, options, title in (
         ("mlp", {"prefix_tokens": 1}, "document (mlp)"),
-        ("mlp3x_gelu", {}, "document (mlp3x-gelu)"),
+        ("mlp3x_gelu", {}, "document (mlp3x_gelu)"),
         ("qwen2_5_vl", {}, "document (qwen2-5-vl)"),
         ("ldp", {"kernel": 5}, "document"),
     ):

@@ -32,7 +32,9 @@ def test_list_names_both_registries() -> None:
     assert (status, err) == (0, "")
     assert ["ldp", "projector"] in names
     assert ["depthwise-residual", "block"] in names
-    assert out.splitlines()[0].split() == ["name", "kind", "from", "target"]
+    assert out.splitlines()[0].split() == [
+        *("name", "kind", "from", "tokens", "parameters", "found", "by")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,8 @@ def test_list_names_both_registries() -> None:
     [
         ("ldp", ["ldp", "ldpnet", "ldpnetv2"]),
         ("ldp*v2", ["ldpnetv2"]),
-        ("mlp2x_gelu", ["mlp2x-gelu"]),
+        ("MLP2x.GELU", ["mlp"]),
+        ("norm_act", ["norm-act"]),
         ("*", None),
     ],
 )
@@ -48,7 +51,8 @@ def test_list_takes_a_pattern(pattern: str, expected: list[str] | None) -> None:
     status, out, _ = run("list", pattern, "--json")
     found = json.loads(out)
     assert status == 0
-    assert set(found[0]) == {"kind", "name", "source", "version", "target"}
+    facts = {"by", "note", "parameters", "tokens"}
+    assert set(found[0]) == {"kind", "name", "source", "version", "target", *facts}
     if expected is None:
         expected = [entry["name"] for entry in json.loads(run("list", "--json")[1])]
     assert [entry["name"] for entry in found] == expected
@@ -57,10 +61,10 @@ def test_list_takes_a_pattern(pattern: str, expected: list[str] | None) -> None:
 def test_list_without_a_match() -> None:
     assert run("list", "zzz") == (1, "", "note: nothing matches 'zzz'\n")
     assert run("list", "zzz", "--json") == (1, "[]\n", "")
-    assert run("list", "lpd") == (
+    assert run("list", "smollvm") == (
         1,
         "",
-        "note: nothing matches 'lpd'. Did you mean 'ldp' or 'mlp'?\n",
+        "note: nothing matches 'smollvm'. Did you mean 'SmolVLM' or 'SmolVLM2'?\n",
     )
 
 
@@ -361,7 +365,7 @@ def test_one_vocabulary_of_dtypes(tmp_path: Path) -> None:
     [
         ("mobilevlm ver", ["version"]),
         ("mobilevlm show ldpn", ["ldpnet", "ldpnetv2"]),
-        ("mobilevlm tokens mlp2x_g", ["mlp2x_gelu"]),
+        ("mobilevlm tokens mlp2x_g", ["mlp2x_gelu", "mlp2x_gelu_Norm"]),
         ("mobilevlm export qwen3", ["qwen3-vl", "qwen3-vl-deepstack"]),
         ("mobilevlm help doc", ["doctor"]),
         ("mobilevlm bench ldp --dtype b", ["bfloat16"]),

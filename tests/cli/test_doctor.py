@@ -63,10 +63,10 @@ def test_list_finds_a_plugin_by_its_package(site: Site, pattern: str) -> None:
     install(site)
     assert run("list", pattern) == (
         0,
-        "name     kind       from              target\n"
-        "-------  ---------  ----------------  --------------------\n"
-        "swaying  projector  north-blocks 1.0  north_blocks:Swaying\n"
-        "sway     block      north-blocks 1.0  north_blocks:Sway\n",
+        "name     kind       from              tokens  parameters  found by\n"
+        "-------  ---------  ----------------  ------  ----------  --------\n"
+        "swaying  projector  north-blocks 1.0\n"
+        "sway     block      north-blocks 1.0\n",
         "",
     )
 

@@ -48,5 +48,15 @@ BUILT_IN = [
     for name in BLOCKS.names()
     if BLOCKS.find(name).source == "built-in" and not name.startswith("zeta-")
 ]
-PRESETS = [name for name in PROJECTORS.names() if PROJECTORS.find(name).source == "built-in"]
-FAMILIES = [name for name in PRESETS if isinstance(PROJECTORS.get(name), type)]
+FAMILIES = [name for name in PROJECTORS if PROJECTORS.find(name).source == "built-in"]
+# Of the aliases, the first with each set of options; of those that only count layers, a few.
+_FIRST = {
+    f"{family} {options}": alias
+    for alias, (family, options) in reversed(PROJECTORS.aliases().items())
+    if options
+}
+PRESETS = sorted(
+    {*FAMILIES, *_FIRST.values()}
+    - {f"mlp{depth}x_gelu" for depth in range(4, 17)}
+    - {f"mlp{d}x_res{n}x_gelu" for d in range(1, 5) for n in range(1, 5) if (d, n) != (3, 1)}
+)

@@ -62,7 +62,8 @@ def equal(
                 x = scale * torch.randn(batch, grid[0] * grid[1], ours.spec.in_)
                 with torch.inference_mode():
                     expected = run(upstream, x, grid)
-                    given = torch.stack([blocked(y, grid) for y in x]) if ours._block_major else x
+                    side = ours.spec.token_block
+                    given = torch.stack([blocked(image, grid, side) for image in x])
                     y = ours(given, grid=grid)
                 assert y.shape == expected.shape
                 assert (y - expected).abs().max() / expected.abs().max() < 1e-5

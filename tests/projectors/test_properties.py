@@ -23,7 +23,18 @@ from mobilevlm import (
 )
 
 WIDTHS = st.integers(1, 12)
-ACTS = ["gelu", "gelu-tanh", "quick-gelu", "silu", "relu", "hardswish", "softmax", "none"]
+ACTS = [
+    "gelu",
+    "gelu-tanh",
+    "quick-gelu",
+    "silu",
+    "relu",
+    "hardswish",
+    "softmax",
+    "none",
+    "mish",
+    "tanh",
+]
 
 
 def block(type_: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

@@ -31,7 +31,8 @@ KNOWN = (
     "glu, identity, newline, norm-act, parallel, patch-merge, and others."
 )
 ACTS = (
-    "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'hardswish', 'softmax' or 'none'"
+    "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'leaky-relu', 'hardswish', "
+    "'mish', 'tanh', 'sigmoid', 'softmax' or 'none'"
 )
 WIDTH = "an integer, 'in', 'out' or 'same'"
 HUGE = 1 << 20
@@ -176,7 +177,7 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         document({"type": "preset", "name": "ldpp"}),
-        "blocks[0] (preset): unknown projector 'ldpp'. Did you mean 'ldp' or 'ldpnet'? It is given "
+        "blocks[0] (preset): unknown projector 'ldpp'. Did you mean 'ldp' or 'ldpv2'? It is given "
         "?x? x 64 by the input.",
     ),
     (
@@ -232,11 +233,13 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         document("pointwise", token_order="bloked"),
-        "token_order: \"bloked\"; expected 'raster' or 'blocked'. Did you mean 'blocked'?",
+        "token_order: \"bloked\"; expected 'raster', 'blocked', 'blocked-3x3' or 'blocked-4x4'. "
+        "Did you mean 'blocked' or 'blocked-4x4'?",
     ),
     (
         document("pointwise", token_order="rastr"),
-        "token_order: \"rastr\"; expected 'raster' or 'blocked'. Did you mean 'raster'?",
+        "token_order: \"rastr\"; expected 'raster', 'blocked', 'blocked-3x3' or 'blocked-4x4'. Did "
+        "you mean 'raster'?",
     ),
     (
         document(["\u0430"]),
@@ -577,10 +580,9 @@ CALLS: list[tuple[Any, type[MobileVLMError], str]] = [
             f"unknown projector {name!a}. {hint}",
         )
         for name, hint in {
-            "mlp0x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
-            "mlp9x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
-            "mlp2x_gelu\n": "Did you mean 'mlp2x-gelu' or 'mlp1x-gelu'?",
-            "mlp\u0663x_gelu": "Did you mean 'mlp1x-gelu' or 'mlp2x-gelu'?",
+            "mlp0x_gelu": "Did you mean 'mlp10x_gelu' or 'mlp1x_gelu'?",
+            "mlp2x_gelu\n": "Did you mean 'mlp2x_gelu' or 'mlp12x_gelu'?",
+            "mlp\u0663x_gelu": "Did you mean 'mlp1x_gelu' or 'mlp2x_gelu'?",
             "ldpnetANYTHING": "Did you mean 'ldpnet'?",
             "LDP": "Did you mean 'ldp'?",
             "pointwise": "'pointwise' is a block, not a projector.",

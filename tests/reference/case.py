@@ -86,13 +86,15 @@ def one_by_one(call: Run) -> Run:
     return run
 
 
-def blocked(x: Tensor, grid: Grid) -> Tensor:
-    """Put the tokens ``(n, c)`` of an image into blocks of 2x2."""
+def blocked(x: Tensor, grid: Grid, side: int = 2) -> Tensor:
+    """Put the tokens ``(n, c)`` of an image into square blocks."""
     h, w = grid
-    return x.unflatten(0, (h // 2, 2, w // 2, 2)).transpose(1, 2).flatten(0, 3)
+    return x.unflatten(0, (h // side, side, w // side, side)).transpose(1, 2).flatten(0, 3)
 
 
-@one_by_one
-def run_blocked(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
-    y: Tensor = module(blocked(x, grid))
-    return y
+def run_in_blocks(side: int) -> Run:
+    """Run a module on tokens in blocks of that side, each image by itself."""
+    return one_by_one(lambda module, x, grid: module(blocked(x, grid, side)))
+
+
+run_blocked = run_in_blocks(2)

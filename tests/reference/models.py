@@ -1,5 +1,6 @@
 """Whole tiny models of transformers whose projector is one of ours."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,19 @@ class Model:
         self.in_, self.out = in_, out
         self.grids, self.config = grids or ((8, 8),), config
         self.classes = classes or (f"{name}Config", f"{name}{task}")
+
+    def changed(self, *, run: Any = None, grids: Any = (), **config: Any) -> "Model":
+        """The same with other settings, in sections of the config too."""
+        other = copy.copy(self)
+        other.run, other.grids = run or self.run, grids or self.grids
+        other.config = {
+            **self.config,
+            **{
+                key: {**self.config.get(key, {}), **value} if isinstance(value, dict) else value
+                for key, value in config.items()
+            },
+        }
+        return other
 
     def build(self) -> nn.Module:
         import transformers

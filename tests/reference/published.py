@@ -9,19 +9,20 @@ from .case import Grid, Sizes
 class DeepseekVL2(nn.Module):
     """MlpProjector of deepseek-ai/DeepSeek-VL2, its published computation: downsample_mlp_gelu."""
 
-    def __init__(self, s: Sizes, depth: int, ratio: int) -> None:
+    def __init__(self, s: Sizes, depth: int, ratio: int, side: int = 2) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Linear(4 * s.v, s.d * ratio)]
+        self.side = side
+        layers: list[nn.Module] = [nn.Linear(side * side * s.v, s.d * ratio)]
         for _ in range(1, depth - 1):
             layers += [nn.GELU(), nn.Linear(s.d * ratio, s.d * ratio)]
         layers += [nn.GELU(), nn.Linear(s.d * ratio, s.d)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        h, w = grid
+        (h, w), side = grid, self.side
         x = x.transpose(1, 2).unflatten(2, grid)
-        x = nn.functional.pad(x, (0, w % 2, 0, h % 2))
-        y: Tensor = self.layers(nn.functional.unfold(x, 2, stride=2).transpose(1, 2))
+        x = nn.functional.pad(x, (0, -w % side, 0, -h % side))
+        y: Tensor = self.layers(nn.functional.unfold(x, side, stride=side).transpose(1, 2))
         return y
 
 
@@ -53,6 +54,20 @@ class Nvila(nn.Module):
         y = x.view(n, w, h // s, c * s).permute(0, 2, 1, 3).contiguous()
         y = y.view(n, h // s, w // s, c * s * s).permute(0, 2, 1, 3)
         z: Tensor = self.layers(y.flatten(1, 2))
+        return z
+
+
+class Pooler(nn.Module):
+    """PoolerProjector of LLaVA-VL/LLaVA-NeXT, its published computation."""
+
+    def __init__(self, s: Sizes) -> None:
+        super().__init__()
+        self.conv_pool = nn.Conv2d(s.v, s.d, kernel_size=2, stride=2)
+        self.proj = nn.Sequential(nn.GELU(), nn.Linear(s.d, s.d))
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        y = self.conv_pool(x.transpose(1, 2).unflatten(2, grid))
+        z: Tensor = self.proj(y.flatten(2).transpose(1, 2))
         return z
 
 

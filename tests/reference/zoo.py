@@ -19,7 +19,7 @@ from .case import (
     run_blocked,
     with_grid,
 )
-from .published import ColumnMajor, DeepseekVL2, Nvila
+from .published import ColumnMajor, DeepseekVL2, Nvila, Pooler
 
 QWEN2, QWEN25 = "qwen2_vl.modeling_qwen2_vl", "qwen2_5_vl.modeling_qwen2_5_vl"
 
@@ -483,6 +483,9 @@ def cases(s: Sizes) -> dict[str, Case]:
             lambda: Nvila(s, 3),
             with_grid,
             grids=((9, 9), (8, 8), (7, 12)),
+        ),
+        "pooler": case(
+            "pooler", "pooler", lambda: Pooler(s), with_grid, grids=(*any_grid, (7, 7), (5, 4))
         ),
         "granite-docling": case(
             "granite-docling", "granite-docling", partial(granite, s, 4), run_granite

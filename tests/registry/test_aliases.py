@@ -40,13 +40,13 @@ def test_without_specialise_an_alias_is_another_name_of_the_same() -> None:
     assert ratios(specialise=None).get("quotient") is Fraction
 
 
-def test_an_alias_is_listed_as_a_built_in() -> None:
+def test_an_alias_is_found_as_a_built_in_but_not_listed() -> None:
     registry = ratios()
-    assert registry.names() == ["Some.Class_Name", "half", "quotient", "ratio"]
-    for name in registry.names():
-        entry = Entry(name, "built-in", "", "fractions:Fraction")
-        assert registry.find(name) == entry
-        assert entry in registry.entries()
+    assert registry.names() == list(registry) == ["ratio"]
+    assert len(registry) == len(registry.entries()) == 1
+    assert registry.aliases() == ALIASES
+    for name in ("ratio", *ALIASES):
+        assert registry.find(name) == Entry(name, "built-in", "", "fractions:Fraction")
         assert name in registry
 
 
@@ -60,14 +60,26 @@ def test_an_alias_that_is_not_a_short_name_is_looked_up_as_written() -> None:
 
 
 def test_an_underscore_reads_as_a_dash_in_an_alias_too() -> None:
-    registry = ratios(aliases={"one-half": ALIASES["half"]})
-    assert registry.get("one_half") is registry.get("one-half")
+    for alias in ("one-half", "one_half"):
+        registry = ratios(aliases={alias: ALIASES["half"]})
+        assert registry.get("one_half") is registry.get("one-half")
+        assert registry.name_of(registry.get("one-half")) == alias
 
 
 def test_an_alias_cannot_be_taken_over() -> None:
     registry = ratios()
     with pytest.raises(NameTaken, match="'half' is built in and cannot be replaced"):
         registry.register("half", Fraction(1, 3), replace=True)
+    with pytest.raises(NameTaken, match="'one_half' is built in and cannot be replaced"):
+        ratios(aliases={"one_half": ALIASES["half"]}).register("one-half", Fraction(1, 3))
+
+
+def test_advice_is_asked_for_before_a_misspelt_name_is_searched() -> None:
+    registry = ratios(advise=lambda name: "It is a model." if name == "rati" else "")
+    for name, hint in {"rati": "It is a model.", "ratoi": "Did you mean 'ratio'?"}.items():
+        with pytest.raises(UnknownName) as caught:
+            registry.get(name)
+        assert str(caught.value) == f"unknown ratio '{name}'. {hint}"
 
 
 def test_what_an_alias_means_is_known_by_it() -> None:
@@ -82,7 +94,7 @@ def test_what_an_alias_means_is_known_by_it() -> None:
 
 def test_an_alias_of_an_unknown_name_fails_at_the_first_look() -> None:
     with pytest.raises(KeyError, match="ration"):
-        ratios(aliases={"half": ("ration", {})}).names()
+        ratios(aliases={"half": ("ration", {})}).find("half")
 
 
 def test_threads_get_the_same() -> None:

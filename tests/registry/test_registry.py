@@ -37,7 +37,7 @@ from mobilevlm.registry import (
     did_you_mean,
     quote,
 )
-from mobilevlm.registry.names import _distance
+from mobilevlm.registry.names import _distance, normalize
 
 KNOWN = "Known: hammer, saw, tape-measure."
 RULE = "lower-case ASCII letters, digits and '-', starting with a letter, at most 64"
@@ -411,7 +411,7 @@ def test_a_built_in_cannot_be_taken_over(name: str, replace: bool) -> None:
 
 @pytest.mark.parametrize("registry", ALL, ids=lambda registry: registry.kind)
 def test_none_of_ours_can_be_taken_over(registry: Registry[Any], registries: None) -> None:
-    for name in registry._builtins:
+    for name in filter(normalize, registry._builtins):  # others cannot be registered at all
         thing = registry.get(name)
         expected = f"{registry.kind} {name!r} is built in and cannot be replaced. "
         expected += "Choose another name."

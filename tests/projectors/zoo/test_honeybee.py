@@ -49,6 +49,7 @@ def load(projector: Projector, layout: str, state: Mapping[str, Tensor]) -> None
 GOLDENS: dict[str, tuple[str, tuple[int, int] | None, dict[str, Any]]] = {
     "c-abstractor": ("c-abstractor", (8, 8), {**SMALL, "position": True, "end": 1}),
     "mlp2x_res2x_gelu": ("mlp-res", None, {}),
+    "mlp2x_gelu_Norm": ("mlp-norm", None, {}),
 }
 
 

@@ -1,6 +1,7 @@
 """Presets against the real thing: golden vectors of upstream, and plain formulas in torch."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -276,6 +277,41 @@ def test_ldpnet_on_any_grid(grid: tuple[int, int], scale: float) -> None:
         z = z + plain_inverted_residual(z, list(b[3].body), 1)
         z = plain_inverted_residual(z, list(b[4:]), 2)
         torch.testing.assert_close(projector(x), z, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "pool", "grid", "tokens"),
+    [
+        ({}, nn.AdaptiveAvgPool2d((12, 12)), (24, 24), 144),
+        ({"size": 8}, nn.AdaptiveAvgPool2d((8, 8)), (24, 24), 64),
+        ({"size": (6, 9)}, nn.AdaptiveAvgPool2d((6, 9)), (13, 20), 54),
+        ({"stride": 2}, nn.AvgPool2d(2), (24, 24), 144),
+        ({"stride": 2}, nn.AvgPool2d(2), (11, 30), 75),
+        ({"stride": 3}, nn.AvgPool2d(3), (12, 9), 12),
+    ],
+)
+def test_ldpnetv2_pools_to_a_size_or_by_a_stride(
+    options: dict[str, Any], pool: nn.Module, grid: tuple[int, int], tokens: int
+) -> None:
+    projector = build_projector("ldpnetv2", 16, 24, **options)
+    vectors = golden("ldpnetv2")
+    load_upstream(projector, LDPNETV2, vectors)
+    first, second, peg = (projector.blocks[index] for index in (0, 2, 4))
+    for scale in (1.0, 1e-3):
+        x = scale * torch.randn(2, grid[0] * grid[1], 16)
+        y = F.linear(F.gelu(F.linear(x, first.weight, first.bias)), second.weight, second.bias)
+        y = pool(y.transpose(1, 2).unflatten(2, grid))
+        y = F.conv2d(y, peg.weight, peg.bias, padding=1, groups=24) + y
+        with torch.inference_mode():
+            ours = projector(x, grid=grid)
+        assert ours.shape == (2, tokens, 24)
+        assert (ours - y.flatten(2).mT).abs().max() / y.abs().max() < 1e-5
+
+
+def test_ldpnetv2_has_one_way_to_pool() -> None:
+    with pytest.raises(SpecError) as caught:
+        build_projector("ldpnetv2", 16, 24, size=8, stride=2)
+    assert str(caught.value) == "ldpnetv2: 'size' and 'stride' are both given. Give one of them."
 
 
 def test_options_reach_the_modules() -> None:
