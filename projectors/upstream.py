@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 __all__ = [
+    "Axes",
     "Checkpoint",
     "Fused",
     "Match",
@@ -54,14 +55,19 @@ class Name:
             parameter without our leading axis of 1; ``matrix``: our linear layer's weight, stored
             (in, out); ``conv``: a convolution, which is a linear layer here.
         kernel: The sides of the convolution's kernel.
+        order: How our linear layer's inputs stand where upstream has a convolution: ``chw``, as in
+            its weight, or ``hwc``, position after position.
         skip: How many unused rows stand before ours in a ``batch``.
+        axes: How many leading axes of 1 a ``batch`` has.
         join: What stands between the path and the parameter's name.
     """
 
     path: str
     form: Literal["plain", "bare", "batch", "vector", "matrix", "conv"] = "plain"
     kernel: tuple[int, int] = (1, 1)
+    order: Literal["chw", "hwc"] = "chw"
     skip: int = 0
+    axes: int = 1
     join: str = "."
 
 
@@ -81,7 +87,24 @@ class Fused:
     join: str = "."
 
 
-Names: TypeAlias = Sequence[str | Name | Fused] | Callable[["Stack"], Sequence[str | Name | Fused]]
+@dataclass(frozen=True)
+class Axes:
+    """The tables of a `position` block of kind ``axes``.
+
+    Attributes:
+        rows: Upstream's parameter with a vector for each row.
+        columns: The one with a vector for each column; if it is the same, it is (n, 2, c), the
+            columns before the rows.
+    """
+
+    rows: str
+    columns: str
+
+
+Names: TypeAlias = (
+    Sequence[str | Name | Fused | Axes]
+    | Callable[["Stack"], Sequence[str | Name | Fused] | Sequence[str | Name | Fused | Axes]]
+)
 """Upstream's names of a projector's modules that hold parameters, in order of use."""
 
 
@@ -143,9 +166,9 @@ class Checkpoint:
                 "Write the projector as a document and load its weights yourself.",
             )
 
-    def act(self, path: str = "projector_hidden_act") -> str:
-        """Return our name of the activation that a setting names, which is GELU by default."""
-        name = self.setting(path, "gelu")
+    def act(self, path: str = "projector_hidden_act", default: str = "gelu") -> str:
+        """Return our name of the activation that a setting names."""
+        name = self.setting(path, default)
         if not isinstance(name, str) or name not in _ACTIVATIONS:
             expected = f"one of {', '.join(_ACTIVATIONS)}"
             raise CheckpointError(quote(name), f"config.json: {path}", expected)
