@@ -27,6 +27,17 @@ def _read(ckpt: Checkpoint) -> Match:
     return Match(wide // 4, out, options)
 
 
+def _entry(layout: str, *parts: str) -> Upstream:
+    mlps = [f"{mlp}_linear.{part}" for mlp in ("spatial", "temporal") for part in parts]
+    return Upstream(
+        layout,
+        (*mlps, "mlp", "after_norm"),
+        prefix="resampler_model",
+        read=_read,
+        model_types=("ernie4_5_vl_moe", "ernie4_5_moe_vl"),
+    )
+
+
 class Ernie45VL(Preset):
     """``merge 2x2 > MLP > LN > [the same twice, side by side] > MLP > LN > Linear > RMS norm``.
 
@@ -57,16 +68,6 @@ class Ernie45VL(Preset):
         return Stack(in_=in_, out=out, blocks=blocks, token_order=self.token_order)
 
     upstream = (
-        Upstream(
-            "ernie4-5-vl",
-            (
-                *(f"spatial_linear.{step}" for step in (0, 2, 3)),
-                *(f"temporal_linear.{step}" for step in (0, 2, 3)),
-                "mlp",
-                "after_norm",
-            ),
-            prefix="resampler_model",
-            read=_read,
-            model_types=("ernie4_5_vl_moe", "ernie4_5_moe_vl"),
-        ),
+        _entry("ernie4-5-vl", "0", "2", "3"),
+        _entry("ernie4-5-vl-module", "fc1", "fc2", "ln"),
     )

@@ -20,9 +20,7 @@ def _read(ckpt: Checkpoint) -> Match:
 
 def _read_muse_spark_audio(ckpt: Checkpoint) -> Match:
     out, in_ = ckpt.matrix("proj.weight")
-    return Match(
-        in_, out, {"norm": "rms", "eps": ckpt.setting("audio_config.rms_norm_eps", 1e-5)}
-    )
+    return Match(in_, out, {"norm": "rms", "eps": ckpt.setting("audio_config.rms_norm_eps", 1e-5)})
 
 
 class Git(Preset):

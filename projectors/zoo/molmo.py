@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from ...blocks.attention import Heads
 from ...blocks.attention_pool import AttentionPool
@@ -17,28 +21,53 @@ __all__ = ["Molmo"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    """Read Molmo's; the tower is always CLIP or as wide, with heads of 64 channels."""
-    width, in_ = ckpt.matrix("image_pooling_2d.wq.weight")
-    return _match(ckpt, width, in_, {"heads": width // 64})
+    """Read Molmo's; its towers all have 16 heads, and the pooling those of the tower."""
+    return _match(ckpt, _NAMES, 16)
 
 
-def _read_molmo2(ckpt: Checkpoint) -> Match:
-    width, in_ = ckpt.matrix("image_pooling_2d.wq.weight")
-    heads = ckpt.setting("adapter_config.num_attention_heads", 16)
-    ckpt.only("adapter_config.num_key_value_heads", heads, 16)
-    act = ckpt.act("adapter_config.hidden_act", "silu")
-    return _match(ckpt, width, in_, {"heads": heads, "act": act, "ceil": True})
+def _reader_of_molmo2(names: Sequence[str]) -> Callable[[Checkpoint], Match]:
+    def read(ckpt: Checkpoint) -> Match:
+        heads = ckpt.setting("adapter_config.num_attention_heads", 16)
+        ckpt.only("adapter_config.num_key_value_heads", heads, 16)
+        match = _match(ckpt, names, heads)
+        act = ckpt.act("adapter_config.hidden_act", "silu")
+        return replace(match, options={**match.options, "act": act, "ceil": True})
+
+    return read
 
 
-def _match(ckpt: Checkpoint, width: int, in_: int, options: dict[str, object]) -> Match:
-    hidden, _ = ckpt.matrix("image_projector.w1.weight")
-    out, _ = ckpt.matrix("image_projector.w2.weight")
-    return Match(in_, out, {"width": width, "hidden": hidden, **options})
+def _match(ckpt: Checkpoint, names: Sequence[str], heads: int) -> Match:
+    inner, in_ = ckpt.matrix(f"{names[0]}.weight")
+    hidden, width = ckpt.matrix(f"{names[4]}.weight")
+    options = {
+        "width": None if 2 * width == in_ else width,
+        "heads": heads,
+        "head_dim": None if inner == width else inner // heads,
+        "hidden": hidden,
+    }
+    return Match(in_, ckpt.matrix(f"{names[6]}.weight")[0], options)
+
+
+def _entry(
+    layout: str, names: Sequence[str], model_type: str, read: Callable[[Checkpoint], Match]
+) -> Upstream:
+    return Upstream(
+        layout,
+        names,
+        prefix="vision_backbone|adapter|model",
+        read=read,
+        model_types=(model_type,),
+        prefixes=tuple(f"{name}." for name in names),
+    )
 
 
 _NAMES = (
     *(f"image_pooling_2d.w{part}" for part in "qkvo"),
     *(f"image_projector.w{part}" for part in "132"),
+)
+_MODULE = (
+    *(f"image_pooling_2d.{part}_proj" for part in "qkvo"),
+    *(f"image_projector.{part}_proj" for part in ("gate", "up", "down")),
 )
 
 
@@ -47,8 +76,8 @@ class Molmo(Preset):
 
     Used by Molmo and, with the windows at the border kept, Molmo 2.
 
-    Source: allenai/molmo, ``olmo/model.py`` (`OLMoPretrainedVisionBackbone`); huggingface/transformers,
-    ``models/molmo2/modeling_molmo2.py`` (`Molmo2Adapter`).
+    Source: allenai/molmo, ``olmo/model.py`` (`OLMoPretrainedVisionBackbone`);
+    huggingface/transformers, ``models/molmo2/modeling_molmo2.py`` (`Molmo2Adapter`).
 
     Traps: the input is the features of two layers, joined on channels, without the CLS token
     (``prefix_tokens=1``). What Molmo adds to the patches of padding (`pad_embed`) is left out.
@@ -56,6 +85,7 @@ class Molmo(Preset):
     Attributes:
         width: The width of the pooled tokens; None is half of the input's.
         heads: The number of heads.
+        head_dim: The width of a head; None is the pooled tokens' divided by `heads`.
         hidden: The inner width of the SwiGLU.
         act: The gate's activation.
         ceil: Keep windows that the border cuts off, with the tokens they hold; else drop them.
@@ -63,6 +93,7 @@ class Molmo(Preset):
 
     width: Channels | None = None
     heads: Heads = 16
+    head_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
     hidden: Channels = 18944
     act: Act = "silu"
     ceil: bool = False
@@ -70,7 +101,9 @@ class Molmo(Preset):
     def expand(self, in_: int, out: int) -> Stack:
         width = self.width or max(in_ // 2, 1)
         blocks = (
-            AttentionPool(out=width, stride=2, heads=self.heads, ceil=self.ceil),
+            AttentionPool(
+                out=width, stride=2, heads=self.heads, head_dim=self.head_dim, ceil=self.ceil
+            ),
             Glu(out=self.hidden, act=self.act, bias=False),
             Pointwise(bias=False),
         )
@@ -78,20 +111,7 @@ class Molmo(Preset):
 
     aliases: ClassVar[Aliases] = {"molmo2": {"ceil": True}}
     upstream = (
-        Upstream(
-            "molmo",
-            _NAMES,
-            prefix="vision_backbone",
-            read=_read,
-            model_types=("molmo", "molmoe"),
-            prefixes=tuple(f"{name}." for name in _NAMES),
-        ),
-        Upstream(
-            "molmo",
-            _NAMES,
-            prefix="vision_backbone",
-            read=_read_molmo2,
-            model_types=("molmo2",),
-            prefixes=tuple(f"{name}." for name in _NAMES),
-        ),
+        _entry("molmo", _NAMES, "molmo", _read),
+        _entry("molmo", _NAMES, "molmo2", _reader_of_molmo2(_NAMES)),
+        _entry("molmo2-module", _MODULE, "molmo2", _reader_of_molmo2(_MODULE)),
     )

@@ -6,14 +6,9 @@ from ...blocks.newline import Newline
 from ...blocks.scale import Scale
 from ..preset import Preset, UpTo16
 from ..stack import Stack
-from ..upstream import Upstream
-from .mlp import Mlp, sequential_names
+from .mlp import Mlp
 
 __all__ = ["Oryx"]
-
-
-def _names(stack: Stack) -> list[str]:
-    return [f"mm_projector.{name}" for name in sequential_names(stack)]
 
 
 class Oryx(Preset):
@@ -25,8 +20,8 @@ class Oryx(Preset):
     On-Demand Spatial-Temporal Understanding at Arbitrary Resolution", 2024.
 
     Traps: the dynamic compressor attends from each window's token to the window and adds what comes
-    out. In an image the windows are single tokens, so that it doubles them, and its queries and keys
-    have no effect; videos, whose windows are larger, need the model's own code.
+    out. In an image the windows are single tokens: it doubles them, and its queries and keys have
+    no effect. Videos, whose windows are larger, need the model's own code.
 
     Attributes:
         depth: The number of linear layers.

@@ -120,7 +120,7 @@ class Qwen2VL(Preset):
         return Stack(in_=in_, out=out, blocks=blocks, token_order=self.token_order)
 
     aliases: ClassVar[Aliases] = {
-        "inkling2": {"norm": "none", "hidden": 4096, "bias": False},
+        "inkling2": {"norm": "none", "bias": False},
         "kimi-k25": {"eps": 1e-5},
         "lfm3-vl": {},
         "paddleocr-vl": {"eps": 1e-5, "token_order": "raster"},

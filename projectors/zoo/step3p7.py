@@ -16,7 +16,9 @@ __all__ = ["Step3p7"]
 def _reader(first: str, last: str) -> Callable[[Checkpoint], Match]:
     def read(ckpt: Checkpoint) -> Match:
         out, _ = ckpt.matrix(f"{last}.weight")
-        return Match(ckpt.shapes[f"{first}.weight"][1], out, {"bias": f"{last}.bias" in ckpt.shapes})
+        return Match(
+            ckpt.shapes[f"{first}.weight"][1], out, {"bias": f"{last}.bias" in ckpt.shapes}
+        )
 
     return read
 
