@@ -72,6 +72,7 @@ FAMILIES = {
     "mlp-res": "mobilevlm.projectors.zoo.mlp_res:MlpRes",
     "molmo": "mobilevlm.projectors.zoo.molmo:Molmo",
     "moondream2": "mobilevlm.projectors.zoo.moondream2:Moondream2",
+    "moss-transcribe": "mobilevlm.projectors.zoo.moss_transcribe:MossTranscribe",
     "muse-glimmer": "mobilevlm.projectors.zoo.muse_glimmer:MuseGlimmer",
     "nvila-lite": "mobilevlm.projectors.zoo.nvila_lite:NvilaLite",
     "oryx": "mobilevlm.projectors.zoo.oryx:Oryx",
@@ -84,6 +85,7 @@ FAMILIES = {
     "qwen2-vl": "mobilevlm.projectors.zoo.qwen2_vl:Qwen2VL",
     "step3": "mobilevlm.projectors.zoo.step3:Step3",
     "step3p7": "mobilevlm.projectors.zoo.step3p7:Step3p7",
+    "vibevoice": "mobilevlm.projectors.zoo.vibevoice:VibeVoice",
     "vipllava": "mobilevlm.projectors.zoo.vipllava:VipLlava",
     "voxtral": "mobilevlm.projectors.zoo.voxtral:Voxtral",
 }

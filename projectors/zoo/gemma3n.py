@@ -18,10 +18,16 @@ def _read(ckpt: Checkpoint) -> Match:
     return Match(in_, out, {"eps": ckpt.setting("vision_config.rms_norm_eps", 1e-6)})
 
 
+def _read_audio(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("embedding_projection.weight")
+    eps = ckpt.setting("audio_config.rms_norm_eps", 1e-6)
+    return Match(in_, out, {"eps": eps, "scale": False})
+
+
 class Gemma3n(Preset):
     """``* sqrt(width) > RMS norm > Linear > RMS norm without weight`` on every token.
 
-    Used by Gemma 3n.
+    Used by Gemma 3n, for sound without the scale.
 
     Source: huggingface/transformers, ``models/gemma3n/modeling_gemma3n.py``
     (`Gemma3nModel.get_image_features`, `Gemma3nMultimodalEmbedder`).
@@ -55,5 +61,13 @@ class Gemma3n(Preset):
             read=_read,
             model_types=("gemma3n",),
             prefixes=("embedding_projection.", "soft_embedding_norm."),
+        ),
+        Upstream(
+            "gemma3n",
+            ("soft_embedding_norm", "embedding_projection"),
+            prefix="embed_audio",
+            read=_read_audio,
+            prefixes=("embedding_projection.", "soft_embedding_norm."),
+            secondary=True,
         ),
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
 from ...blocks.scale import Scale
-from ..preset import Preset, UpTo64
+from ..preset import Aliases, Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -29,10 +32,16 @@ def _read(ckpt: Checkpoint) -> Match:
     return Match(in_, out, options)
 
 
+def _read_audio(ckpt: Checkpoint) -> Match:
+    out, in_ = ckpt.matrix("embedding_projection.weight")
+    options = {"eps": ckpt.setting("audio_config.rms_norm_eps", 1e-6)}
+    return Match(in_, out, options, preset="gemma4-audio")
+
+
 class Gemma4(Preset):
     """``average pool s x s > * sqrt(width) > [standardise] > RMS norm without weight > Linear``.
 
-    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2.
+    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2; for sound without pool and scale.
 
     Source: huggingface/transformers, ``models/gemma4/modeling_gemma4.py``
     (`Gemma4VisionPooler`, `Gemma4VisionModel.forward`, `Gemma4MultimodalEmbedder`).
@@ -42,24 +51,29 @@ class Gemma4(Preset):
     standardise. The scaled features may exceed fp16's range: run it in fp32 or bf16.
 
     Attributes:
-        pool: The side s of the pooled windows.
+        pool: The side s of the pooled windows; 1 does not pool.
         eps: Of the norm.
+        scale: Whether the features are multiplied by the root of their width.
         standardize: Whether the scaled features are standardised.
     """
 
     pool: UpTo64 = 3
     eps: float = 1e-6
+    scale: bool = True
     standardize: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
+        pool: tuple[Block, ...] = (Pool(mode="avg", stride=self.pool),)
+        scale: tuple[Block, ...] = (Scale(by="root-channels", standardize=self.standardize),)
         blocks = (
-            Pool(mode="avg", stride=self.pool),
-            Scale(by="root-channels", standardize=self.standardize),
+            *(pool if self.pool > 1 else ()),
+            *(scale if self.scale else ()),
             NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
             Pointwise(bias=False),
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"gemma4-audio": {"pool": 1, "scale": False}}
     upstream = (
         Upstream(
             "gemma4-model",
@@ -70,5 +84,11 @@ class Gemma4(Preset):
             model_types=("gemma4", "diffusion_gemma", "embedding_gemma2"),
             prefixes=("embed_vision.embedding_projection.", "vision_tower.std_"),
         ),
-        Upstream("gemma4", ("embedding_projection",)),
+        Upstream(
+            "gemma4",
+            ("embedding_projection",),
+            prefix="embed_audio",
+            read=_read_audio,
+            secondary=True,
+        ),
     )

@@ -15,17 +15,35 @@ from ..upstream import Axes, Checkpoint, Match, Upstream
 
 __all__ = ["Gemma4Unified"]
 
-_LAST = "multimodal_embedder.embedding_projection"
+
+def _names(embedder: str, last: str) -> tuple[str | Axes, ...]:
+    return (
+        *(f"{embedder}{part}" for part in ("patch_ln1", "patch_dense", "patch_ln2")),
+        Axes(f"{embedder}pos_embedding", f"{embedder}pos_embedding"),
+        f"{embedder}pos_norm",
+        last,
+    )
 
 
-def _read(ckpt: Checkpoint) -> Match:
-    hidden, in_ = ckpt.matrix("patch_dense.weight")
-    options = {
-        "hidden": hidden,
-        "places": ckpt.shapes["pos_embedding"][0],
-        "eps": ckpt.setting("vision_config.rms_norm_eps", 1e-6),
-    }
-    return Match(in_, ckpt.matrix(f"{_LAST}.weight")[0], options)
+def _entry(layout: str, prefix: str, embedder: str, last: str) -> Upstream:
+    def read(ckpt: Checkpoint) -> Match:
+        hidden, in_ = ckpt.matrix(f"{embedder}patch_dense.weight")
+        options = {
+            "hidden": hidden,
+            "places": ckpt.shapes[f"{embedder}pos_embedding"][0],
+            "eps": ckpt.setting("vision_config.rms_norm_eps", 1e-6),
+        }
+        return Match(in_, ckpt.matrix(f"{last}.weight")[0], options)
+
+    return Upstream(
+        layout,
+        _names(embedder, last),
+        prefix=prefix,
+        tensors=(f"{embedder}patch_dense.weight", f"{embedder}pos_embedding", f"{last}.weight"),
+        read=read,
+        model_types=("gemma4_unified",),
+        prefixes=(embedder, f"{last}."),
+    )
 
 
 class Gemma4Unified(Preset):
@@ -64,17 +82,17 @@ class Gemma4Unified(Preset):
         return Stack(in_=in_, out=out, blocks=blocks)
 
     upstream = (
-        Upstream(
+        # As saved, and as in the model.
+        _entry(
+            "gemma4-unified-model",
+            "model",
+            "vision_embedder.",
+            "embed_vision.embedding_projection",
+        ),
+        _entry(
             "gemma4-unified",
-            (
-                *("patch_ln1", "patch_dense", "patch_ln2"),
-                Axes("pos_embedding", "pos_embedding"),
-                "pos_norm",
-                _LAST,
-            ),
-            prefix="vision_embedder|embed_vision",
-            tensors=("patch_dense.weight", "pos_embedding", f"{_LAST}.weight"),
-            read=_read,
-            model_types=("gemma4_unified",),
+            "embed_vision",
+            "",
+            "multimodal_embedder.embedding_projection",
         ),
     )

@@ -19,6 +19,17 @@ def _read(ckpt: Checkpoint) -> Match:
     return Match(wide // merge**2, out, {"merge": merge})
 
 
+def _read_fine(ckpt: Checkpoint) -> Match:
+    merge = ckpt.setting("vision_config.scale_factor", 4) // 2
+    out, wide = ckpt.matrix("connector.fine.projection.weight")
+    return Match(wide // merge**2, out, {"merge": merge})
+
+
+_FINE = tuple(
+    f"connector.{part}" for part in ("ln_in", "fine.projection", "ln_mid", "mlp_fc2", "ln_out")
+)
+
+
 class GraniteDocling(Preset):
     """``LN > merge s x s (hwc) > Linear > + sines and cosines > LN > GELU > Linear > LN``.
 
@@ -59,5 +70,17 @@ class GraniteDocling(Preset):
             read=_read,
             model_types=("granite_docling",),
             prefixes=("ln_in.", "coarse.projection.", "ln_mid.", "mlp_fc2.", "ln_out."),
+        ),
+        # The fine path shares all but its projection with the coarse one; its root is the model
+        # around the connector.
+        Upstream(
+            "granite-docling-fine",
+            _FINE,
+            prefix="vision_model",
+            tensors=("connector.ln_in.weight", "connector.fine.projection.weight"),
+            read=_read_fine,
+            model_types=("granite_docling",),
+            prefixes=tuple(f"{name}." for name in _FINE),
+            secondary=True,
         ),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 from ...blocks.core.activation import Act
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset, UpTo64
+from ..preset import Aliases, Channels, Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks, refused
 
@@ -47,12 +48,46 @@ def _read_janus(ckpt: Checkpoint) -> Match:
     return _match(depth, ckpt, "fc1", last, ckpt.act("vision_config.hidden_act"))
 
 
+def _read_generation_aligner(ckpt: Checkpoint) -> Match:
+    depth = sum(key.endswith(".weight") for key in ckpt.shapes)
+    last = f"hidden_layers.{depth - 2}" if depth > 1 else "fc1"
+    return _match(depth, ckpt, "fc1", last, ckpt.act("vq_config.hidden_act"))
+
+
+def _read_qwen3_asr(ckpt: Checkpoint) -> Match:
+    act = ckpt.act("audio_config.activation_function")
+    match = _match(2, ckpt, "linear_1", "linear_2", act)
+    hidden, _ = ckpt.matrix("linear_1.weight")
+    return replace(match, options={**match.options, "hidden": hidden})
+
+
+def _sound_of_phi4(mode: str, prefix: str, path: str) -> Upstream:
+    """Return the entry of one of Phi-4 Multimodal's two projectors of sound.
+
+    They stand in one module; what tells them apart is where their roots end.
+    """
+    names = tuple(f"{path}.{step}_proj_for_{mode}" for step in ("up", "down"))
+
+    def read(ckpt: Checkpoint) -> Match:
+        return _match(2, ckpt, *names)
+
+    return Upstream(
+        f"phi-4-multimodal-{mode.replace('_', '-')}",
+        names,
+        prefix=prefix,
+        read=read,
+        model_types=("phi4_multimodal",),
+        prefixes=tuple(f"{name}." for name in names),
+        secondary=True,
+    )
+
+
 def _read_deepseek_vl(ckpt: Checkpoint) -> Match:
     return _match(2, ckpt, "linear1", "linear2")
 
 
 class Mlp(Preset):
-    """``Linear(in, out) > [act > Linear(out, out)] x (depth - 1)`` on every token.
+    """``Linear(in, hidden) > [act > Linear] x (depth - 1)`` on every token.
 
     Used by the LLaVA line from 1.5 on; its strings ``mlp1x_gelu`` to ``mlp8x_gelu`` are names of
     this preset at that depth.
@@ -64,18 +99,20 @@ class Mlp(Preset):
         depth: The number of linear layers.
         act: The activation; ``gelu`` is the exact form.
         bias: Whether the layers have biases.
+        hidden: The inner width; None is the output width.
     """
 
     depth: UpTo64 = 2
     act: Act = "gelu"
     bias: bool = True
+    hidden: Channels | None = None
 
     def expand(self, in_: int, out: int) -> Stack:
-        layer = Pointwise(bias=self.bias)
-        blocks: list[Block] = [layer]
+        inner, act = Pointwise(out=self.hidden or "out", bias=self.bias), self.act
+        blocks: list[Block] = []
         for _ in range(self.depth - 1):
-            blocks += [NormAct(norm="none", act=self.act), layer]
-        return Stack(in_=in_, out=out, blocks=tuple(blocks))
+            blocks += [inner, NormAct(norm="none", act=act)]
+        return Stack(in_=in_, out=out, blocks=(*blocks, Pointwise(bias=self.bias)))
 
     aliases: ClassVar[Aliases] = {
         "llava": {},
@@ -126,6 +163,23 @@ class Mlp(Preset):
             model_types=("janus",),
             names_suffice=True,
         ),
+        Upstream(
+            "janus",
+            _names_of_janus,
+            prefix="generation_aligner",
+            tensors=("fc1.weight",),
+            read=_read_generation_aligner,
+            secondary=True,
+        ),
+        Upstream(
+            "llava",
+            ("linear_1", "linear_2"),
+            prefix="multi_modal_projector",
+            read=_read_qwen3_asr,
+            model_types=("qwen3_asr",),
+        ),
+        _sound_of_phi4("speech", "embed_tokens_extend", "audio_embed"),
+        _sound_of_phi4("vision_speech", "model", "embed_tokens_extend.audio_embed"),
         Upstream(
             "deepseek-vl",
             ("linear1", "linear2"),

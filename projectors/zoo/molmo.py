@@ -54,7 +54,7 @@ def _entry(
     return Upstream(
         layout,
         names,
-        prefix="vision_backbone|adapter|model",
+        prefix="vision_backbone|multi_modal_projector",
         read=read,
         model_types=(model_type,),
         prefixes=tuple(f"{name}." for name in names),

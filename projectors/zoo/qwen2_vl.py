@@ -39,6 +39,14 @@ def _read_deepstack(ckpt: Checkpoint) -> Match:
     return replace(_read_qwen3_vl(ckpt), preset="qwen3-vl-deepstack")
 
 
+def _read_merger_list(ckpt: Checkpoint) -> Match:
+    # Wide, unlike the main merger's: it normalises what is merged.
+    _only_2x2(ckpt)
+    norm = "layer" if "ln_q.bias" in ckpt.shapes else "rms"
+    in_, out = ckpt.shapes["ln_q.weight"][0] // 4, ckpt.matrix("mlp.2.weight")[0]
+    return Match(in_, out, {"norm": norm}, preset="qwen3-vl-deepstack")
+
+
 def _read_kimi_k25(ckpt: Checkpoint) -> Match:
     ckpt.only("vision_config.merge_kernel_size", [2, 2])
     [last] = [key for key in ckpt.shapes if key.endswith("proj.2.weight")]
@@ -157,8 +165,22 @@ class Qwen2VL(Preset):
             ("norm", "linear_fc1", "linear_fc2"),
             prefix=r"deepstack_merger_list\.\d+",
             read=_read_deepstack,
-            model_types=("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
-            names_suffice=True,
+            secondary=True,
+        ),
+        Upstream(
+            "qwen2-vl",
+            ("ln_q", "mlp.0", "mlp.2"),
+            prefix=r"merger_list\.\d+",
+            read=_read_merger_list,
+            secondary=True,
+        ),
+        # HyperCLOVA X's tower ends with a merger, whose tokens another layer projects.
+        Upstream(
+            "qwen2-vl",
+            ("ln_q", "mlp.0", "mlp.2"),
+            prefix="merger",
+            read=_read,
+            model_types=("hyperclovax_vision_v2",),
             secondary=True,
         ),
         Upstream("kimi-k25", ("pre_norm", "in_proj", "out_proj")),
@@ -201,4 +223,5 @@ class Qwen2VL(Preset):
             model_types=("inkling2",),
             prefixes=("proj_in.", "proj_out."),
         ),
+        Upstream("inkling2-module", ("linear_1", "linear_2")),
     )

@@ -463,7 +463,7 @@ CASES = {
         unused=("ln_q.weight", "ln_q.bias"),
         prefix=1,
     ),
-    "inkling2": Case("inkling2", "inkling2", inkling, run_inkling, INNER, grids=EVEN),
+    "inkling2": Case("inkling2", "inkling2-module", inkling, run_inkling, INNER, grids=EVEN),
     "kosmos-2": kosmos_case("kosmos2.modeling_kosmos2", "Kosmos2ImageToTextProjection"),
     "kosmos-2.5": kosmos_case("kosmos2_5.modeling_kosmos2_5", "Kosmos2_5ImageToTextProjection"),
     "minigpt-v2": Case(

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from .case import Grid, Run, one_by_one, plain
-from .models import CLIP, QWEN3, ROPE, SIGLIP, Model, llama, text
+from .models import CLIP, ROPE, Model, text
 from .more_families import CASES
+from .zoo import run_voxtral
 
 MLP_MOE = {"n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 20}
 EVEN = ((4, 6), (8, 8), (6, 2))
@@ -44,12 +45,11 @@ def run_phi4(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     y = module.image_token_compression(x.T.unflatten(1, grid)[None]).permute(0, 2, 3, 1)
     newline = module.sub_img_feature_extensor.expand(1, y.shape[1], 1, -1)
     y = torch.cat([y, newline], 2).flatten(0, 2)
-    z: Tensor = module.img_projection_down(
-        torch.nn.functional.gelu(module.img_projection_up(y))
-    )
+    z: Tensor = module.img_projection_down(torch.nn.functional.gelu(module.img_projection_up(y)))
     return z
 
 
+LATENTS = {"num_filters": 4, "downsampling_ratios": [2, 2], "depths": [1, 1, 1]}
 KOSMOS_TEXT = {
     "vocab_size": 50,
     "embed_dim": 24,
@@ -168,7 +168,7 @@ MODELS = {
         projector_hidden_size=20,
     ),
     "molmo2": Model(
-        *("Molmo2", "model.adapter", run_of("molmo2"), "molmo", 32, *EVEN, (5, 7)),
+        *("Molmo2", "model.multi_modal_projector", run_of("molmo2"), "molmo", 32, *EVEN, (5, 7)),
         vision_config={**CLIP, "num_key_value_heads": 2, "head_dim": 8, "image_size": [32, 32]},
         adapter_config={
             "vision_feature_layer": [0, 0],
@@ -257,6 +257,50 @@ MODELS = {
             "decoder_ffn_dim": 20,
             "decoder_attention_heads": 2,
             "d_model": 24,
+        },
+    ),
+    "qwen3_asr": Model(
+        *("Qwen3ASR", PROJECTOR, plain, "mlp", 16, (1, 8)),
+        audio_config={
+            "d_model": 16,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 20,
+            "output_dim": 24,
+            "num_mel_bins": 8,
+            "downsample_hidden_size": 4,
+            "activation_function": "silu",
+        },
+        text_config=text("qwen3"),
+    ),
+    "moss_transcribe_diarize": Model(
+        *("MossTranscribeDiarize", PROJECTOR, run_voxtral, "moss-transcribe", 16, (1, 8)),
+        audio_config={
+            "num_mel_bins": 8,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 20,
+            "hidden_size": 16,
+            "max_source_positions": 20,
+        },
+        text_config=text("qwen3", rms_norm_eps=1e-3),
+        projector_bias=False,
+    ),
+    "vibevoice": Model(
+        *("VibeVoice", PROJECTOR, plain, "vibevoice", 16, (1, 8)),
+        audio_config={**LATENTS, "model_type": "vibevoice_acoustic_tokenizer", "hidden_size": 16},
+        semantic_model_config={
+            **LATENTS,
+            "model_type": "vibevoice_acoustic_tokenizer_encoder",
+            "hidden_size": 12,
+        },
+        text_config=text("qwen2"),
+        diffusion_head_config={
+            "hidden_size": 24,
+            "latent_size": 16,
+            "num_hidden_layers": 1,
+            "intermediate_size": 20,
+            "frequency_embedding_size": 8,
         },
     ),
 }
