@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import check_model, same
-from reference.case import Run, as_image, blocked, one_by_one, plain
+from helpers.checkpoints import Beside, check_beside, check_model, run_embed_audio, same
+from reference.case import Run, as_image, blocked, one_by_one, plain, run_blocked
 from reference.models import (
     CLIP,
     PROJECTOR,
@@ -212,6 +212,14 @@ def hunyuan(**fields: Any) -> Model:
     )
 
 
+GEMMA4_AUDIO = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "subsampling_conv_channels": [4, 4],
+    "output_proj_dims": 16,
+    "rms_norm_eps": 1e-3,
+}
 GEMMA4_TEXT = {
     "layer_types": ["full_attention"],
     "global_head_dim": 12,
@@ -321,11 +329,6 @@ MODELS = {
             "supported_aspect_ratios": [[1, 1]],
         },
         text_config=text("mllama_text_model", num_hidden_layers=2, cross_attention_layers=[1]),
-    ),
-    "step3p7": Model(
-        *("Step3p7", PROJECTOR, plain, "linear", 64),
-        vision_config=CLIP,
-        text_config=text("step3p7_text"),
     ),
     "deepseek_ocr2": Model(
         *("DeepseekOcr2", PROJECTOR, plain, "linear"),
@@ -651,6 +654,68 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_models_of_transformers(name: str, tmp_path: Path) -> None:
     check_model(MODELS[name], tmp_path)
+
+
+BESIDE = {
+    "cosmos3_omni": Beside(
+        MODELS["cosmos3_omni"],
+        "model.visual.deepstack_merger_list.0",
+        "deepstack_merger_list.0.",
+        "qwen3-vl-deepstack",
+        {},
+        run_blocked,
+        ((4, 6), (8, 8)),
+    ),
+    "qwen3_omni_moe": Beside(
+        MODELS["qwen3_omni_moe"],
+        "thinker.model.visual.merger_list.0",
+        "thinker.visual.merger_list.0.",
+        "qwen3-vl-deepstack",
+        {},
+        run_blocked,
+        ((4, 6), (8, 8)),
+    ),
+    "gemma3n": Beside(
+        MODELS["gemma3n"],
+        "model.embed_audio",
+        "model.embed_audio.",
+        "gemma3n",
+        {"scale": False},
+        run_embed_audio,
+    ),
+    "gemma4": Beside(
+        MODELS["gemma4"],
+        "model.embed_audio",
+        "model.embed_audio.",
+        "gemma4-audio",
+        {"eps": 1e-3},
+        run_embed_audio,
+        config={"audio_config": GEMMA4_AUDIO},
+    ),
+    "embedding_gemma2": Beside(
+        MODELS["embedding_gemma2"],
+        "embed_audio",
+        "embed_audio.",
+        "gemma4-audio",
+        {"eps": 1e-3},
+        run_embed_audio,
+        config={"audio_config": GEMMA4_AUDIO},
+    ),
+    "dots3_note": Beside(
+        MODELS["dots3_note"],
+        "model.audio_tower.adapter",
+        "audio_encoder.audio_adapter.",
+        "internvl",
+        {"merge": 1, "hidden": 24},
+    ),
+}
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", BESIDE)
+def test_projectors_beside_the_main_one(name: str, tmp_path: Path) -> None:
+    check_beside(BESIDE[name], tmp_path)
 
 
 # What is rounded when decides here: norms that cast before or after their weight, sums in fp32.

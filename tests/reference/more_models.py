@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .case import Grid, Run, one_by_one, plain
-from .models import CLIP, ROPE, Model, text
+from .models import CLIP, QWEN3, ROPE, Model, text
 from .more_families import CASES
 from .zoo import run_voxtral
 
@@ -50,6 +50,13 @@ def run_phi4(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
 
 
 LATENTS = {"num_filters": 4, "downsampling_ratios": [2, 2], "depths": [1, 1, 1]}
+CONFORMER = {
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+}
 KOSMOS_TEXT = {
     "vocab_size": 50,
     "embed_dim": 24,
@@ -259,6 +266,11 @@ MODELS = {
             "d_model": 24,
         },
     ),
+    "step3p7": Model(
+        *("Step3p7", "model", run_step, "step3p7", 16, *EVEN, (5, 7)),
+        vision_config=CLIP,
+        text_config=text("step3p7_text"),
+    ),
     "qwen3_asr": Model(
         *("Qwen3ASR", PROJECTOR, plain, "mlp", 16, (1, 8)),
         audio_config={
@@ -286,6 +298,19 @@ MODELS = {
         text_config=text("qwen3", rms_norm_eps=1e-3),
         projector_bias=False,
     ),
+    "nemo_speechlm": Model(
+        *("", PROJECTOR, plain, "linear", 16, (1, 8)),
+        classes=("Nemotron3_5TranscribeConfig", "Nemotron3_5TranscribeForConditionalGeneration"),
+        audio_config={
+            "asr_config": CONFORMER,
+            "diarization_config": {
+                "audio_config": CONFORMER,
+                "head_config": {"hidden_size": 8, "num_speakers": 8, "audio_hidden_size": 16},
+            },
+        },
+        text_config=text("nemotron_h", layers_block_type=["attention"]),
+        word_timestamp_config={**CONFORMER, "vocab_size": 12, "blank_token_id": 11},
+    ),
     "vibevoice": Model(
         *("VibeVoice", PROJECTOR, plain, "vibevoice", 16, (1, 8)),
         audio_config={**LATENTS, "model_type": "vibevoice_acoustic_tokenizer", "hidden_size": 16},
@@ -302,5 +327,15 @@ MODELS = {
             "intermediate_size": 20,
             "frequency_embedding_size": 8,
         },
+    ),
+    "hyperclovax_vision_v2": Model(
+        *("HyperCLOVAXVisionV2", "model.projector", plain, "linear", 20, (1, 8)),
+        vision_config={
+            **QWEN3,
+            "model_type": "qwen2_5_vl_vision",
+            "out_hidden_size": 20,
+            "intermediate_size": 20,
+        },
+        text_config=text("hyperclovax"),
     ),
 }
