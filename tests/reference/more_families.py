@@ -257,6 +257,18 @@ def run_muse(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     return y
 
 
+def moss() -> nn.Module:
+    name = "MossTranscribeDiarizeMultiModalProjector"
+    return hf("moss_transcribe_diarize.modeling_moss_transcribe_diarize", name)(
+        NS(
+            adaptor_input_dim=4 * V,
+            projector_bias=True,
+            projector_hidden_act="silu",
+            text_config=NS(hidden_size=D, rms_norm_eps=1e-6),
+        )
+    )
+
+
 class Oryx(nn.Module):
     """The dynamic compressor on an image, whose windows are single tokens, and one view's MLP."""
 
@@ -525,5 +537,12 @@ CASES = {
     ),
     "step3": Case("step3", "step3", Step3, with_grid, INNER, grids=(*EVEN, *ODD)),
     "step3p7": Case("step3p7", "step3p7-module", Step3p7, with_grid, grids=(*EVEN, *ODD)),
+    "vibevoice": Case(
+        "vibevoice",
+        "vibevoice",
+        lambda: hf("vibevoice.modeling_vibevoice", "VibeVoiceMultiModalProjector")(V, D),
+        plain,
+        grids=ODD,
+    ),
     "ultravbert": Case("ultravbert", "ultravbert", ultravbert, plain, grids=((8, 8), (4, 4))),
 }
