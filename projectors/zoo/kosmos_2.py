@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from ...blocks.attention import Heads, Queries
+from pydantic import Field
+
+from ...blocks.attention import Queries
 from ...blocks.cross_attention import CrossAttention
 from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Preset
@@ -20,10 +22,8 @@ def _reader(heads: int) -> Callable[[Checkpoint], Match]:
 
     def read(ckpt: Checkpoint) -> Match:
         queries, out = ckpt.matrix("latent_query")
-        options = {
-            "queries": queries,
-            "heads": ckpt.setting("text_config.attention_heads", heads),
-        }
+        head_dim = out // ckpt.setting("text_config.attention_heads", heads)
+        options = {"queries": queries, "head_dim": head_dim}
         return Match(ckpt.matrix("dense.weight")[1], out, options)
 
     return read
@@ -57,15 +57,16 @@ class Kosmos2(Preset):
 
     Attributes:
         queries: The number of queries, which is the number of tokens that come out.
-        heads: The number of heads, which divides the output width.
+        head_dim: The width of a head; there is at least one.
     """
 
     queries: Queries = 64
-    heads: Heads = 32
+    head_dim: Annotated[int, Field(ge=1, le=1024)] = 64
 
     def expand(self, in_: int, out: int) -> Stack:
-        attention = CrossAttention(queries=self.queries, heads=self.heads, self_keys=True)
+        heads = max(out // self.head_dim, 1)
+        attention = CrossAttention(queries=self.queries, heads=heads, self_keys=True)
         return Stack(in_=in_, out=out, blocks=(Pointwise(), attention))
 
-    aliases: ClassVar[Aliases] = {"kosmos-2.5": {"queries": 2048, "heads": 16}}
+    aliases: ClassVar[Aliases] = {"kosmos-2-5": {"queries": 2048, "head_dim": 96}}
     upstream = (_entry("kosmos-2", 32), _entry("kosmos-2.5", 16))

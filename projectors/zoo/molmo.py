@@ -42,7 +42,7 @@ def _match(ckpt: Checkpoint, names: Sequence[str], heads: int) -> Match:
     options = {
         "width": None if 2 * width == in_ else width,
         "heads": heads,
-        "head_dim": None if inner == width else inner // heads,
+        "head_dim": inner // heads,
         "hidden": hidden,
     }
     return Match(in_, ckpt.matrix(f"{names[6]}.weight")[0], options)
@@ -84,32 +84,32 @@ class Molmo(Preset):
 
     Attributes:
         width: The width of the pooled tokens; None is half of the input's.
-        heads: The number of heads.
-        head_dim: The width of a head; None is the pooled tokens' divided by `heads`.
+        heads: The number of heads; None is one for every `head_dim` channels of the pooled tokens.
+        head_dim: The width of a head.
         hidden: The inner width of the SwiGLU.
         act: The gate's activation.
         ceil: Keep windows that the border cuts off, with the tokens they hold; else drop them.
     """
 
     width: Channels | None = None
-    heads: Heads = 16
-    head_dim: Annotated[int, Field(ge=1, le=1024)] | None = None
+    heads: Heads | None = None
+    head_dim: Annotated[int, Field(ge=1, le=1024)] = 64
     hidden: Channels = 18944
     act: Act = "silu"
     ceil: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
         width = self.width or max(in_ // 2, 1)
+        heads = self.heads or max(width // self.head_dim, 1)
+        head_dim = self.head_dim if self.heads else None
         blocks = (
-            AttentionPool(
-                out=width, stride=2, heads=self.heads, head_dim=self.head_dim, ceil=self.ceil
-            ),
+            AttentionPool(out=width, stride=2, heads=heads, head_dim=head_dim, ceil=self.ceil),
             Glu(out=self.hidden, act=self.act, bias=False),
             Pointwise(bias=False),
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
-    aliases: ClassVar[Aliases] = {"molmo2": {"ceil": True}}
+    aliases: ClassVar[Aliases] = {"molmo2": {"ceil": True, "head_dim": 72}}
     upstream = (
         _entry("molmo", _NAMES, "molmo", _read),
         _entry("molmo", _NAMES, "molmo2", _reader_of_molmo2(_NAMES)),

@@ -437,7 +437,7 @@ def ultravbert() -> nn.Module:
 
 
 def kosmos_case(module: str, name: str) -> Case:
-    options = {"queries": 5, "heads": 4}
+    options = {"queries": 5, "head_dim": 6}
     return Case("kosmos-2", "kosmos-2", kosmos(module, name), run_kosmos, options, grids=ODD)
 
 
@@ -489,13 +489,15 @@ CASES = {
     "minimax-m3-vl": Case(
         "minimax-m3-vl", "minimax-m3-vl-module", minimax, run_blocked, grids=EVEN
     ),
-    "molmo": Case("molmo", "molmo", Molmo, with_grid, {"heads": 4, **INNER}, 2 * V, EVEN, prefix=1),
+    "molmo": Case(
+        "molmo", "molmo", Molmo, with_grid, {"head_dim": 4, **INNER}, 2 * V, EVEN, prefix=1
+    ),
     "molmo2": Case(
-        "molmo2",
+        "molmo",
         "molmo2-module",
         molmo2,
         run_molmo2,
-        {"heads": 4, **INNER},
+        {"head_dim": 4, "ceil": True, **INNER},
         2 * V,
         (*EVEN, *ODD),
         prefix=1,
