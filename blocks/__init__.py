@@ -40,6 +40,7 @@ BLOCKS: Registry[type[Block]] = Registry(
         "identity": "mobilevlm.blocks.identity:Identity",
         "newline": "mobilevlm.blocks.newline:Newline",
         "norm-act": "mobilevlm.blocks.norm_act:NormAct",
+        "pad-channels": "mobilevlm.blocks.pad_channels:PadChannels",
         "parallel": "mobilevlm.blocks.parallel:Parallel",
         "patch-merge": "mobilevlm.blocks.patch_merge:PatchMerge",
         "pointwise": "mobilevlm.blocks.pointwise:Pointwise",

@@ -15,6 +15,7 @@ from .pool import GridSize
 
 __all__ = [
     "AxesPosition",
+    "FramePosition",
     "LearnedPosition",
     "Position",
     "SincosPosition",
@@ -33,19 +34,25 @@ class Position(Block):
     Attributes:
         kind: ``learned``: a vector for each position of the grid given at build, and for that grid
             only; ``axes``: one for each row plus one for each column, of which smaller grids use
-            the first, as in Florence-2 and encoder-free Gemma 4; ``sincos``: sines and cosines of
-            column and row, for any grid.
+            the first, as in encoder-free Gemma 4; ``sincos``: sines and cosines of column and row,
+            for any grid; ``frame``: sines and cosines, by turns, of the number of a video's frame,
+            of which an image is the first (zeros and ones), as in Florence-2.
         size: For ``axes``: the largest grid (h, w).
+        join: For ``axes``: ``add`` the two vectors; or ``cat``, where the first half of the
+            channels gets the column's and the other half the row's, as in Florence-2.
     """
 
-    kind: Literal["learned", "axes", "sincos"] = "learned"
+    kind: Literal["learned", "axes", "sincos", "frame"] = "learned"
     size: GridSize | None = None
+    join: Literal["add", "cat"] = "add"
 
     @model_validator(mode="after")
     def _check_size(self) -> Position:
         if (self.kind == "axes") == (self.size is None):
             needs = "needs" if self.kind == "axes" else "takes no"
             raise SpecError(f"kind {self.kind!r} {needs} 'size'")
+        if self.join != "add" and self.kind != "axes":
+            raise SpecError(f"'join' is an option of kind 'axes', not {self.kind!r}")
         return self
 
     def flow(self, x: Feature) -> Feature:
@@ -53,13 +60,17 @@ class Position(Block):
             _check_within(x.raster().grid, self.size)
         if self.kind == "sincos":
             check_sincos(x.raster().channels)
+        if (self.kind == "frame" or self.join == "cat") and x.raster().channels % 2:
+            raise SpecError(f"{x.channels} channels have no halves", expected="an even number")
         return x
 
     def build(self, x: Feature) -> nn.Module:
         if self.kind == "sincos":
             return SincosPosition()
+        if self.kind == "frame":
+            return FramePosition()
         if self.size is not None:
-            return AxesPosition(*self.size, x.channels)
+            return AxesPosition(*self.size, x.channels, cat=self.join == "cat")
         h, w = x.grid
         if h is None or w is None:
             raise SpecError(
@@ -134,30 +145,49 @@ def sincos(h: int, w: int, channels: int, device: torch.device | None = None) ->
     return torch.cat([column.expand(h, w, -1), row[:, None].expand(h, w, -1)], -1)
 
 
+class FramePosition(nn.Module):
+    """Add sines and cosines of 0, by turns: 0, 1, 0, 1, ...; ``(b, h, w, c) -> (b, h, w, c)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + (torch.arange(x.shape[-1], device=x.device) % 2).to(x.dtype)
+
+
 class AxesPosition(nn.Module):
     """``x + rows + columns``; ``(b, h, w, c) -> (b, h, w, c)`` for grids up to its own.
+
+    Args:
+        h: The largest number of rows.
+        w: The largest number of columns.
+        channels: The width c.
+        cat: Whether the columns' vectors stand beside the rows', not on top of them.
 
     Raises:
         GridError: The grid is larger.
     """
 
-    def __init__(self, h: int, w: int, channels: int) -> None:
+    def __init__(self, h: int, w: int, channels: int, *, cat: bool = False) -> None:
         super().__init__()
         self.size = (h, w)
         self.channels = channels
-        self.rows = nn.Parameter(torch.empty(h, channels))
-        self.columns = nn.Parameter(torch.empty(w, channels))
+        self.cat = cat
+        width = channels // 2 if cat else channels
+        self.rows = nn.Parameter(torch.empty(h, width))
+        self.columns = nn.Parameter(torch.empty(w, width))
         for table in (self.rows, self.columns):
             nn.init.trunc_normal_(table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[1:3]
         _check_within((h, w), self.size)
-        table = self.rows[:h, None] + self.columns[:w]
+        rows, columns = self.rows[:h, None], self.columns[:w]
+        if self.cat:
+            table = torch.cat([columns.expand(h, -1, -1), rows.expand(-1, w, -1)], -1)
+        else:
+            table = rows + columns
         return x + table.to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"up to {self.size[0]}x{self.size[1]}, {self.channels}"
+        return f"up to {self.size[0]}x{self.size[1]}, {self.channels}, cat={self.cat}"
 
 
 def _check_within(grid: tuple[int | None, int | None], size: Grid) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..projectors.index import upstream_entry, upstream_index
 from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
-from ..projectors.upstream import Fused, Name, Names
+from ..projectors.upstream import Axes, Fused, Name, Names
 from ..registry import MobileVLMError, did_you_mean, quote
 from .errors import CheckpointError
 from .families import plugin_families
@@ -34,6 +34,8 @@ class Part:
         theirs: Upstream's key.
         stored: Upstream's shape.
         rows: The rows of upstream's tensor that are ours; None is all of them.
+        axis: The axis of those rows.
+        hwc: Whether it is a convolution whose inputs stand position after position here.
         transpose: Whether upstream stores it (in, out).
         skip: How many rows, along its second axis, stand before ours and have no use.
         dtype: What a buffer that holds no weights, such as a counter, must be; None for weights.
@@ -47,13 +49,18 @@ class Part:
     transpose: bool = False
     skip: int = 0
     dtype: torch.dtype | None = None
+    axis: int = 0
+    hwc: bool = False
 
     def read(self, tensor: Tensor) -> Tensor:
         """Return our tensor out of upstream's."""
         if self.rows is not None:
-            return tensor[slice(*self.rows)].clone()
+            first, end = self.rows
+            return tensor.narrow(self.axis, first, end - first).reshape(self.shape).clone()
         if self.skip:
             tensor = tensor[:, self.skip :].clone()
+        if self.hwc:
+            tensor = tensor.permute(0, 2, 3, 1).contiguous()
         return (tensor.t().contiguous() if self.transpose else tensor).reshape(self.shape)
 
     def write(self, tensor: Tensor) -> Tensor:
@@ -62,7 +69,12 @@ class Part:
             return tensor.t().contiguous()
         if self.skip:
             return torch.cat([tensor.new_zeros(self.skip, *self.shape[1:]), tensor])[None]
-        return tensor if self.rows is not None else tensor.reshape(self.stored)
+        if self.rows is not None:
+            return tensor.unsqueeze(self.axis) if self.axis else tensor
+        if self.hwc:
+            out, in_, *kernel = self.stored
+            return tensor.reshape(out, *kernel, in_).permute(0, 3, 1, 2).contiguous()
+        return tensor.reshape(self.stored)
 
 
 def parts(projector: Projector, layout: Names) -> Iterator[Part]:
@@ -89,6 +101,9 @@ def parts(projector: Projector, layout: Names) -> Iterator[Part]:
         if isinstance(entry, Fused):
             yield from _fused([next(ours) for _ in entry.order], entry)
             continue
+        if isinstance(entry, Axes):
+            yield from _axes(*next(ours), entry)
+            continue
         name = Name(entry) if isinstance(entry, str) else entry
         path, module = next(ours)
         for leaf, parameter in module._parameters.items():
@@ -104,7 +119,7 @@ def parts(projector: Projector, layout: Names) -> Iterator[Part]:
             if name.form == "matrix":
                 stored = torch.Size(reversed(shape))
             elif name.form == "batch":
-                stored = torch.Size([1, name.skip + shape[0], *shape[1:]])
+                stored = torch.Size([*[1] * name.axes, name.skip + shape[0], *shape[1:]])
             elif name.form == "vector":
                 stored = shape[1:]
             elif name.form == "conv" and leaf == "weight":
@@ -113,7 +128,8 @@ def parts(projector: Projector, layout: Names) -> Iterator[Part]:
             if stored.numel() != shape.numel() + name.skip * shape[1:].numel():
                 raise _misfit()  # of a module that it takes for another
             turned = name.form == "matrix"
-            yield Part(f"{path}.{leaf}", shape, theirs, stored, None, turned, name.skip)
+            hwc = name.order == "hwc" and leaf == "weight"
+            yield Part(f"{path}.{leaf}", shape, theirs, stored, None, turned, name.skip, hwc=hwc)
 
 
 def _fused(ours: Sequence[tuple[str, nn.Module]], entry: Fused) -> Iterator[Part]:
@@ -127,6 +143,20 @@ def _fused(ours: Sequence[tuple[str, nn.Module]], entry: Fused) -> Iterator[Part
                 rows = (place * n, (place + 1) * n)
                 theirs = f"{entry.path}{entry.join}{leaf}"
                 yield Part(f"{path}.{leaf}", parameter.shape, theirs, stored, rows=rows)
+
+
+def _axes(path: str, module: nn.Module, entry: Axes) -> Iterator[Part]:
+    tables = {"columns": entry.columns, "rows": entry.rows}
+    if module._parameters.keys() != tables.keys():
+        raise _misfit()
+    shared = entry.columns == entry.rows
+    for place, (leaf, theirs) in enumerate(tables.items()):
+        shape = module.get_parameter(leaf).shape
+        if shared:
+            stored, rows = torch.Size([shape[0], 2, shape[1]]), (place, place + 1)
+            yield Part(f"{path}.{leaf}", shape, theirs, stored, rows=rows, axis=1)
+        else:
+            yield Part(f"{path}.{leaf}", shape, theirs, shape)
 
 
 def from_upstream(
@@ -180,9 +210,10 @@ def to_upstream(projector: nn.Module, family: str | Names) -> dict[str, Tensor]:
         tensor = part.write(state[part.key])
         before = found.get(part.theirs)
         if before is not None:
-            if part.rows is None or before.shape[1:] != tensor.shape[1:]:
+            others = [side for side in range(tensor.dim()) if side != part.axis]
+            if part.rows is None or any(before.shape[k] != tensor.shape[k] for k in others):
                 raise _misfit()
-            tensor = torch.cat([before, tensor])
+            tensor = torch.cat([before, tensor], part.axis)
         found[part.theirs] = tensor
     return found
 

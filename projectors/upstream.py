@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .stack import Stack
 
 __all__ = [
+    "Axes",
     "Checkpoint",
     "Fused",
     "Match",
@@ -43,14 +44,19 @@ class Name:
             parameter without our leading axis of 1; ``matrix``: our linear layer's weight, stored
             (in, out); ``conv``: a convolution, which is a linear layer here.
         kernel: The sides of the convolution's kernel.
+        order: How our linear layer's inputs stand where upstream has a convolution: ``chw``, as in
+            its weight, or ``hwc``, position after position.
         skip: How many unused rows stand before ours in a ``batch``.
+        axes: How many leading axes of 1 a ``batch`` has.
         join: What stands between the path and the parameter's name.
     """
 
     path: str
     form: Literal["plain", "bare", "batch", "vector", "matrix", "conv"] = "plain"
     kernel: tuple[int, int] = (1, 1)
+    order: Literal["chw", "hwc"] = "chw"
     skip: int = 0
+    axes: int = 1
     join: str = "."
 
 
@@ -70,7 +76,24 @@ class Fused:
     join: str = "."
 
 
-Names: TypeAlias = Sequence[str | Name | Fused] | Callable[["Stack"], Sequence[str | Name | Fused]]
+@dataclass(frozen=True)
+class Axes:
+    """The tables of a `position` block of kind ``axes``.
+
+    Attributes:
+        rows: Upstream's parameter with a vector for each row.
+        columns: The one with a vector for each column; if it is the same, it is (n, 2, c), the
+            columns before the rows.
+    """
+
+    rows: str
+    columns: str
+
+
+Names: TypeAlias = (
+    Sequence[str | Name | Fused | Axes]
+    | Callable[["Stack"], Sequence[str | Name | Fused] | Sequence[str | Name | Fused | Axes]]
+)
 """Upstream's names of a projector's modules that hold parameters, in order of use."""
 
 

@@ -131,7 +131,7 @@ def property_rows() -> list[str]:
 
 TABLES = {
     "| name | models | tokens in -> out |": zoo_rows,
-    "| document | model | in -> out |": document_rows,
+    "| document | family | in -> out |": document_rows,
     "| block | what it does | fields |": block_rows,
     "| property | what must hold |": property_rows,
 }

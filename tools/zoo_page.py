@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from helpers.golden import GOLDEN
 from index import families, models, standard_plan
-from reference import attention, documents, zoo
+from reference import attention, more_families, zoo
 
 from mobilevlm import PROJECTORS, Preset, load_spec, plan_projector
 from mobilevlm.projectors.describe import attributes, paragraphs
@@ -93,7 +93,7 @@ def checked_against() -> dict[str, list[str]]:
         thing = PROJECTORS.get(name)
         found[thing if isinstance(thing, type) else type(thing)] += references
 
-    for case in [*zoo.CASES.values(), *attention.CASES.values()]:
+    for case in (zoo.CASES | attention.CASES | more_families.CASES).values():
         add(case.preset, *compared_with(case.build()))
     for path in GOLDEN.iterdir():
         add(path.stem, "golden vectors")
@@ -189,22 +189,16 @@ def zoo_page() -> str:
 
 def document_rows() -> list[str]:
     """One row per example document."""
-    by_document: dict[str, list[documents.DocumentCase]] = {}
-    for name, case in documents.CASES.items():
-        by_document.setdefault(case.document or name, []).append(case)
     found = []
-    for name, cases in by_document.items():
-        stack = load_spec(ROOT / "examples" / "documents" / f"{name}.json")
+    for path in sorted((ROOT / "examples" / "documents").glob("*.json")):
+        stack = load_spec(path)
         plan = plan_projector(stack, grid=(24, 24))
-        references = dict.fromkeys(what for case in cases for what in compared_with(case.build()))
-        found.append(
-            (
-                f"[`{name}.json`](../examples/documents/{name}.json)",
-                "; ".join(case.model for case in cases),
-                f"{stack.in_} -> {stack.out}",
-                f"{plan.tokens_in} -> {plan.tokens_out}",
-                f"{plan.parameters:,}",
-                ", ".join(references),
-            )
+        cells = (
+            f"[`{path.name}`](../examples/documents/{path.name})",
+            f"[`{path.stem}`](zoo.md#{path.stem})",
+            f"{stack.in_} -> {stack.out}",
+            f"{plan.tokens_in} -> {plan.tokens_out}",
+            f"{plan.parameters:,}",
         )
+        found.append(cells)
     return rows(*found)

@@ -29,7 +29,7 @@ def _read_audio(ckpt: Checkpoint) -> Match:
 class Gemma3n(Preset):
     """``* sqrt(width) > RMS norm > Linear > RMS norm without weight`` on every token.
 
-    Used by Gemma 3n.
+    Used by Gemma 3n, for sound without the scale.
 
     Source: huggingface/transformers, ``models/gemma3n/modeling_gemma3n.py``
     (`Gemma3nModel.get_image_features`, `Gemma3nMultimodalEmbedder`).
@@ -71,7 +71,6 @@ class Gemma3n(Preset):
             ("soft_embedding_norm", "embedding_projection"),
             prefix="embed_audio",
             read=_read_audio,
-            model_types=("gemma3n",),
             prefixes=("embedding_projection.", "soft_embedding_norm."),
             secondary=True,
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.pool import Pool
@@ -33,14 +34,14 @@ def _read(ckpt: Checkpoint) -> Match:
 
 def _read_audio(ckpt: Checkpoint) -> Match:
     out, in_ = ckpt.matrix("embedding_projection.weight")
-    eps = ckpt.setting("audio_config.rms_norm_eps", 1e-6)
-    return Match(in_, out, {"pool": 1, "eps": eps, "scale": False})
+    options = {"eps": ckpt.setting("audio_config.rms_norm_eps", 1e-6)}
+    return Match(in_, out, options, preset="gemma4-audio")
 
 
 class Gemma4(Preset):
     """``average pool s x s > * sqrt(width) > [standardise] > RMS norm without weight > Linear``.
 
-    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2.
+    Used by Gemma 4, DiffusionGemma and EmbeddingGemma 2; for sound without pool and scale.
 
     Source: huggingface/transformers, ``models/gemma4/modeling_gemma4.py``
     (`Gemma4VisionPooler`, `Gemma4VisionModel.forward`, `Gemma4MultimodalEmbedder`).
@@ -50,29 +51,30 @@ class Gemma4(Preset):
     standardise. The scaled features may exceed fp16's range: run it in fp32 or bf16.
 
     Attributes:
-        pool: The side s of the pooled windows; 1 is none, as for sound.
+        pool: The side s of the pooled windows; 1 does not pool.
         eps: Of the norm.
+        scale: Whether the features are multiplied by the root of their width.
         standardize: Whether the scaled features are standardised.
-        scale: Whether the features are scaled; those of sound are not.
     """
 
     pool: UpTo64 = 3
     eps: float = 1e-6
-    standardize: bool = False
     scale: bool = True
+    standardize: bool = False
 
     def expand(self, in_: int, out: int) -> Stack:
-        pool = (Pool(mode="avg", stride=self.pool),) if self.pool > 1 else ()
-        scale = (Scale(by="root-channels", standardize=self.standardize),) if self.scale else ()
+        pool: tuple[Block, ...] = (Pool(mode="avg", stride=self.pool),)
+        scale: tuple[Block, ...] = (Scale(by="root-channels", standardize=self.standardize),)
         blocks = (
-            *pool,
-            *scale,
+            *(pool if self.pool > 1 else ()),
+            *(scale if self.scale else ()),
             NormAct(norm="rms", eps=self.eps, weight="none", act="none"),
             Pointwise(bias=False),
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
     aliases: ClassVar[Aliases] = {
+        "gemma4-audio": {"pool": 1, "scale": False},
         "DiffusionGemmaMultimodalEmbedder": {},
         "EmbeddingGemma2MultimodalEmbedder": {},
         "Gemma4MultimodalEmbedder": {},
@@ -89,13 +91,11 @@ class Gemma4(Preset):
             model_types=("gemma4", "diffusion_gemma", "embedding_gemma2"),
             prefixes=("embed_vision.embedding_projection.", "vision_tower.std_"),
         ),
-        Upstream("gemma4", ("embedding_projection",)),
         Upstream(
             "gemma4",
             ("embedding_projection",),
             prefix="embed_audio",
             read=_read_audio,
-            model_types=("gemma4", "embedding_gemma2"),
             secondary=True,
         ),
     )

@@ -66,6 +66,7 @@ class Idefics3(Preset):
         "ModernVBertConnector": {"merge": 4},
         "SmolVLMConnector": {},
         "UltraVBertConnector": {"merge": 4, "norm": "rms"},
+        "ultravbert": {"merge": 4, "norm": "rms"},
     }
     models: ClassVar[Aliases] = {
         "Idefics3": {},

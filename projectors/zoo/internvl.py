@@ -69,6 +69,11 @@ def _read_deepstack(ckpt: Checkpoint) -> Match:
     return Match(wide // merge**2, out, {"merge": merge})
 
 
+def _read_dots3_note_audio(ckpt: Checkpoint) -> Match:
+    hidden, in_ = ckpt.matrix("proj.1.weight")
+    return Match(in_, ckpt.matrix("proj.3.weight")[0], {"merge": 1, "hidden": hidden})
+
+
 _NAMES = with_norm("layer_norm", "linear_1", "linear_2")
 
 
@@ -178,6 +183,13 @@ class InternVL(Preset):
             tensors=("layer_norm.weight", "linear_1.weight", "linear_2.weight"),
             read=_read_deepstack,
             model_types=("granite_docling",),
+            secondary=True,
+        ),
+        Upstream(
+            "dots3-note-audio",
+            ("proj.0", "proj.1", "proj.3"),
+            prefix="audio_adapter",
+            read=_read_dots3_note_audio,
             secondary=True,
         ),
     )

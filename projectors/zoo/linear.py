@@ -64,9 +64,9 @@ class Linear(Preset):
         Upstream(
             "linear",
             ("",),
-            prefix=r"multi_modal_projector|vit_large_projector|projector\.layers",
+            prefix=r"multi_modal_projector|projector\.layers|perception\.proj",
             read=_read,
-            model_types=("mllama", "step3p7", "deepseek_ocr2", "unlimited_ocr"),
+            model_types=("mllama", "deepseek_ocr2", "unlimited_ocr", "nemo_speechlm"),
         ),
         Upstream(
             "paligemma",

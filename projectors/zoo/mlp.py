@@ -67,12 +67,37 @@ def _read_janus_generation(ckpt: Checkpoint) -> Match:
     return _read_janus(ckpt, "vq_config")
 
 
+def _read_qwen3_asr(ckpt: Checkpoint) -> Match:
+    return _match(2, ckpt, "linear_1", "linear_2", ckpt.act("audio_config.activation_function"))
+
+
+def _sound_of_phi4(mode: str, prefix: str, path: str) -> Upstream:
+    """Return the entry of one of Phi-4 Multimodal's two projectors of sound.
+
+    They stand in one module; what tells them apart is where their roots end.
+    """
+    names = tuple(f"{path}.{step}_proj_for_{mode}" for step in ("up", "down"))
+
+    def read(ckpt: Checkpoint) -> Match:
+        return _match(2, ckpt, *names)
+
+    return Upstream(
+        f"phi-4-multimodal-{mode.replace('_', '-')}",
+        names,
+        prefix=prefix,
+        read=read,
+        model_types=("phi4_multimodal",),
+        prefixes=tuple(f"{name}." for name in names),
+        secondary=True,
+    )
+
+
 def _read_deepseek_vl(ckpt: Checkpoint) -> Match:
     return _match(2, ckpt, "linear1", "linear2")
 
 
 class Mlp(Preset):
-    """``Linear(in, out) > [act > Linear(out, out)] x (depth - 1)`` on every token.
+    """``Linear(in, hidden) > [act > Linear] x (depth - 1)`` on every token.
 
     Used by the LLaVA line from 1.5 on; its strings ``mlp1x_gelu`` to ``mlp16x_gelu`` are names of
     this preset at that depth. Yi-VL has a LayerNorm after each linear layer.
@@ -196,9 +221,17 @@ class Mlp(Preset):
             prefix="generation_aligner",
             tensors=("fc1.weight",),
             read=_read_janus_generation,
-            model_types=("janus",),
             secondary=True,
         ),
+        Upstream(
+            "llava",
+            ("linear_1", "linear_2"),
+            prefix="multi_modal_projector",
+            read=_read_qwen3_asr,
+            model_types=("qwen3_asr",),
+        ),
+        _sound_of_phi4("speech", "embed_tokens_extend", "audio_embed"),
+        _sound_of_phi4("vision_speech", "model", "embed_tokens_extend.audio_embed"),
         Upstream(
             "deepseek-vl",
             ("linear1", "linear2"),

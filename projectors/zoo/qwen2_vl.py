@@ -33,13 +33,16 @@ def _read_qwen3_vl(ckpt: Checkpoint) -> Match:
     return Match(wide // merge**2, ckpt.matrix("linear_fc2.weight")[0], options)
 
 
-def _read_merger_list(ckpt: Checkpoint) -> Match:
-    merge, (out, wide) = _merge(ckpt), ckpt.matrix("mlp.2.weight")
-    return Match(wide // merge**2, out, {"merge": merge}, preset="qwen3-vl-deepstack")
-
-
 def _read_deepstack(ckpt: Checkpoint) -> Match:
     return replace(_read_qwen3_vl(ckpt), preset="qwen3-vl-deepstack")
+
+
+def _read_merger_list(ckpt: Checkpoint) -> Match:
+    # Wide, unlike the main merger's: it normalises what is merged.
+    merge, (wide,) = _merge(ckpt), ckpt.shapes["ln_q.weight"]
+    options = {"norm": "layer" if "ln_q.bias" in ckpt.shapes else "rms", "merge": merge}
+    out, _ = ckpt.matrix("mlp.2.weight")
+    return Match(wide // merge**2, out, options, preset="qwen3-vl-deepstack")
 
 
 def _read_kimi_k25(ckpt: Checkpoint) -> Match:
@@ -128,6 +131,7 @@ class Qwen2VL(Preset):
         return Stack(in_=in_, out=out, blocks=blocks, token_order=order)
 
     aliases: ClassVar[Aliases] = {
+        "inkling2": {"norm": "none", "bias": False},
         "kimi-k25": {"eps": 1e-5},
         "lfm3-vl": {},
         "paddleocr-vl": _PADDLEOCR,
@@ -178,16 +182,6 @@ class Qwen2VL(Preset):
             names_suffice=True,
         ),
         Upstream(
-            "qwen2-vl",
-            ("ln_q", "mlp.0", "mlp.2"),
-            prefix=r"merger_list\.\d+",
-            tensors=("ln_q.weight", "mlp.0.weight"),
-            read=_read_merger_list,
-            model_types=("qwen3_omni_moe_thinker",),
-            names_suffice=True,
-            secondary=True,
-        ),
-        Upstream(
             "qwen3-vl",
             ("norm", "linear_fc1", "linear_fc2"),
             prefix="merger|projector",
@@ -203,8 +197,22 @@ class Qwen2VL(Preset):
             ("norm", "linear_fc1", "linear_fc2"),
             prefix=r"deepstack_merger_list\.\d+",
             read=_read_deepstack,
-            model_types=("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"),
-            names_suffice=True,
+            secondary=True,
+        ),
+        Upstream(
+            "qwen2-vl",
+            ("ln_q", "mlp.0", "mlp.2"),
+            prefix=r"merger_list\.\d+",
+            read=_read_merger_list,
+            secondary=True,
+        ),
+        # HyperCLOVA X's tower ends with a merger, whose tokens another layer projects.
+        Upstream(
+            "qwen2-vl",
+            ("ln_q", "mlp.0", "mlp.2"),
+            prefix="merger",
+            read=_read,
+            model_types=("hyperclovax_vision_v2",),
             secondary=True,
         ),
         Upstream("kimi-k25", ("pre_norm", "in_proj", "out_proj")),
@@ -247,4 +255,5 @@ class Qwen2VL(Preset):
             model_types=("inkling2",),
             prefixes=("proj_in.", "proj_out."),
         ),
+        Upstream("inkling2-module", ("linear_1", "linear_2")),
     )

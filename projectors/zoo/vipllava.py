@@ -20,15 +20,10 @@ def _read(ckpt: Checkpoint) -> Match:
     return Match(in_, out, {"eps": eps, "act": ckpt.act()})
 
 
-def _read_dots3(ckpt: Checkpoint) -> Match:
-    out, in_ = ckpt.matrix("proj.1.weight")
-    return Match(in_, out)
-
-
 class VipLlava(Preset):
     """``LN > Linear > GELU > Linear`` on every token.
 
-    Used by VipLLaVA and, for sound, dots3.note.
+    Used by VipLLaVA.
 
     Source: huggingface/transformers, ``models/vipllava/modeling_vipllava.py``
     (`VipLlavaMultiModalProjector`).
@@ -63,13 +58,5 @@ class VipLlava(Preset):
             read=_read,
             model_types=("vipllava",),
             names_suffice=True,
-        ),
-        Upstream(
-            "dots3-note-audio",
-            ("proj.0", "proj.1", "proj.3"),
-            prefix="audio_adapter",
-            read=_read_dots3,
-            model_types=("dots3_note",),
-            secondary=True,
         ),
     )

@@ -319,6 +319,7 @@ def test_needs_grid_is_what_the_blocks_say() -> None:
         "glu",
         "identity",
         "norm-act",
+        "pad-channels",
         "parallel",
         "pointwise",
         "qformer",

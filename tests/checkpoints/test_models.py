@@ -3,7 +3,6 @@
 Most run the model's own `get_image_features`, with our tokens put where its tower's come out.
 """
 
-import copy
 import functools
 import inspect
 import itertools
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import check_model, equal, same
+from helpers.checkpoints import Beside, check_beside, check_model, run_embed_audio, same
 from reference.case import (
     Run,
     as_image,
@@ -44,11 +43,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mobilevlm import (
-    build_projector,
     fast_paths,
     inspect_checkpoint,
     load_projector,
-    to_upstream,
 )
 from mobilevlm.blocks.core.activation import TRANSFORMERS_NAMES
 from mobilevlm.blocks.core.linear import products
@@ -230,6 +227,14 @@ def hunyuan(**fields: Any) -> Model:
     )
 
 
+GEMMA4_AUDIO = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "subsampling_conv_channels": [4, 4],
+    "output_proj_dims": 16,
+    "rms_norm_eps": 1e-3,
+}
 GEMMA4_TEXT = {
     "layer_types": ["full_attention"],
     "global_head_dim": 12,
@@ -339,11 +344,6 @@ MODELS = {
             "supported_aspect_ratios": [[1, 1]],
         },
         text_config=text("mllama_text_model", num_hidden_layers=2, cross_attention_layers=[1]),
-    ),
-    "step3p7": Model(
-        *("Step3p7", PROJECTOR, plain, "linear", 64),
-        vision_config=CLIP,
-        text_config=text("step3p7_text"),
     ),
     "deepseek_ocr2": Model(
         *("DeepseekOcr2", PROJECTOR, plain, "linear"),
@@ -671,6 +671,83 @@ def test_models_of_transformers(name: str, tmp_path: Path) -> None:
     check_model(MODELS[name], tmp_path)
 
 
+BESIDE = {
+    "cosmos3_omni": Beside(
+        MODELS["cosmos3_omni"],
+        "model.visual.deepstack_merger_list.0",
+        "deepstack_merger_list.0.",
+        "qwen3-vl-deepstack",
+        {},
+        run_blocked,
+        ((4, 6), (8, 8)),
+    ),
+    "qwen3_omni_moe": Beside(
+        MODELS["qwen3_omni_moe"],
+        "thinker.model.visual.merger_list.0",
+        "thinker.visual.merger_list.0.",
+        "qwen3-vl-deepstack",
+        {},
+        run_blocked,
+        ((4, 6), (8, 8)),
+    ),
+    "gemma3n": Beside(
+        MODELS["gemma3n"],
+        "model.embed_audio",
+        "model.embed_audio.",
+        "gemma3n",
+        {"scale": False},
+        run_embed_audio,
+    ),
+    "gemma4": Beside(
+        MODELS["gemma4"],
+        "model.embed_audio",
+        "model.embed_audio.",
+        "gemma4-audio",
+        {"eps": 1e-3},
+        run_embed_audio,
+        config={"audio_config": GEMMA4_AUDIO},
+    ),
+    "embedding_gemma2": Beside(
+        MODELS["embedding_gemma2"],
+        "embed_audio",
+        "embed_audio.",
+        "gemma4-audio",
+        {"eps": 1e-3},
+        run_embed_audio,
+        config={"audio_config": GEMMA4_AUDIO},
+    ),
+    "dots3_note": Beside(
+        MODELS["dots3_note"],
+        "model.audio_tower.adapter",
+        "audio_encoder.audio_adapter.",
+        "internvl",
+        {"merge": 1, "hidden": 24},
+    ),
+    "janus": Beside(
+        FIRST["janus"],
+        "model.generation_aligner",
+        "model.generation_aligner.",
+        "mlp",
+        {"act": "relu"},
+        in_=4,
+        config={
+            "vq_config": {
+                **FIRST["janus"].config["vq_config"],
+                "num_hidden_layers": 2,
+                "hidden_act": "relu",
+            }
+        },
+    ),
+}
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", BESIDE)
+def test_projectors_beside_the_main_one(name: str, tmp_path: Path) -> None:
+    check_beside(BESIDE[name], tmp_path)
+
+
 # What is rounded when decides here: norms that cast before or after their weight, sums in fp32.
 BF16 = (
     *("gemma3", "gemma3n", "gemma4", "gemma4-standardized", "t5gemma2", "mistral3", "lighton_ocr"),
@@ -834,86 +911,11 @@ def test_settings_that_the_presets_have_not(name: str, tmp_path: Path) -> None:
     assert same(again, whole)
 
 
-def run_embedder(module: nn.Module, x: Tensor, _: tuple[int, int]) -> Tensor:
-    y: Tensor = module(inputs_embeds=x)
-    return y
-
-
-GEMMA4_AUDIO = Model(
-    *("Gemma4", "", gemma4("model.vision_tower"), "gemma4", 16, *GRIDS),
-    vision_config=gemma4_vision(),
-    text_config=text("gemma4_text", **GEMMA4_TEXT),
-    audio_config={
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "output_proj_dims": 20,
-        "subsampling_conv_channels": (4, 4),
-        "rms_norm_eps": 1e-3,
-    },
-)
-GEMMA3N_AUDIO = copy.deepcopy(MODELS["gemma3n"])
-GEMMA3N_AUDIO.config["audio_config"]["rms_norm_eps"] = 1e-2
-JANUS = copy.deepcopy(FIRST["janus"])
-JANUS.config["vq_config"] |= {"num_hidden_layers": 2, "hidden_act": "relu"}
-# The model; the root and the module of a projector beside its main one; how it runs; its spec.
-SECONDARY: dict[str, tuple[Model, str, str, Run, tuple[Any, ...], dict[str, Any]]] = {
-    "qwen3_omni_moe": (
-        *(MODELS["qwen3_omni_moe"], "thinker.visual.merger_list.0."),
-        *("thinker.model.visual.merger_list.0", run_blocked),
-        *(("qwen3-vl-deepstack", 16, 24), {}),
-    ),
-    "cosmos3_omni": (
-        *(MODELS["cosmos3_omni"], "deepstack_merger_list.0."),
-        *("model.visual.deepstack_merger_list.0", run_blocked),
-        *(("qwen3-vl-deepstack", 16, 24), {}),
-    ),
-    "gemma3n": (
-        *(GEMMA3N_AUDIO, "model.embed_audio.", "model.embed_audio", run_embedder),
-        *(("gemma3n", 16, 24), {"eps": 1e-2, "scale": False}),
-    ),
-    "gemma4": (
-        *(GEMMA4_AUDIO, "model.embed_audio.", "model.embed_audio", run_embedder),
-        *(("gemma4", 20, 24), {"eps": 1e-3, "scale": False, "pool": 1}),
-    ),
-    "dots3_note": (
-        *(MODELS["dots3_note"], "audio_encoder.audio_adapter.", "model.audio_tower.adapter"),
-        *(plain, ("vipllava", 16, 24), {}),
-    ),
-    "janus": (
-        *(JANUS, "model.generation_aligner.", "model.generation_aligner", plain),
-        *(("mlp", 4, 4), {"act": "relu"}),
-    ),
-}
-
-
-@pytest.mark.usefixtures("quiet")
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", SECONDARY)
-def test_projectors_beside_the_main_one(name: str, tmp_path: Path) -> None:
-    """They are found by their names, listed, and loaded by their roots."""
-    case, root, module, run, spec, options = SECONDARY[name]
-    model = case.build()
-    model.save_pretrained(tmp_path)
-    found = inspect_checkpoint(tmp_path)
-    assert found.others == (root,)
-    assert (found.unknown, found.notes) == ((), ())
-    assert f"\n  another under {root!r}" in str(found)
-    ours = load_projector(tmp_path, root=root)
-    assert ours.spec == build_projector(*spec, **options).spec
-    equal(ours, run, model.get_submodule(module), (4, 6), (2, 8))
-    stored = load_file(tmp_path / "model.safetensors")
-    layout = inspect_checkpoint(tmp_path, root=root).layout
-    for key, tensor in to_upstream(ours, layout).items():
-        assert torch.equal(stored[root + key], tensor)
-
-
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("name", "roots"),
     [
-        ("step3p7", ["vision_model.vit_downsampler1.", "vision_model.vit_downsampler2."]),
         ("minicpmv4_6", ["model.vision_tower.vit_merger."]),
     ],
 )
@@ -931,36 +933,3 @@ def test_what_no_family_describes_is_listed_and_said(
     assert str(found).splitlines()[1:] == [f"  {line}" for line in (*lines, f"note: {note}")]
     with pytest.warns(UserWarning, match=r"^.*may be another part of the projector"):
         load_projector(tmp_path)
-
-
-@pytest.mark.usefixtures("quiet")
-@pytest.mark.filterwarnings("ignore")
-def test_step_3s_convolutions_are_loaded_as_a_document(tmp_path: Path) -> None:
-    """By the names of their modules, as no family describes them."""
-    model = MODELS["step3p7"].build()
-    model.save_pretrained(tmp_path)
-    conv = {"type": "conv", "stride": 2}
-    document = {
-        "in": 16,
-        "out": 24,
-        "blocks": [{**conv, "out": 32}, {**conv, "out": 64}, {"type": "pointwise", "bias": False}],
-    }
-    names = [
-        "vision_model.vit_downsampler1",
-        "vision_model.vit_downsampler2",
-        "vit_large_projector",
-    ]
-    ours = load_projector(tmp_path, spec=document, module_names=names)
-    tower = model.model.vision_model
-    x = torch.randn(2, 64, 16)
-    with torch.inference_mode():
-        maps = tower.downsampler2(tower.downsampler1(x.transpose(1, 2).unflatten(2, (8, 8))))
-        expected = model.model.multi_modal_projector(maps.flatten(2).transpose(1, 2))
-        torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5)
-    first = load_projector(
-        tmp_path,
-        root="vision_model.vit_downsampler1",
-        spec={"in": 16, "out": 32, "blocks": [{**conv, "out": 32}]},
-        module_names=[""],
-    )
-    assert torch.equal(first.state_dict()["blocks.0.weight"], tower.downsampler1.weight)

@@ -7,6 +7,7 @@ from mobilevlm import BLOCKS, PROJECTORS
 # Fields that must be given; deep blocks shallow.
 FIELDS: dict[str, dict[str, Any]] = {
     "extra-tokens": {"at": "begin"},
+    "pad-channels": {"count": 3},
     "parallel": {"branches": [["identity"], ["depthwise"]]},
     "pool": {"stride": 2},
     "preset": {"name": "ldp"},
@@ -28,6 +29,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("pool", {"mode": "adaptive", "size": [2, 2]}),
     ("pool", {"mode": "bilinear", "stride": 2}),
     ("pool", {"mode": "max", "stride": 2, "ceil": True}),
+    ("position", {"kind": "axes", "size": [64, 64], "join": "cat"}),
+    ("position", {"kind": "frame"}),
     ("residual", {"body": [{"type": "pointwise", "out": "same"}]}),
 ]
 # Widths that fit, and deep or wide projectors small.
@@ -37,10 +40,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "c-abstractor": {"hidden": 48, "depth": 1},
     "cohere2-vision": {"hidden": 64},
     "flamingo": {"depth": 2},
+    "gemma4-unified": {"places": 64},
+    "glm-4v-9b": {"hidden": 64},
     "idefics": {"depth": 2},
     "idefics2": {"hidden": 64, "depth": 2},
     "identity": {"out": 48},
     "llama4": {"hidden": 64},
+    "molmo": {"hidden": 64},
+    "molmo2": {"hidden": 64},
+    "moondream2": {"hidden": 64},
+    "muse-glimmer": {"hidden": 64},
+    "muse-spark": {"hidden": 64},
+    "ovis2": {"words": 64},
+    "pp-formulanet": {"hidden": 32, "wide": 40},
+    "step3": {"hidden": 32},
 }
 # Zeta's have a suite of their own, where zetascale is installed.
 BUILT_IN = [

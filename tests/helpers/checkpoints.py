@@ -4,12 +4,14 @@ import json
 import pickle
 import struct
 from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from reference.case import blocked
+from reference.case import Grid, Run, blocked, plain
 from reference.models import Model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -105,6 +107,46 @@ def check_model(case: Model, tmp_path: Path) -> None:
     again = load_projector(tmp_path / "whole", check_values=True)
     assert same(whole, again)
     assert whole.spec == again.spec
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A projector beside a model's main one: where upstream has it, and under which root it is."""
+
+    model: Model
+    module: str
+    root: str
+    preset: str
+    options: dict[str, Any] = field(default_factory=dict)
+    run: Run = plain
+    grids: tuple[Grid, ...] = ((1, 8), (4, 6))
+    in_: int = 16
+    config: dict[str, Any] = field(default_factory=dict)  # what the model's has to have besides
+
+
+def run_embed_audio(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
+    y: Tensor = module(inputs_embeds=x)
+    return y
+
+
+def check_beside(case: Beside, tmp_path: Path) -> None:
+    """Save a whole model, load a secondary projector of it, compare it and write it back."""
+    model = copy(case.model)
+    model.config = {**model.config, **case.config}
+    built = model.build()
+    built.save_pretrained(tmp_path)
+    main = inspect_checkpoint(tmp_path)
+    assert case.root in main.others
+    assert f"\n  another under {case.root!r}" in str(main)
+    assert (main.unknown, main.notes) == ((), ())
+    found = inspect_checkpoint(tmp_path, root=case.root)
+    ours = load_projector(tmp_path, root=case.root)
+    assert ours.spec == build_projector(case.preset, case.in_, ours.spec.out, **case.options).spec
+    equal(ours, case.run, built.get_submodule(case.module), *case.grids)
+    stored = load_file(tmp_path / WEIGHTS)
+    back = {found.root + key: value for key, value in to_upstream(ours, found.layout).items()}
+    assert set(back) == set(found.used)
+    assert all(torch.equal(tensor, stored[key]) for key, tensor in back.items())
 
 
 PREFIXES = (

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mobilevlm.projectors.upstream import Names
+
 Grid = tuple[int, int]
 Run = Callable[[nn.Module, Tensor, Grid], Tensor]
 
@@ -33,17 +35,19 @@ V, D, H = SMALL.v, SMALL.d, SMALL.h
 class Case:
     """One family: our preset, upstream's module, and how to call it.
 
-    `run` takes upstream's module, tokens ``(b, n, c)`` and their grid, and returns ``(b, m, d)``.
+    `run` takes upstream's module, tokens ``(b, n, c)`` without the `prefix` that the model around
+    it drops, and their grid, and returns ``(b, m, d)``.
     """
 
     preset: str
-    layout: str
+    layout: str | Names
     build: Callable[[], nn.Module]
     run: Run
     options: dict[str, Any] = field(default_factory=dict)
     in_: int = V
     grids: tuple[Grid, ...] = ((SMALL.side, SMALL.side),)
     unused: tuple[str, ...] = ()
+    prefix: int = 0
 
 
 def randomize(module: nn.Module) -> None:

@@ -1,13 +1,18 @@
 """Every family against the real class of transformers: same weights, same inputs, same outputs."""
 
+import re
+
 import pytest
 import torch
 from reference.case import Case, D, blocked, randomize
-from reference.zoo import CASES
+from reference.more_families import CASES as MORE
+from reference.zoo import CASES as FIRST
 from torch import Tensor, nn
 
 from mobilevlm import Projector, build_projector
 from mobilevlm.checkpoints.mapping import from_upstream, to_upstream
+
+CASES = FIRST | MORE
 
 
 def pair(case: Case) -> tuple[nn.Module, Projector, dict[str, Tensor]]:
@@ -15,7 +20,8 @@ def pair(case: Case) -> tuple[nn.Module, Projector, dict[str, Tensor]]:
     torch.manual_seed(0)
     upstream = case.build().eval()
     randomize(upstream)
-    ours = build_projector(case.preset, case.in_, D, **case.options).eval()
+    options = {"prefix_tokens": case.prefix, **case.options}
+    ours = build_projector(case.preset, case.in_, D, **options).eval()
     state = {k: v for k, v in upstream.state_dict().items() if k not in case.unused}
     ours.load_state_dict(from_upstream(ours, case.layout, state), strict=True)
     return upstream, ours, state
@@ -31,9 +37,9 @@ def test_equals_upstream(name: str) -> None:
     for grid in case.grids:
         for batch in (1, 3):
             for scale in (1.0, 1e-3):
-                x = scale * torch.randn(batch, grid[0] * grid[1], case.in_)
+                x = scale * torch.randn(batch, case.prefix + grid[0] * grid[1], case.in_)
                 with torch.inference_mode():
-                    expected = case.run(upstream, x, grid)
+                    expected = case.run(upstream, x[:, case.prefix :], grid)
                     given = x
                     if ours._block_major:
                         given = torch.stack([blocked(image, grid) for image in x])
@@ -41,6 +47,21 @@ def test_equals_upstream(name: str) -> None:
                 assert y.shape == expected.shape
                 error = (y - expected).abs().max() / expected.abs().max()
                 assert error < 1e-5, (grid, batch, scale, error)
+
+
+def epsilons(module: nn.Module) -> list[float]:
+    """What the norms add, in order: behind a bias even small inputs do not show it."""
+    norms = [part for part in module.modules() if re.search("Norm$", type(part).__name__)]
+    return [getattr(norm, "eps", None) or norm.variance_epsilon for norm in norms]
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_the_norms_are_upstreams(name: str) -> None:
+    case = MORE[name]
+    upstream, ours, _ = pair(case)
+    unused = getattr(upstream, "ln_q", None)
+    found = epsilons(upstream)
+    assert epsilons(ours) == (found if unused is None else found[1:])
 
 
 BF16 = ("qwen2-5-vl", "mistral3", "gemma3", "gemma3n", "glm4v", "nemotron-omni")

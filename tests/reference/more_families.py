@@ -1,12 +1,10 @@
-"""The originals of the example documents.
+"""Further families, with originals that are more than one class or are not in transformers.
 
 Real classes of transformers where it has them, and else published computations in plain torch.
-Documents hold released widths; here the same document gets small ones.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from operator import attrgetter
 from types import SimpleNamespace as NS
 from typing import Any
 
@@ -14,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mobilevlm.projectors.upstream import Name
+
 from .case import (
+    Case,
     D,
     Grid,
     H,
-    Run,
     V,
     as_image,
     blocked,
@@ -30,40 +30,6 @@ from .case import (
 )
 
 EVEN, ODD = ((8, 8), (4, 10), (6, 2)), ((8, 8), (5, 7), (4, 9))
-
-
-@dataclass
-class DocumentCase:
-    """A document, its original, and how to call it.
-
-    `run` takes the original, tokens ``(b, n, c)`` without the prefix and their grid, and returns
-    ``(b, m, d)``; `weights` gives the original's tensors in the order in which ours stand.
-    """
-
-    model: str
-    build: Callable[[], nn.Module]
-    run: Run
-    inner: dict[int, int] = field(default_factory=dict)  # widths inside, from released to small
-    weights: Callable[[nn.Module], list[Tensor]] = lambda module: list(module.parameters())
-    in_: int = V
-    grids: tuple[Grid, ...] = EVEN
-    prefix: int = 0  # tokens that the model around it drops
-    blocked: bool = False  # whether the model around it hands over blocks of 2x2 tokens
-    document: str = ""  # default: the case's name
-    edits: dict[str, Any] = field(default_factory=dict)  # of the first block
-
-
-def order(*paths: str) -> Callable[[nn.Module], list[Tensor]]:
-    """Give a module's parameters in this order, by the paths of modules and parameters."""
-
-    def weights(module: nn.Module) -> list[Tensor]:
-        found: list[Tensor] = []
-        for path in paths:
-            part = attrgetter(path)(module)
-            found += part.parameters() if isinstance(part, nn.Module) else [part]
-        return found
-
-    return weights
 
 
 def mlp(in_: int, hidden: int, out: int, act: nn.Module | None = None) -> nn.Sequential:
@@ -111,15 +77,6 @@ def florence() -> nn.Module:
     return module(NS(vision_config=vision))
 
 
-def florence_weights(module: nn.Module) -> list[Tensor]:
-    """The column's half stands before the row's; an image is the first moment of its video."""
-    places = module.image_position_embed
-    columns = F.pad(places.column_embeddings.weight, (0, V // 2))
-    rows = F.pad(places.row_embeddings.weight, (V // 2, 0))
-    first = module.visual_temporal_embed.pos_idx_to_embed[0]
-    return [rows + first, columns, *order("image_projection", "image_proj_norm")(module)]
-
-
 def gemma4() -> nn.Module:
     vision = NS(
         model_patch_size=2, mm_embed_dim=D, mm_posemb_size=40, rms_norm_eps=1e-6, output_proj_dims=D
@@ -136,12 +93,6 @@ def run_gemma4(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     return z
 
 
-def gemma4_weights(module: nn.Module) -> list[Tensor]:
-    columns, rows = module.pos_embedding.unbind(1)
-    head = order("patch_ln1", "patch_dense", "patch_ln2")(module)
-    return [*head, rows, columns, *order("pos_norm", "multimodal_embedder")(module)]
-
-
 def git() -> nn.Module:
     return hf("git.modeling_git", "GitProjection")(
         NS(vision_config=NS(hidden_size=V, layer_norm_eps=1e-5), hidden_size=D)
@@ -154,17 +105,19 @@ class Glm4v9b(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(V, D, 2, 2)
-        self.linear_proj = nn.Linear(D, D, bias=False)
-        self.norm1 = nn.LayerNorm(D)
-        self.gate_proj = nn.Linear(D, H, bias=False)
-        self.dense_h_to_4h = nn.Linear(D, H, bias=False)
-        self.dense_4h_to_h = nn.Linear(H, D, bias=False)
+        self.linear_proj = glu = nn.Module()
+        glu.linear_proj = nn.Linear(D, D, bias=False)
+        glu.norm1 = nn.LayerNorm(D)
+        glu.gate_proj = nn.Linear(D, H, bias=False)
+        glu.dense_h_to_4h = nn.Linear(D, H, bias=False)
+        glu.dense_4h_to_h = nn.Linear(H, D, bias=False)
         self.boi, self.eoi = (nn.Parameter(torch.zeros(1, 1, D)) for _ in range(2))
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = self.linear_proj(tokens(self.conv(maps(x, grid))))
-        x = F.gelu(self.norm1(x))
-        x = self.dense_4h_to_h(F.silu(self.gate_proj(x)) * self.dense_h_to_4h(x))
+        glu = self.linear_proj
+        x = glu.linear_proj(tokens(self.conv(maps(x, grid))))
+        x = F.gelu(glu.norm1(x))
+        x = glu.dense_4h_to_h(F.silu(glu.gate_proj(x)) * glu.dense_h_to_4h(x))
         ends = (y.expand(len(x), -1, -1) for y in (self.boi, self.eoi))
         return torch.cat([next(ends), x, next(ends)], 1) / 8
 
@@ -174,22 +127,17 @@ class HReducer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reducer_before = nn.Conv2d(V, 4 * V, (1, 4), (1, 4))
+        self.ln_q = nn.LayerNorm(V)  # of no use
+        self.reducer_before = nn.Sequential(nn.Conv2d(V, 4 * V, (1, 4), (1, 4)), nn.GELU())
         self.reducer = nn.Conv2d(V, V, (1, 4), (1, 4))
         self.visual_fc = nn.Linear(V, D)
         self.vit_eos = nn.Parameter(torch.zeros(1, 1, D))
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        y = F.gelu(self.reducer_before(maps(x, grid)))
+        y = self.reducer_before(maps(x, grid))
         y = y.unflatten(1, (4, V)).permute(0, 2, 3, 4, 1).flatten(3)
         y = self.visual_fc(tokens(self.reducer(y)))
         return torch.cat([y, self.vit_eos.expand(len(y), -1, -1)], 1)
-
-
-def h_reducer_weights(module: nn.Module) -> list[Tensor]:
-    """After the first convolution the channels stand token by token, four times V."""
-    before, bias, weight, *rest = order("reducer_before", "reducer", "visual_fc", "vit_eos")(module)
-    return [before, bias, weight.permute(0, 2, 3, 1), *rest]
 
 
 def inkling() -> nn.Module:
@@ -222,9 +170,6 @@ def run_kosmos(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     return y
 
 
-KOSMOS = ("x_attn.q_proj", "x_attn.k_proj", "x_attn.v_proj", "x_attn.out_proj")
-
-
 def run_minigpt(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     """Four tokens in a row become one, whatever the grid."""
     y: Tensor = module(x.reshape(len(x), x.shape[1] // 4, 4 * V))
@@ -247,19 +192,21 @@ class Molmo(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wq, self.wk, self.wv = (nn.Linear(2 * V, V) for _ in range(3))
-        self.wo = nn.Linear(V, V)
-        self.w1, self.w3 = (nn.Linear(V, H, bias=False) for _ in range(2))
-        self.w2 = nn.Linear(H, D, bias=False)
+        self.image_pooling_2d, self.image_projector = pool, glu = nn.Module(), nn.Module()
+        pool.wq, pool.wk, pool.wv = (nn.Linear(2 * V, V) for _ in range(3))
+        pool.wo = nn.Linear(V, V)
+        glu.w1, glu.w3 = (nn.Linear(V, H, bias=False) for _ in range(2))
+        glu.w2 = nn.Linear(H, D, bias=False)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         h, w = grid
         x = x.view(-1, h // 2, 2, w // 2, 2, 2 * V).transpose(2, 3).flatten(3, 4)
-        q, k, v = self.wq(x.mean(3, keepdim=True)), self.wk(x), self.wv(x)
+        pool, glu = self.image_pooling_2d, self.image_projector
+        q, k, v = pool.wq(x.mean(3, keepdim=True)), pool.wk(x), pool.wv(x)
         q, k, v = (y.unflatten(-1, (4, -1)).transpose(3, 4) for y in (q, k, v))
         scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
-        y = self.wo((scores @ v).flatten(3)).flatten(1, 2)
-        z: Tensor = self.w2(F.silu(self.w1(y)) * self.w3(y))
+        y = pool.wo((scores @ v).flatten(3)).flatten(1, 2)
+        z: Tensor = glu.w2(F.silu(glu.w1(y)) * glu.w3(y))
         return z
 
 
@@ -310,6 +257,18 @@ def run_muse(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     return y
 
 
+def moss() -> nn.Module:
+    name = "MossTranscribeDiarizeMultiModalProjector"
+    return hf("moss_transcribe_diarize.modeling_moss_transcribe_diarize", name)(
+        NS(
+            adaptor_input_dim=4 * V,
+            projector_bias=True,
+            projector_hidden_act="silu",
+            text_config=NS(hidden_size=D, rms_norm_eps=1e-6),
+        )
+    )
+
+
 class Oryx(nn.Module):
     """The dynamic compressor on an image, whose windows are single tokens, and one view's MLP."""
 
@@ -329,9 +288,12 @@ class Oryx(nn.Module):
 
 def ovis() -> nn.Module:
     module = nn.Module()
-    module.head_linear = nn.Linear(4 * V, H, bias=False)
-    module.head_norm = nn.LayerNorm(H)
-    module.visual_table = hf("ovis2.modeling_ovis2", "Ovis2VisualEmbeddingTable")(H + 5, D)
+    module.vision_tower = tower = nn.Module()
+    tower.head_linear = nn.Linear(4 * V, H, bias=False)
+    tower.head_norm = nn.LayerNorm(H)
+    module.visual_embeddings_table = hf("ovis2.modeling_ovis2", "Ovis2VisualEmbeddingTable")(
+        H + 5, D
+    )
     return module
 
 
@@ -340,13 +302,11 @@ def run_ovis(module: nn.Module, x: Tensor, grid: Grid) -> Tensor:
     h, w = grid
     x = F.pad(x.unflatten(1, grid), (0, 0, 0, w % 2, 0, h % 2))
     x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
-    probabilities = module.head_norm(module.head_linear(x)).softmax(-1)
-    y: Tensor = module.visual_table(F.pad(probabilities, (0, 5)))  # five indicators, never mixed in
+    probabilities = module.vision_tower.head_norm(module.vision_tower.head_linear(x)).softmax(-1)
+    y: Tensor = module.visual_embeddings_table(
+        F.pad(probabilities, (0, 5))
+    )  # five indicators, never mixed in
     return y
-
-
-def ovis_weights(module: nn.Module) -> list[Tensor]:
-    return [*order("head_linear", "head_norm")(module), module.visual_table.weight[:-5].T]
 
 
 class Phi3Vision(nn.Module):
@@ -429,19 +389,41 @@ def formulanet() -> nn.Module:
     )
 
 
-class Step(nn.Module):
-    """Two convolutions that halve the sides, and a linear layer: Step-3's and Step-3.7's."""
+class Step3(nn.Module):
+    """Two convolutions that halve the sides, and a linear layer."""
 
-    def __init__(self, first: nn.Module, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.vit_downsampler1 = first
-        self.vit_downsampler2 = nn.Conv2d(H, width, 3, stride=2, padding=1)
-        self.vit_large_projector = nn.Linear(width, D, bias=False)
+        self.vit_downsampler = nn.Conv2d(V, H, 2, stride=2)
+        self.vit_downsampler2 = nn.Conv2d(H, 2 * H, 3, stride=2, padding=1)
+        self.vit_large_projector = nn.Linear(2 * H, D, bias=False)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = self.vit_downsampler2(self.vit_downsampler1(maps(x, grid)))
+        x = self.vit_downsampler2(self.vit_downsampler(maps(x, grid)))
         y: Tensor = self.vit_large_projector(tokens(x))
         return y
+
+
+class Step3p7(nn.Module):
+    """The tail of Step3p7VisionModel, and the projector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vision_model = nn.Module()
+        self.vision_model.downsampler1 = nn.Conv2d(V, 2 * V, 3, stride=2, padding=1)
+        self.vision_model.downsampler2 = nn.Conv2d(2 * V, 4 * V, 3, stride=2, padding=1)
+        self.multi_modal_projector = nn.Linear(4 * V, D, bias=False)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        tower = self.vision_model
+        x = tower.downsampler2(tower.downsampler1(maps(x, grid)))
+        y: Tensor = self.multi_modal_projector(tokens(x))
+        return y
+
+
+def moondream() -> nn.Module:
+    layers = {"fc1": nn.Linear(V, H), "act": nn.GELU("tanh"), "fc2": nn.Linear(H, D)}
+    return nn.Sequential(OrderedDict(layers))
 
 
 def ultravbert() -> nn.Module:
@@ -454,131 +436,115 @@ def ultravbert() -> nn.Module:
     )
 
 
-MOLMO = order("wq", "wk", "wv", "wo", "w1", "w3", "w2")
-MOLMO2 = order(
-    *(f"image_pooling_2d.{name}_proj" for name in "qkvo"),
-    *(f"image_projector.{name}_proj" for name in ("gate", "up", "down")),
-)
+def kosmos_case(module: str, name: str) -> Case:
+    options = {"queries": 5, "head_dim": 6}
+    return Case("kosmos-2", "kosmos-2", kosmos(module, name), run_kosmos, options, grids=ODD)
+
+
+INNER = {"hidden": H}
+TABLE = "visual_temporal_embed.pos_idx_to_embed"  # constants
 CASES = {
-    "deco": DocumentCase("DeCo", DeCo, with_grid, grids=((24, 24), (12, 12), (20, 13))),
-    "ernie4-5-vl": DocumentCase(
-        "ERNIE 4.5 VL, on images", ernie, run_ernie, {5120: 4 * V}, blocked=True
+    "deco": Case(
+        "deco",
+        ["mlp.0", "mlp.2"],
+        DeCo,
+        with_grid,
+        grids=((24, 24), (12, 12), (20, 13)),
     ),
-    "florence-2": DocumentCase(
-        "Florence-2", florence, as_image, weights=florence_weights, grids=(*ODD, (24, 24))
+    "ernie4-5-vl": Case("ernie4-5-vl", "ernie4-5-vl-module", ernie, run_ernie, grids=EVEN),
+    "florence-2": Case(
+        "florence-2", "florence-2", florence, as_image, grids=(*ODD, (24, 24)), unused=(TABLE,)
     ),
-    "gemma4-unified": DocumentCase(
-        "Gemma 4 without a vision tower, on squares of 48 x 48 pixels",
+    "gemma4-unified": Case(
+        "gemma4-unified",
+        "gemma4-unified",
         gemma4,
         run_gemma4,
-        {3840: D, 1120: 40},
-        gemma4_weights,
+        {"places": 40},
         in_=12,
         grids=(*ODD, (1, 40)),
     ),
-    "git": DocumentCase("GIT", git, plain, grids=ODD),
-    "glm-4v-9b": DocumentCase(
-        "GLM-4V-9B",
-        Glm4v9b,
-        with_grid,
-        {13696: H},
-        order(
-            "conv",
-            "linear_proj",
-            "norm1",
-            "gate_proj",
-            "dense_h_to_4h",
-            "dense_4h_to_h",
-            "boi",
-            "eoi",
-        ),
-        grids=ODD,
-        prefix=1,
-    ),
-    "h-reducer": DocumentCase(
-        "mPLUG-DocOwl 1.5",
+    "git": Case("git", "git", git, plain, grids=ODD),
+    "glm-4v-9b": Case("glm-4v-9b", "glm-4v-9b", Glm4v9b, with_grid, INNER, grids=ODD, prefix=1),
+    "h-reducer": Case(
+        "h-reducer",
+        "h-reducer",
         HReducer,
         with_grid,
-        weights=h_reducer_weights,
+        grids=((8, 8), (3, 12)),
+        unused=("ln_q.weight", "ln_q.bias"),
+        prefix=1,
+    ),
+    "inkling2": Case("inkling2", "inkling2-module", inkling, run_inkling, INNER, grids=EVEN),
+    "kosmos-2": kosmos_case("kosmos2.modeling_kosmos2", "Kosmos2ImageToTextProjection"),
+    "kosmos-2.5": kosmos_case("kosmos2_5.modeling_kosmos2_5", "Kosmos2_5ImageToTextProjection"),
+    "minigpt-v2": Case(
+        "minigpt-v2",
+        "linear",
+        lambda: nn.Linear(4 * V, D),
+        run_minigpt,
         grids=((8, 8), (3, 12)),
         prefix=1,
     ),
-    "inkling2": DocumentCase("Inkling 2", inkling, run_inkling, {4096: H}, blocked=True),
-    "kosmos-2": DocumentCase(
-        "Kosmos-2",
-        kosmos("kosmos2.modeling_kosmos2", "Kosmos2ImageToTextProjection"),
-        run_kosmos,
-        {64: 5, 32: 4},
-        order("dense", "latent_query", *KOSMOS),
-        grids=ODD,
+    "minimax-m3-vl": Case(
+        "minimax-m3-vl", "minimax-m3-vl-module", minimax, run_blocked, grids=EVEN
     ),
-    "kosmos-2.5": DocumentCase(
-        "Kosmos-2.5",
-        kosmos("kosmos2_5.modeling_kosmos2_5", "Kosmos2_5ImageToTextProjection"),
-        run_kosmos,
-        {64: 5, 32: 4},
-        order("dense", "latent_query", *KOSMOS),
-        grids=ODD,
-        document="kosmos-2",
+    "molmo": Case(
+        "molmo", "molmo", Molmo, with_grid, {"head_dim": 4, **INNER}, 2 * V, EVEN, prefix=1
     ),
-    "minigpt-v2": DocumentCase(
-        "MiniGPT-v2", lambda: nn.Linear(4 * V, D), run_minigpt, grids=((8, 8), (3, 12)), prefix=1
-    ),
-    "minimax-m3-vl": DocumentCase("MiniMax-M3", minimax, run_blocked, {6144: D}, blocked=True),
-    "molmo": DocumentCase(
-        "Molmo", Molmo, with_grid, {1024: V, 16: 4, 18944: H}, MOLMO, in_=2 * V, prefix=1
-    ),
-    "molmo2": DocumentCase(
-        "Molmo 2",
+    "molmo2": Case(
+        "molmo",
+        "molmo2-module",
         molmo2,
         run_molmo2,
-        {1024: V, 16: 4, 18944: H},
-        MOLMO2,
-        in_=2 * V,
-        grids=(*EVEN, *ODD),
-        document="molmo",
-        edits={"ceil": True},
+        {"head_dim": 4, "ceil": True, **INNER},
+        2 * V,
+        (*EVEN, *ODD),
         prefix=1,
     ),
-    "moondream2": DocumentCase(
-        "Moondream 2", lambda: mlp(V, H, D, nn.GELU("tanh")), plain, {8192: H}, grids=ODD
+    "moondream2": Case("moondream2", "moondream2", moondream, plain, INNER, grids=ODD),
+    "muse-glimmer": Case(
+        "muse-glimmer", "muse-glimmer", muse("MuseGlimmer"), run_muse, INNER, grids=EVEN
     ),
-    "muse-glimmer": DocumentCase("Muse Glimmer", muse("MuseGlimmer"), run_muse, {4096: H}),
-    "muse-spark": DocumentCase(
-        "Muse Spark", muse("MuseSpark"), run_muse, {4096: H}, document="muse-glimmer"
+    "muse-spark": Case(
+        "muse-spark", "muse-glimmer", muse("MuseSpark"), run_muse, INNER, grids=EVEN
     ),
-    "oryx": DocumentCase(
-        "Oryx, one view of an image",
+    "oryx": Case(
+        "oryx",
+        ["mlp.0", "mlp.2", Name("image_newline", "bare")],
         Oryx,
         with_grid,
-        weights=order("mlp", "image_newline"),
         grids=ODD,
+        unused=tuple(f"{name}.{part}" for name in ("query", "key") for part in ("weight", "bias")),
     ),
-    "ovis2": DocumentCase("Ovis 2", ovis, run_ovis, {65531: H}, ovis_weights, grids=(*EVEN, *ODD)),
-    "phi-3-vision": DocumentCase("Phi-3 Vision", Phi3Vision, with_grid, prefix=1),
-    "phi-4-multimodal": DocumentCase(
-        "Phi-4 Multimodal",
+    "ovis2": Case("ovis2", "ovis2", ovis, run_ovis, {"words": H}, grids=(*EVEN, *ODD)),
+    "phi-3-vision": Case(
+        "phi-3-vision", "phi-3-vision", Phi3Vision, with_grid, grids=EVEN, prefix=1
+    ),
+    "phi-4-multimodal": Case(
+        "phi-4-multimodal",
+        "phi-4-multimodal",
         phi4,
         run_phi4,
-        weights=order("sub_img_feature_extensor", "img_projection_up", "img_projection_down"),
         grids=((8, 8), (8, 16), (24, 8)),
+        unused=("global_img_feature_extensor",),
     ),
-    "pp-formulanet": DocumentCase(
-        "PP-FormulaNet", formulanet, as_image, {512: H, 1024: 28}, grids=(*EVEN, *ODD)
-    ),
-    "step3": DocumentCase(
-        "Step-3",
-        lambda: Step(nn.Conv2d(V, H, 2, stride=2), 28),
-        with_grid,
-        {4096: H, 8192: 28},
+    "pp-formulanet": Case(
+        "pp-formulanet",
+        "pp-formulanet",
+        formulanet,
+        as_image,
+        {"wide": 28, **INNER},
         grids=(*EVEN, *ODD),
     ),
-    "step3p7": DocumentCase(
-        "Step-3.7",
-        lambda: Step(nn.Conv2d(V, H, 3, stride=2, padding=1), 28),
-        with_grid,
-        {3072: H, 6144: 28},
-        grids=(*EVEN, *ODD),
+    "step3": Case("step3", "step3", Step3, with_grid, INNER, grids=(*EVEN, *ODD)),
+    "step3p7": Case("step3p7", "step3p7-module", Step3p7, with_grid, grids=(*EVEN, *ODD)),
+    "vibevoice": Case(
+        "vibevoice",
+        "vibevoice",
+        lambda: hf("vibevoice.modeling_vibevoice", "VibeVoiceMultiModalProjector")(V, D),
+        plain,
+        grids=ODD,
     ),
-    "ultravbert": DocumentCase("UltraVBERT", ultravbert, plain, grids=((8, 8), (4, 4))),
+    "ultravbert": Case("ultravbert", "ultravbert", ultravbert, plain, grids=((8, 8), (4, 4))),
 }

@@ -1,0 +1,80 @@
+"""GLM-4V-9B's downsampling and projector."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...blocks.extra_tokens import ExtraTokens
+from ...blocks.glu import Glu
+from ...blocks.norm_act import NormAct
+from ...blocks.patch_merge import PatchMerge
+from ...blocks.pointwise import Pointwise
+from ...blocks.scale import Scale
+from ..preset import Channels, Preset
+from ..stack import Stack
+from ..upstream import Checkpoint, Match, Name, Upstream
+
+__all__ = ["Glm4v9b"]
+
+
+def _read(ckpt: Checkpoint) -> Match:
+    out, in_, *_ = ckpt.shapes["conv.weight"]
+    hidden, _ = ckpt.matrix("linear_proj.gate_proj.weight")
+    divisor = ckpt.setting("vision_config.scaling_factor", 8)
+    return Match(in_, out, {"hidden": hidden, "scale": 1 / divisor})
+
+
+class Glm4v9b(Preset):
+    """``2x2 conv of stride 2 > Linear > LN > GELU > SwiGLU > begin and end tokens > * 1/8``.
+
+    Used by GLM-4V-9B. A quarter of the tokens comes out, and two more.
+
+    Source: zai-org/GLM-4, ``visual.py`` (`EVA2CLIPModel`).
+
+    Traps: the CLS token is dropped before (``prefix_tokens=1``); a last odd row or column is, too.
+    The begin and end tokens are scaled with the rest. Only the convolution and the norm have
+    biases.
+
+    Attributes:
+        hidden: The inner width of the SwiGLU.
+        scale: What everything is multiplied by at the end.
+    """
+
+    hidden: Channels = 13696
+    scale: Annotated[float, Field(gt=0, le=1)] = 0.125
+
+    def expand(self, in_: int, out: int) -> Stack:
+        blocks = (
+            PatchMerge(order="chw", odd="drop"),
+            Pointwise(),
+            Pointwise(bias=False),
+            NormAct(norm="layer", act="gelu"),
+            Glu(out=self.hidden, bias=False),
+            Pointwise(bias=False),
+            ExtraTokens(at="begin"),
+            ExtraTokens(at="end"),
+            Scale(by=self.scale),
+        )
+        return Stack(in_=in_, out=out, blocks=blocks)
+
+    upstream = (
+        Upstream(
+            "glm-4v-9b",
+            (
+                Name("conv", "conv", (2, 2)),
+                "linear_proj.linear_proj",
+                "linear_proj.norm1",
+                "linear_proj.gate_proj",
+                "linear_proj.dense_h_to_4h",
+                "linear_proj.dense_4h_to_h",
+                Name("boi", "batch"),
+                Name("eoi", "batch"),
+            ),
+            prefix="vision",
+            tensors=("conv.weight", "linear_proj.gate_proj.weight", "boi", "eoi"),
+            read=_read,
+            prefixes=("conv.", "linear_proj.", "boi", "eoi"),
+        ),
+    )
