@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import wraps
 from typing import TypeAlias
@@ -13,7 +13,7 @@ from ..registry import quote
 from .errors import CheckpointError
 from .hidden import hidden_layers
 from .known import Known
-from .recognise import inner_config, recognise
+from .recognise import Candidate, inner_config, recognise
 from .request import Request
 from .weights import Weights
 
@@ -28,49 +28,66 @@ _Find: TypeAlias = Callable[[Weights, Request], Known]
 def seen_through(find: _Find) -> _Find:
     """Let a function that finds a projector in weights look below wrappers' names too.
 
-    It is called with the keys as they are first, so that a module that is really called
-    ``module`` is found. Then the names of wrappers are taken out of all keys, and the weights keep
-    the keys with which a projector is found. A layer that is quantised, or has an adapter that is
-    not merged, is refused as such.
+    It is called with the keys as they are, and with wrappers' names taken out of all of them. What
+    only the latter shows is the projector, and the weights get these keys; but a part that is
+    really called ``module`` keeps its name. Where neither finds one, a layer that is quantised, or
+    has an adapter that is not merged, is refused as such.
     """
 
     @wraps(find)
     def found(weights: Weights, request: Request) -> Known:
-        try:
-            return find(weights, request)
-        except CheckpointError as error:
-            first = error
-        inner = copy.copy(weights)
-        names, clashes = _without_wrappers(weights)
-        inner.rename(names)
+        inner, clashes = _without_wrappers(weights)
+        bare = request
         if request.root:
-            request = replace(request, root=without_wrappers(request.root))
-        _refuse_hidden(inner, request.root)
-        if names.keys() == set(weights.keys):
-            raise first
+            bare = replace(request, root=without_wrappers(request.root))
+        as_it_is: Known | CheckpointError
         try:
-            known = find(inner, request)
+            as_it_is = find(weights, request)
         except CheckpointError as error:
-            if recognise(inner_config(weights.config), weights.keys):
-                raise first from None
-            raise error from None
-        for key, _ in known.pairs:
-            if key in clashes:
-                one, other = (quote(each, 200) for each in clashes[key])
-                raise CheckpointError(
-                    f"{one} and {other}, of which either may be {quote(key, 200)}",
-                    str(weights.path),
-                    "one of them",
-                    "Save the one that is meant in a file of its own.",
-                )
-        weights.rename(names)
+            _refuse_hidden(inner, bare.root)
+            as_it_is = error
+        if inner.keys == weights.keys or _is_part_of_names(as_it_is):
+            return _result(as_it_is)
+        try:
+            known = find(inner, bare)
+        except CheckpointError:
+            if isinstance(as_it_is, CheckpointError) and _fits(weights, weights.keys):
+                raise as_it_is from None
+            raise
+        keys = dict.fromkeys(key for key, _ in known.pairs)
+        for key in filter(clashes.__contains__, keys):
+            one, other = (quote(each, 200) for each in clashes[key])
+            raise CheckpointError(
+                f"{one} and {other}, of which either may be {quote(key, 200)}",
+                str(weights.path),
+                "one of them",
+                "Save the one that is meant in a file of its own.",
+            )
+        in_file = set(map(inner.key_in_file, keys))
+        if not isinstance(as_it_is, CheckpointError) and in_file == {k for k, _ in as_it_is.pairs}:
+            return as_it_is
+        weights.rename({key: inner.key_in_file(key) for key in inner.keys})
         return known
 
     return found
 
 
-def _without_wrappers(weights: Weights) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
-    """Return the present keys by the keys without wrappers' names, and those of which two give one.
+def _result(known: Known | CheckpointError) -> Known:
+    if isinstance(known, CheckpointError):
+        raise known
+    return known
+
+
+def _is_part_of_names(known: Known | CheckpointError) -> bool:
+    """Return whether a projector has a part with a wrapper's name."""
+    if isinstance(known, CheckpointError):
+        return False
+    own = (key.removeprefix(known.root) for key, _ in known.pairs)
+    return any(without_wrappers(key) != key for key in own)
+
+
+def _without_wrappers(weights: Weights) -> tuple[Weights, dict[str, tuple[str, str]]]:
+    """Return the weights by keys without wrappers' names, and which two keys become one.
 
     The copy that PEFT keeps of a module as it was is left out.
     """
@@ -81,7 +98,13 @@ def _without_wrappers(weights: Weights) -> tuple[dict[str, str], dict[str, tuple
             name = without_wrappers(key)
             if names.setdefault(name, key) != key:
                 clashes[name] = (names[name], key)
-    return names, clashes
+    inner = copy.copy(weights)
+    inner.rename(names)
+    return inner, clashes
+
+
+def _fits(weights: Weights, keys: Iterable[str]) -> list[Candidate]:
+    return recognise(inner_config(weights.config), keys)
 
 
 def _refuse_hidden(weights: Weights, root: str | None) -> None:
@@ -89,8 +112,8 @@ def _refuse_hidden(weights: Weights, root: str | None) -> None:
     plain, hidden = hidden_layers(weights.keys)
     if not hidden:
         return
-    fits = recognise(inner_config(weights.config), plain)
-    starts = tuple(fit.root + start for fit in fits[:_MAX_FITS] for start in fit.entry.prefixes)
+    fits = _fits(weights, plain)[:_MAX_FITS]
+    starts = tuple(fit.root + start for fit in fits for start in fit.entry.prefixes)
     for layer, (key, found, hint) in hidden.items():
         if layer.startswith(root or starts):
             where = f"{weights.path}[{quote(weights.key_in_file(key), 200)}]"

@@ -17,6 +17,7 @@ from mobilevlm.checkpoints.convert import convert_checkpoint
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.inspection import inspect_checkpoint
 from mobilevlm.checkpoints.load import load_projector
+from mobilevlm.checkpoints.mapping import to_upstream
 from mobilevlm.checkpoints.save import save_projector
 from mobilevlm.projectors.unwrap import without_wrappers
 
@@ -104,6 +105,24 @@ def test_of_two_trained_copies_none_is_chosen(tmp_path: Path) -> None:
     twins = {"lm.module.weight": torch.ones(1), "lm.weight": torch.zeros(1)}
     folder = saved({**within("", "_orig_mod."), **twins}, tmp_path / "y")
     assert inspect_checkpoint(folder).family == "mlp"
+
+
+def test_what_is_not_wrapped_does_not_win_over_what_is(tmp_path: Path) -> None:
+    """A main projector inside wrappers, beside a plain one that is not."""
+    torch.manual_seed(0)
+    main, deep = (
+        to_upstream(build_projector(name, 8, 12), "qwen3-vl")
+        for name in ("qwen3-vl", "qwen3-vl-deepstack")
+    )
+    beside = {f"model.visual.deepstack_merger_list.0.{key}": t for key, t in deep.items()}
+    config = {"model_type": "qwen3_vl"}
+    plain = {f"model.visual.merger.{key}": tensor for key, tensor in main.items()}
+    expected = load_projector(saved({**plain, **beside}, tmp_path / "plain", config))
+    for infix in ("_orig_mod.", "module."):
+        wrapped = {f"model.visual.merger.{infix}{key}": t for key, t in main.items()}
+        folder = saved({**wrapped, **beside}, tmp_path / "wrapped", config)
+        assert same(load_projector(folder), expected)
+        assert inspect_checkpoint(folder).others == ("model.visual.deepstack_merger_list.0.",)
 
 
 class Wrapping(Block):
