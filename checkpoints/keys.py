@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import wraps
 from typing import TypeAlias
 
-from ..projectors.unwrap import is_stale, without_wrappers
+from ..projectors.unwrap import is_beside, without_wrappers
 from ..registry import quote
 from .errors import CheckpointError
 from .hidden import hidden_layers
@@ -89,12 +89,12 @@ def _is_part_of_names(known: Known | CheckpointError) -> bool:
 def _without_wrappers(weights: Weights) -> tuple[Weights, dict[str, tuple[str, str]]]:
     """Return the weights by keys without wrappers' names, and which two keys become one.
 
-    The copy that PEFT keeps of a module as it was is left out.
+    What wrappers keep beside the module is left out.
     """
     names: dict[str, str] = {}
     clashes: dict[str, tuple[str, str]] = {}
     for key in weights.keys:
-        if not is_stale(key):
+        if not is_beside(key):
             name = without_wrappers(key)
             if names.setdefault(name, key) != key:
                 clashes[name] = (names[name], key)

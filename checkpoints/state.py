@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..projectors.unwrap import inside, is_stale, unwrap, without_wrappers
+from ..projectors.unwrap import inside, is_beside, unwrap, without_wrappers
 from .errors import CheckpointError
 from .formats.tensor_file import TensorInfo
 from .hidden import hidden_layers
@@ -106,7 +106,7 @@ def _without_wrappers(
         names[without_wrappers(key)] = key if without_wrappers(key) not in names else ""
     found: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        if is_stale(key) and key not in wanted:
+        if is_beside(key) and key not in wanted:
             continue
         name = key if key in wanted else names.get(without_wrappers(key)) or key
         # Of two keys that give the same one, the first is taken; the other is left over.

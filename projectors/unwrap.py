@@ -10,7 +10,7 @@ from torch import nn
 from ..registry import MobileVLMError
 from .projector import Projector
 
-__all__ = ["inside", "is_stale", "unwrap", "without_wrappers"]
+__all__ = ["inside", "is_beside", "unwrap", "without_wrappers"]
 
 # The names of the wrapped module in wrappers' attributes and keys.
 _WRAPPERS = (
@@ -24,7 +24,8 @@ _WRAPPERS = (
 _IN_KEYS = re.compile(
     rf"(?<![^.])(?:{'|'.join(_WRAPPERS)}|base_model\.model|modules_to_save\.[^.]+)\."
 )
-_STALE = re.compile(r"(?<![^.])original_module\.")
+# What wrappers keep beside it: the module as it was before training, and how often it was averaged.
+_BESIDE = re.compile(r"(?<![^.])(?:original_module\.|n_averaged\Z)")
 
 # Classes that only call the module inside them, by package and name, as none is imported.
 _WRAPPER_CLASSES = frozenset(
@@ -66,9 +67,9 @@ def without_wrappers(key: str) -> str:
     return _IN_KEYS.sub("", key)
 
 
-def is_stale(key: str) -> bool:
-    """Return whether a key is of the copy that PEFT keeps of a module as it was before training."""
-    return _STALE.search(key) is not None
+def is_beside(key: str) -> bool:
+    """Return whether a key is of what a wrapper keeps beside the module, such as a stale copy."""
+    return _BESIDE.search(key) is not None
 
 
 def unwrap(module: Any, error: type[MobileVLMError]) -> Projector:

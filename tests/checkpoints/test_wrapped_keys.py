@@ -11,6 +11,7 @@ import torch
 from helpers.checkpoints import hf_mlp, mlp, same
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from mobilevlm import Block, Feature, build_projector
 from mobilevlm.checkpoints.convert import convert_checkpoint
@@ -76,6 +77,29 @@ def test_wrappers_names_are_taken_out_wherever_they_stand(name: str, tmp_path: P
     assert same(load_projector(folder, root=found.root), plain)
     convert_checkpoint(folder, tmp_path / "out")
     assert same(load_projector(tmp_path / "out"), plain)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pytest.param(torch.compile, marks=pytest.mark.slow),
+        nn.DataParallel,
+        AveragedModel,
+        lambda module: nn.DataParallel(AveragedModel(module)),
+    ],
+)
+def test_what_torch_itself_wraps_is_found(
+    wrap: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    plain = nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 24))
+    model = nn.Module()
+    model.mm_projector = wrap(plain)
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    assert not any(key.startswith("mm_projector.0") for key in state)
+    projector = load_projector(saved(state, tmp_path / "x"))
+    x = torch.randn(1, 9, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(projector(x), plain(x), rtol=0, atol=1e-6)
 
 
 def test_the_stale_copy_of_peft_never_wins(tmp_path: Path) -> None:
