@@ -233,13 +233,13 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         document("pointwise", token_order="bloked"),
-        "token_order: \"bloked\"; expected 'raster', 'blocked', 'blocked-3x3' or 'blocked-4x4'. Did "
-        "you mean 'blocked' or 'blocked-4x4'?",
+        "token_order: \"bloked\"; expected 'raster', 'blocked', 'blocked-3x3' or 'blocked-4x4'. "
+        "Did you mean 'blocked' or 'blocked-4x4'?",
     ),
     (
         document("pointwise", token_order="rastr"),
-        "token_order: \"rastr\"; expected 'raster', 'blocked', 'blocked-3x3' or 'blocked-4x4'. Did "
-        "you mean 'raster'?",
+        "token_order: \"rastr\"; expected 'raster', 'blocked', 'blocked-3x3' or 'blocked-4x4'. "
+        "Did you mean 'raster'?",
     ),
     (
         document(["\u0430"]),
