@@ -60,10 +60,9 @@ def find_projectors(pattern: str) -> Iterator[Found]:
         if _matches(entry, pattern):
             yield Found("projector", entry, **facts)
             continue
-        others = {**row.get("aliases", {}), **row.get("models", {}), **row.get("classes", {})}
         by = {
             name: options
-            for name, options in others.items()
+            for name, options in _other_names(row).items()
             if fnmatchcase(folded(name), folded(pattern))
         }
         if by:
@@ -85,6 +84,14 @@ def with_options(name: str, options: Mapping[str, Any]) -> str:
     """
     given = ", ".join(f"{key}={json.dumps(value)}" for key, value in options.items())
     return f"{name} ({given})" if given else name
+
+
+def _other_names(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return a family's aliases, models and classes, and transformers' names of further models."""
+    names = {**row.get("aliases", {}), **row.get("models", {}), **row.get("classes", {})}
+    known = {folded(name) for name in names}
+    types = (kind for entry in row.get("upstream", ()) for kind in entry.get("model_types", ()))
+    return names | {kind: {} for kind in types if folded(kind) not in known}
 
 
 def _matches(entry: Entry, pattern: str) -> bool:

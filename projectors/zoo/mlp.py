@@ -35,8 +35,8 @@ def _names_of_janus(stack: Stack) -> list[str]:
 def _match(depth: int, ckpt: Checkpoint, first: str, last: str, act: str = "gelu") -> Match:
     bias = any(key.endswith(".bias") for key in ckpt.shapes)
     options: dict[str, Any] = {"depth": depth, "act": act, "bias": bias}
-    (hidden, in_), (out, _) = ckpt.matrix(f"{first}.weight"), ckpt.matrix(f"{last}.weight")
-    if hidden != out:
+    (hidden, in_), (out, inner) = ckpt.matrix(f"{first}.weight"), ckpt.matrix(f"{last}.weight")
+    if hidden == inner != out:
         options["hidden"] = hidden
     return Match(in_, out, options)
 

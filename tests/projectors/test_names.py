@@ -80,6 +80,7 @@ def test_searches_and_lookups_import_nothing_heavy() -> None:
         ("mlp_downsample*", ["internvl", "nvila-lite"]),
         ("mobilevlm*", ["ldpnet", "ldpnetv2"]),
         ("got-ocr[2]", ["got-ocr2"]),
+        ("glm4v_moe", ["glm4v"]),  # a model type of transformers
         ("smolvl?", ["idefics3"]),
         ("nothing", []),
     ],

@@ -238,8 +238,8 @@ REFUSED: list[tuple[Any, str]] = [
     ),
     (
         document("pointwise", token_order="rastr"),
-        "token_order: \"rastr\"; expected 'raster', 'blocked', 'blocked-3x3' or 'blocked-4x4'. Did "
-        "you mean 'raster'?",
+        "token_order: \"rastr\"; expected 'raster', 'blocked', 'blocked-3x3' or 'blocked-4x4'. "
+        "Did you mean 'raster'?",
     ),
     (
         document(["\u0430"]),
