@@ -41,8 +41,8 @@ class Preset(Spec):
     Attributes:
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry. Every preset has
             this option; `stack` sets it.
-        upstream: How checkpoints of other projects are recognised and name the weights. Not looked
-            up yet for presets that are not built in.
+        upstream: How checkpoints of other projects are recognised and name the weights. Those of
+            presets that are not built in are looked up after ours.
         aliases: Other names of the projector, each with the options that it stands for. Not looked
             up yet for presets that are not built in.
     """
