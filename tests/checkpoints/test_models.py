@@ -809,6 +809,11 @@ GEMMA4_AUDIO = Model(
 )
 GEMMA3N_AUDIO = copy.deepcopy(MODELS["gemma3n"])
 GEMMA3N_AUDIO.config["audio_config"]["rms_norm_eps"] = 1e-2
+HYPERCLOVA = Model(
+    *("HyperCLOVAXVisionV2", "", plain, "linear", 24),
+    vision_config={**QWEN2_5, "model_type": "qwen2_5_vl_vision"},
+    text_config=text("hyperclovax"),
+)
 JANUS = copy.deepcopy(FIRST["janus"])
 JANUS.config["vq_config"] |= {"num_hidden_layers": 2, "hidden_act": "relu"}
 # The model; the root and the module of a projector beside its main one; how it runs; its spec.
@@ -834,6 +839,10 @@ SECONDARY: dict[str, tuple[Model, str, str, Run, tuple[Any, ...], dict[str, Any]
     "dots3_note": (
         *(MODELS["dots3_note"], "audio_encoder.audio_adapter.", "model.audio_tower.adapter"),
         *(plain, ("vipllava", 16, 24), {}),
+    ),
+    "hyperclovax_vision_v2": (
+        *(HYPERCLOVA, "model.vision_model.merger.", "model.vision_model.merger", run_blocked),
+        *(("qwen2-5-vl", 16, 24), {}),
     ),
     "janus": (
         *(JANUS, "model.generation_aligner.", "model.generation_aligner", plain),
