@@ -12,7 +12,7 @@ from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError
-from .known import Known, check_fit
+from .known import Known, check_fit, refuse_packed
 from .mapping import Part, parts
 from .request import Request, load_call
 from .save import DOCUMENT
@@ -158,6 +158,7 @@ def _at_root(
         key = whole.removeprefix(root)
         if key in wanted or key.startswith(tops):
             stored[key] = weights.stored(whole)
+            refuse_packed(f"{weights.path}[{quote(whole)}]", stored[key])
     check_fit(pairs, stored, "document", weights, root)
     return Known("document", projector, [(root + key, part) for key, part in pairs], root, layout)
 
