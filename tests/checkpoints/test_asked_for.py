@@ -81,6 +81,7 @@ def test_forks_with_a_model_type_of_their_own(name: str, tmp_path: Path) -> None
         assert same(loaded, projector)
     found = inspect_checkpoint(tmp_path / WEIGHTS, family=family)
     assert (found.root, found.layout, found.left) == (root, layout, 3)
+    assert found.family == {"llava": "mlp"}.get(preset, preset)
     assert len(inspect_values(tmp_path, family=family)) == len(found.used)
     convert_checkpoint(tmp_path, tmp_path / "mine", family=family)
     assert same(load_projector(tmp_path / "mine"), projector)
