@@ -15,7 +15,7 @@ from .recognise import Config, recognise_as
 from .request import Request, load_call
 from .weights import Weights
 
-__all__ = ["family_hint", "listed", "nothing_known"]
+__all__ = ["family_hint", "listed", "not_asked", "nothing_known"]
 
 _SHOWN = 8  # of a list in a message
 
@@ -24,6 +24,11 @@ def listed(items: list[str]) -> str:
     """List the first few for a message, and say how many more there are."""
     more = len(items) - _SHOWN
     return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def not_asked(broken: Mapping[str, str]) -> str:
+    """Name the plugins that could not be asked, each with the reason."""
+    return "".join(f"; {name} cannot be asked ({why})" for name, why in broken.items())
 
 
 def family_hint(weights: Weights, config: Config) -> str:
@@ -67,8 +72,7 @@ def nothing_known(weights: Weights, config: Config, broken: Mapping[str, str]) -
         found += f"; {listed(names)} look{'s' if len(likely) == 1 else ''} like one"
     else:
         found += ", none of which looks like a connector's"
-    for name, why in broken.items():
-        found += f"; {name} cannot be asked ({why})"
+    found += not_asked(broken)
     if weights.pickled_files and not weights.pickled:
         hint = f"Is it in {weights.pickled_files[0]}, a pickle? "
         hint += convert_pickle(weights.path / weights.pickled_files[0])

@@ -66,7 +66,7 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
         ) from error
     said = bool(request.family) or request.root is not None or fit.is_of(config)
     halves = _other_halves(weights, config, known, anywhere=said)
-    if not halves:
+    if fit.entry.secondary or not halves:
         return known
     listed = ", ".join(quote(half, 200) for half in halves[:8])
     if said:
@@ -95,7 +95,8 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
         bias = stored.get(key.removesuffix("weight") + "bias")
         if bias is not None:
             refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
-    alias = aliases().get(PROJECTORS.find(request.family).name) if request.family else None
+    asked = PROJECTORS.find(request.family).name if request.family else ""
+    alias = aliases().get(asked)
     if request.family and entry.model_types and not fit.is_of(config):
         config = {**config, "model_type": entry.model_types[0]}
     shapes = {key: tensor.shape for key, tensor in stored.items()}
@@ -127,10 +128,11 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
         pairs = [(part.theirs, part) for part in parts(projector, entry.names)]
     except CheckpointError as error:
         raise CheckpointError(error.found, where, error.expected, error.hint) from error
-    check_fit(pairs, stored, match.preset or family, weights, root)
+    shown = asked if alias else match.preset or family
+    check_fit(pairs, stored, shown, weights, root)
     keys = [(root + key, part) for key, part in pairs]
     layout, notes = fit.family.layout(entry), tuple(ckpt.notes)
-    return Known(match.preset or family, projector, keys, root, layout, notes)
+    return Known(shown, projector, keys, root, layout, notes)
 
 
 def _by_document(weights: Weights, fit: Candidate) -> str:

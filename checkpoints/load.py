@@ -13,7 +13,7 @@ from torch import Tensor
 from ..projectors.device import check_device, check_dtype
 from ..projectors.projector import Projector
 from ..registry import describe_error, quote
-from .advice import family_hint, listed, nothing_known
+from .advice import family_hint, listed, not_asked, nothing_known
 from .attempt import attempt_all
 from .errors import CheckpointError
 from .families import find_family, plugin_families
@@ -202,6 +202,7 @@ def recognise_projector(weights: Weights, request: Request) -> Known:
         return done[0]
     if failures:
         first = failures[0]
+        first.found += not_asked(broken)
         own_hint = first.hint
         if not request.family:
             first.hint = lambda: family_hint(weights, config) or own_hint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..blocks.core.errors import GridError
@@ -12,7 +12,7 @@ from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError
-from .known import Known, check_fit
+from .known import Known, check_fit, refuse_packed
 from .mapping import Part, parts
 from .request import Request, load_call
 from .save import DOCUMENT
@@ -56,15 +56,14 @@ def by_document(weights: Weights, request: Request) -> Known | None:
         return Known("document", projector, pairs, "", "")
     config = weights.config
     document = config if is_document(config) else config.get(DOCUMENT)
-    keyed = any(_OWN_KEY.fullmatch(key) for key in weights.keys)
-    if not isinstance(document, Mapping) or not keyed:
+    if not isinstance(document, Mapping) or not any(map(_OWN_KEY.fullmatch, weights.keys)):
         return None
     where = f"{weights.path}: config.json" + ("" if document is config else f"[{DOCUMENT!r}]")
     projector, pairs = _own(lambda: Stack.parse(document), where, request)
     roots = _roots(weights, pairs)
-    if request.root is not None and request.root not in roots:
+    if not roots or (document is not config and request.root not in (None, *roots)):
         return None  # another projector is meant
-    return _at_root(weights, projector, pairs, request, "") if roots else None
+    return _at_root(weights, projector, pairs, request, "")
 
 
 def by_spec(weights: Weights, spec: Stack, request: Request) -> Known:
@@ -81,7 +80,9 @@ def by_spec(weights: Weights, spec: Stack, request: Request) -> Known:
     return _at_root(weights, projector, pairs, request, request.layout)
 
 
-def _own(read: Any, where: str, request: Request) -> tuple[Projector, list[tuple[str, Part]]]:
+def _own(
+    read: Callable[[], Stack], where: str, request: Request
+) -> tuple[Projector, list[tuple[str, Part]]]:
     """Build the projector of a document on the meta device, and pair its keys with themselves."""
     try:
         stack = request.applied(read())
@@ -108,7 +109,7 @@ def _own_pairs(projector: Projector) -> list[tuple[str, Part]]:
 
 
 def _roots(weights: Weights, pairs: list[tuple[str, Part]]) -> list[str]:
-    """Return the roots at which the first of the keys stands, those with most others first."""
+    """Return the roots at which all of the keys stand, or at least the first."""
     if not pairs:
         return [""]
     first, known = pairs[0][0], set(weights.keys)
@@ -158,6 +159,7 @@ def _at_root(
         key = whole.removeprefix(root)
         if key in wanted or key.startswith(tops):
             stored[key] = weights.stored(whole)
+            refuse_packed(f"{weights.path}[{quote(whole)}]", stored[key])
     check_fit(pairs, stored, "document", weights, root)
     return Known("document", projector, [(root + key, part) for key, part in pairs], root, layout)
 

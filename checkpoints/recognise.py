@@ -61,7 +61,7 @@ def recognise_as(
 ) -> list[Candidate]:
     """Return a family's entries that fit, whatever model the config is of.
 
-    Of a family that knows the config's model type, only the entries of that are tried. They fit at
+    Of a family that knows the config's model type, no entry of other models is tried. They fit at
     the names of their modules; if none does, at the root that is given, or at modules that look
     like connectors.
     """
@@ -69,8 +69,10 @@ def recognise_as(
     known = set(keys)
     entries = [entry for entry in family.entries if entry.read is not None and entry.tensors]
     stated = [entry for entry in entries if config.get("model_type") in entry.model_types]
+    if stated:
+        entries = [entry for entry in entries if entry in stated or not entry.model_types]
     found = []
-    for entry in stated or entries:
+    for entry in entries:
         roots = _roots(entry, keys, known)
         if root is not None:
             roots = [root] if all(root + tensor in known for tensor in entry.tensors) else []
@@ -79,7 +81,7 @@ def recognise_as(
         places = [*connectors(keys), ""]
         found = [
             Candidate(family, entry, place)
-            for entry in stated or entries
+            for entry in entries
             for place in places
             if all(place + tensor in known for tensor in entry.tensors)
         ]

@@ -36,10 +36,10 @@ def save_projector(
 ) -> None:
     """Save a projector as a folder that `load_projector` reads.
 
-    ``model.safetensors`` holds the weights and, in its metadata, the document, which alone decides
-    what is loaded; ``config.json`` is a copy of it for people. The same projector gives the same
-    bytes. Each file is replaced at once or not at all. Tied parameters are written one by one,
-    so they are untied when loaded.
+    ``model.safetensors`` holds the weights and, in its metadata, the document, which decides what
+    is loaded. ``config.json`` is a copy of it, for people, and for a file that has lost its
+    metadata. The same projector gives the same bytes. Each file is replaced at once or not at all.
+    Tied parameters are written one by one, so they are untied when loaded.
 
     An earlier result of this library is replaced. What it did not write, such as a model's folder,
     and links are replaced only with `replace`; a link is then replaced itself, and its target

@@ -72,8 +72,8 @@ class Preset(Spec):
 
     Attributes:
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry; for every preset.
-        upstream: How checkpoints of other projects are recognised and name the weights. Not looked
-            up yet for presets that are not built in.
+        upstream: How checkpoints of other projects are recognised and name the weights. Those of
+            presets that are not built in are looked up after ours.
         aliases: Other names of the projector, each with the options that it stands for: other
             engines' and upstream's classes. A plugin's are not looked up, as that would import
             it: it registers an instance, ``Wide(times=8)``, under each further name.

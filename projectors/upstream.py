@@ -162,22 +162,25 @@ class Checkpoint:
         if value != expected and not (self.asked and value is None):
             raise CheckpointError(quote(value), f"config.json: {path}", quote(expected))
 
-    def type(self, pattern: str, means: str, path: str = "mm_projector_type") -> None:
+    def check_type(
+        self, pattern: str, means: str, path: str = "mm_projector_type", default: str = "linear"
+    ) -> None:
         """Refuse a setting that names another projector than the tensors are of.
 
         Nothing is refused where it is not there, where the caller names the family, or where it is
-        upstream's default, ``linear``, which many configs keep beside another projector's weights;
-        that is noted.
+        upstream's default, which many configs keep beside another projector's weights: that is
+        noted.
 
         Args:
             pattern: What the setting may be.
             means: What the tensors are, in the setting's own words.
             path: Where the setting is.
+            default: Upstream's default.
         """
         value = self.setting(path, None)
         if value is None or self.asked or (isinstance(value, str) and re.fullmatch(pattern, value)):
             return
-        if value != "linear":
+        if value != default:
             raise CheckpointError(
                 f"{quote(value)}, and the tensors are those of {means}",
                 f"config.json: {path}",

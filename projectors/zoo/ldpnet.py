@@ -29,7 +29,7 @@ def _names_of_block(path: str) -> tuple[str | Name, ...]:
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.type("ldpnet", "ldpnet")
+    ckpt.check_type("ldpnet", "ldpnet")
     out, in_ = ckpt.matrix("mlp.1.weight")
     return Match(in_, out)
 

@@ -20,7 +20,7 @@ __all__ = ["LdpNetV2"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.type("ldpnetv2", "ldpnetv2")
+    ckpt.check_type("ldpnetv2", "ldpnetv2")
     out, in_ = ckpt.matrix("mlp.mlp.0.weight")
     return Match(in_, out)
 

@@ -13,7 +13,7 @@ __all__ = ["Linear"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    ckpt.type("linear|mlp1x_gelu", "linear")
+    ckpt.check_type("linear|mlp1x_gelu", "linear")
     out, in_ = ckpt.matrix("weight")
     return Match(in_, out, {"bias": "bias" in ckpt.shapes})
 

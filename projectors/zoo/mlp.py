@@ -47,7 +47,7 @@ def _read(ckpt: Checkpoint) -> Match:
 
 def _read_sequential(ckpt: Checkpoint) -> Match:
     layers = sorted(int(key.split(".")[0]) for key in ckpt.shapes if key.endswith("weight"))
-    ckpt.type(rf"mlp{len(layers)}x_gelu", f"mlp{len(layers)}x_gelu")
+    ckpt.check_type(rf"mlp{len(layers)}x_gelu", f"mlp{len(layers)}x_gelu")
     return _match(len(layers), ckpt, "0", str(layers[-1]))
 
 

@@ -31,7 +31,7 @@ def _read(ckpt: Checkpoint) -> Match:
     depth = ckpt.count(r"\d+\.weight")
     residuals = ckpt.count(r"\d+\.pre_norm\.weight")
     kind = f"mlp{depth}x_res{residuals}x_gelu"
-    ckpt.type(kind, kind)
+    ckpt.check_type(kind, kind)
     out, in_ = ckpt.matrix("0.weight")
     return Match(in_, out, {"depth": depth, "residuals": residuals})
 

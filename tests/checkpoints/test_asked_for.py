@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.checkpoints import WEIGHTS, equal, hf_mlp, refusal, same
+from helpers.checkpoints import WEIGHTS, equal, hf_mlp, mlp, refusal, same
 from reference.case import plain
 from reference.models import MODELS
 from safetensors.torch import save_file
@@ -81,6 +81,7 @@ def test_forks_with_a_model_type_of_their_own(name: str, tmp_path: Path) -> None
         assert same(loaded, projector)
     found = inspect_checkpoint(tmp_path / WEIGHTS, family=family)
     assert (found.root, found.layout, found.left) == (root, layout, 3)
+    assert found.family == {"llava": "mlp"}.get(preset, preset)
     assert len(inspect_values(tmp_path, family=family)) == len(found.used)
     convert_checkpoint(tmp_path, tmp_path / "mine", family=family)
     assert same(load_projector(tmp_path / "mine"), projector)
@@ -120,6 +121,11 @@ def test_a_real_model_under_another_type(name: str, tmp_path: Path) -> None:
     # A family that the config itself names is read as without it.
     path.write_text(json.dumps(config))
     assert load_projector(tmp_path, family=case.preset).spec == known.spec
+
+
+def test_llavas_own_names_in_a_model_type_that_transformers_has_too(tmp_path: Path) -> None:
+    folder(tmp_path, mlp(), model_type="llava")
+    assert load_projector(tmp_path, family="mlp", act="relu").spec.blocks[1].act == "relu"  # type: ignore[attr-defined]
 
 
 def test_options_override_what_the_reader_found(tmp_path: Path) -> None:

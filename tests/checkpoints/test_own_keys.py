@@ -111,6 +111,24 @@ def test_a_file_of_our_keys_alone(tmp_path: Path) -> None:
     assert same(load_projector(tmp_path / "x.safetensors"), projector)
 
 
+def test_a_pickle_of_a_whole_model(tmp_path: Path) -> None:
+    """What cannot be read of it is refused as elsewhere."""
+    projector = make("ldp")
+    state = model(projector).state_dict()
+    torch.save(state, tmp_path / "model.bin")
+    convert_checkpoint(
+        tmp_path / "model.bin", tmp_path / "mine", from_pickle=True, spec=projector.spec
+    )
+    assert same(load_projector(tmp_path / "mine"), projector)
+    state["mm_projector.blocks.0.bias"] = torch.zeros(1).expand(24)
+    torch.save(state, tmp_path / "model.bin")
+    with pytest.raises(CheckpointError, match=r"expected a tensor of its own numbers"):
+        convert_checkpoint(
+            tmp_path / "model.bin", tmp_path / "more", from_pickle=True, spec=projector.spec
+        )
+    assert not (tmp_path / "more").exists()
+
+
 def test_sharded(tmp_path: Path) -> None:
     projector = make("ldp")
     state = model(projector).state_dict()

@@ -197,6 +197,11 @@ def test_a_broken_plugin_is_named_and_stops_nothing(
     why = why if sys.version_info >= (3, 13) else why.replace("PatternError", "error")
     assert f"; broken-vl/bridge cannot be asked ({why}" in refusal(path)
     assert load_projector(folder(tmp_path / "y", mlp())).spec.in_ == 16
+    # Where the tensors are ours by their names alone and do not fit, they may be the plugin's.
+    part = {key: each for key, each in mlp().items() if key != "mm_projector.2.bias"}
+    assert f"; broken-vl/bridge cannot be asked ({why}" in refusal(
+        folder(tmp_path / "z", part, model_type="north_vl")
+    )
     bridge()
     found = inspect_checkpoint(path)
     assert found.family == "north-vl/bridge"

@@ -17,10 +17,13 @@ from mobilevlm import (
     PROJECTORS,
     Projector,
     build_projector,
+    dump_spec,
+    load_projector,
     load_spec,
     plan_projector,
     save_projector,
     spec_of,
+    to_upstream,
 )
 from mobilevlm.cli.app import app
 from mobilevlm.cli.wording import on_the_command_line
@@ -456,6 +459,24 @@ def test_export_without_a_grid_says_how_one_is_written(tmp_path: Path) -> None:
         ("Leave out from_pickle=True.", "Leave out --from-pickle."),
         ("Give grid=(h, w) at build.", "Give grid=HxW at build."),
         ("as root='a.b.'.", "as --root 'a.b.'."),
+        ("as family='mlp'.", "as --family 'mlp'."),
+        (
+            "Give it: load_projector('a b', root='x.', spec=document).",
+            "Give it: mobilevlm inspect 'a b' --root 'x.' --spec document.json.",
+        ),
+        (
+            "load_projector('a', spec=document, module_names=[...]).",
+            "mobilevlm inspect a --spec document.json --module-names A,B.",
+        ),
+        (
+            "load_projector('a', spec=document, module_names='llava').",
+            "mobilevlm inspect a --spec document.json --module-names 'llava'.",
+        ),
+        (
+            "ask for it: load_projector('a', family='mlp').",
+            "ask for it: mobilevlm inspect a --family 'mlp'.",
+        ),
+        ("Give spec=load_spec('document.json').", "Give --spec document.json."),
         ("Set ceil=True.", "Set ceil=True."),
         ("as act='gelu'.", "as act=gelu."),
         ('Write load_spec("it\'s.json").', "Write mobilevlm show 'it'\"'\"'s.json'."),
@@ -655,6 +676,63 @@ def test_inspect_says_what_there_is_and_takes_a_root(tmp_path: Path) -> None:
         )
     status, out, _ = run("inspect", str(path), "--root", "model.mm_projector", "--json")
     assert (json.loads(out)["root"], json.loads(out)["others"]) == (roots[1], [roots[0]])
+
+
+def test_inspect_and_convert_take_what_the_caller_knows(tmp_path: Path) -> None:
+    """Each message's advice is what is written next."""
+    projector = build_projector("llava", 16, 24)
+    state = {f"bridge.{key}": each for key, each in to_upstream(projector, "llava").items()}
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "my_vlm"}')
+    path, document = str(tmp_path), str(tmp_path / "document.json")
+    dump_spec(projector.spec, document)
+    found = f"{path}: {{}}, 16 -> 24, float32, 4 tensors under 'bridge.', 0 others left\n"
+    status, _, err = run("inspect", path)
+    assert status == 2
+    assert "--spec document.json --module-names A,B" in err
+    for names in ("linear_1,linear_2", "llava"):
+        words = ("--spec", document, "--module-names", names)
+        assert run("inspect", path, *words) == (0, found.format("document (mlp)"), "")
+    assert run("inspect", path, "--family", "mlp", "--root", "bridge") == (
+        0,
+        found.format("mlp"),
+        "",
+    )
+    options = ("family=mlp", "root=bridge", "act=relu", "prefix_tokens=1", "--json")
+    spec = json.loads(run("inspect", path, *options)[1])["spec"]
+    assert (spec["prefix_tokens"], spec["blocks"][1]["act"]) == (1, "relu")
+    for words in (
+        ("--spec", document, "--module-names", "llava"),
+        ("--family", "mlp", "root=bridge"),
+    ):
+        out = str(tmp_path / words[0])
+        assert run("convert", path, out, *words)[0] == 0
+        assert load_projector(out).spec == projector.spec
+    assert run("inspect", path, "--values", "--family", "mlp", "root=bridge")[0] == 0
+    status, _, err = run("inspect", path, "act=relu")
+    assert (status, err) == (
+        2,
+        "error: option 'act' without a family. Options belong to a family: say which, as "
+        "--family 'mlp', act=...\n",
+    )
+    out = str(tmp_path / "x.pt2")
+    assert run("export", path, out, "family=mlp", "root=bridge", "grid=2x2")[0] == 0
+    assert run("export", path, out, "act=relu")[2] == (
+        f"error: {path}: 'act' comes from the checkpoint\n"
+    )
+
+
+def test_what_a_stale_config_says_is_told(tmp_path: Path) -> None:
+    state = to_upstream(build_projector("mlp", 4, 4), "mlp")
+    save_file(
+        {f"mm_projector.{key}": each for key, each in state.items()}, tmp_path / "a.safetensors"
+    )
+    (tmp_path / "config.json").write_text('{"mm_projector_type": "linear"}')
+    note = "config.json says mm_projector_type 'linear', and the tensors are mlp2x_gelu's"
+    path = str(tmp_path / "a.safetensors")
+    assert run("inspect", path)[1].endswith(f"0 others left\n  note: {note}\n")
+    status, _, err = run("convert", path, str(tmp_path / "out"))
+    assert (status, err) == (0, f"note: {path}: {note}\n")
 
 
 def test_a_checkpoint_is_no_document_and_a_folder_no_file(tmp_path: Path) -> None:

@@ -238,8 +238,8 @@ def test_its_ci_installs_ours_from_a_git_address_and_passes(
         tmp_path,
     )
     assert json.loads(origin)["url"] == f"file://{repository}"
-    assert "7 passed" in fresh.run(test, package, PYTHONWARNINGS="error")
+    assert "8 passed" in fresh.run(test, package, PYTHONWARNINGS="error")
     # The line that `new` prints last holds there too.
     out = fresh.run("mobilevlm new further", tmp_path)
     line = out.splitlines()[-1].removeprefix("Next: ")
-    assert "7 tests collected" in fresh.run(f"{line} --collect-only -q", tmp_path)
+    assert "8 tests collected" in fresh.run(f"{line} --collect-only -q", tmp_path)

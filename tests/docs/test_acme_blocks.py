@@ -106,6 +106,52 @@ def test_installed_it_is_found_used_and_written_in_full(site: Path, tmp_path: Pa
     assert (tmp_path / "gated.json").read_text() == DOCUMENT
 
 
+READ = """
+    import json, sys
+    from pathlib import Path
+    import torch
+    from safetensors.torch import save_file
+    from mobilevlm import CheckpointError, build_projector, inspect_checkpoint, load_projector
+
+    def folder(path, root, state, model_type):
+        Path(path).mkdir()
+        save_file({root + key: tensor for key, tensor in state.items()}, f"{path}/model.safetensors")
+        Path(path, "config.json").write_text(json.dumps({"model_type": model_type}))
+
+    fc = torch.nn.Linear(10, 10).state_dict()
+    llava = {f"linear_{n}.{key}": each.clone() for n in (1, 2) for key, each in fc.items()}
+    folder("llava", "multi_modal_projector.", llava, "llava")
+    print(inspect_checkpoint("llava").family, "acme_blocks" in sys.modules)
+    sizes = {"fc1": (10, 6), "gate": (10, 10), "fc2": (10, 10)}
+    acme = {f"{name}.weight": torch.randn(*size) for name, size in sizes.items()}
+    folder("acme", "model.gated_projector.", acme, "acme_blocks")
+    try:
+        print(inspect_checkpoint("acme"))
+        loaded = load_projector("acme/model.safetensors")
+        assert loaded.spec == build_projector("gated-mlp", 6, 10, bias=False).spec
+        assert all(any(torch.equal(a, b) for b in acme.values()) for a in loaded.parameters())
+        assert load_projector("acme", family="gated-mlp").spec == loaded.spec
+    except CheckpointError as error:
+        print(str(error).partition("; ")[0])
+"""
+
+
+def test_installed_its_checkpoints_are_read(site: Path, tmp_path: Path) -> None:
+    """Not where one of ours reads the folder; and not where it is gone."""
+    with_it, without = tmp_path / "with", tmp_path / "without"
+    for folder in (with_it, without):
+        folder.mkdir()
+    assert script(READ, site=site, cwd=with_it).splitlines() == [
+        "mlp False",
+        "acme: acme-blocks/gated-mlp, 6 -> 10, float32, 3 tensors under 'model.gated_projector.', "
+        "0 others left",
+    ]
+    assert script(READ, cwd=without).splitlines() == [
+        "mlp False",
+        "acme: no projector that is known of model type 'acme_blocks', among 3 tensors",
+    ]
+
+
 def test_without_it_the_document_says_what_to_install(site: Path, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     shutil.copytree(site, gone)

@@ -1,11 +1,15 @@
 """Tests of this package: its names, mobilevlm's conformance checks, and documents."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from acme_blocks.gate import Gate
 from acme_blocks.gated_mlp import GatedMlp
+from safetensors.torch import save_file
 
-from mobilevlm import BLOCKS, PROJECTORS, build_projector, dump_spec, load_spec
+from mobilevlm import BLOCKS, PROJECTORS, build_projector, dump_spec, load_projector, load_spec
 from mobilevlm.testing import check_block, check_projector
 
 
@@ -34,6 +38,20 @@ def test_the_gate_scales_every_channel() -> None:
         torch.nn.init.zeros_(parameter)
     x = torch.randn(2, 9, 4)
     torch.testing.assert_close(projector(x), x / 2)
+
+
+def test_a_folder_of_its_model_is_read(tmp_path: Path) -> None:
+    """Of the whole model only the projector is read, by the names in its upstream entry."""
+    layers = {"fc1": (10, 6), "gate": (10, 10), "fc2": (10, 10)}
+    state = {f"gated_projector.{name}.weight": torch.randn(*size) for name, size in layers.items()}
+    save_file({**state, "lm_head.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "acme_blocks"}))
+    projector = load_projector(tmp_path)
+    assert projector.spec == build_projector("acme-blocks/gated-mlp", 6, 10, bias=False).spec
+    x = torch.randn(1, 4, 6)
+    y = torch.nn.functional.gelu(x @ state["gated_projector.fc1.weight"].T)
+    y = y * torch.sigmoid(y @ state["gated_projector.gate.weight"].T)
+    torch.testing.assert_close(projector(x), y @ state["gated_projector.fc2.weight"].T)
 
 
 def test_a_document_names_the_package() -> None:
