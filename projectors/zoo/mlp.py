@@ -9,6 +9,7 @@ from ...blocks.core.activation import Act
 from ...blocks.core.block import Block
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
+from ..errors import CheckpointError
 from ..preset import Aliases, Channels, Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks, refused
@@ -19,6 +20,10 @@ __all__ = ["Mlp", "sequential_names"]
 def sequential_names(stack: Stack) -> list[str]:
     """Return the linear layers' names in a sequence that has an activation between each two."""
     return [str(2 * step) for step in range(count_blocks(stack, Pointwise))]
+
+
+def _readout_names(stack: Stack) -> list[str]:
+    return [f"readout.{name}" for name in sequential_names(stack)]
 
 
 def _names_of_janus(stack: Stack) -> list[str]:
@@ -40,6 +45,26 @@ def _read(ckpt: Checkpoint) -> Match:
 def _read_sequential(ckpt: Checkpoint) -> Match:
     layers = sorted(int(key.split(".")[0]) for key in ckpt.shapes if key.endswith("weight"))
     return _match(len(layers), ckpt, "0", str(layers[-1]))
+
+
+def _read_readout(ckpt: Checkpoint) -> Match:
+    depth = ckpt.count(r"readout\.\d+\.weight")
+    return _match(depth, ckpt, "readout.0", f"readout.{2 * depth - 2}")
+
+
+def _read_xtuner(ckpt: Checkpoint) -> Match:
+    ckpt.only("pixel_shuffle", False)
+    match = _read_sequential(ckpt)
+    return replace(match, options={**match.options, "act": ckpt.act("hidden_act")})
+
+
+def _read_megatron(ckpt: Checkpoint) -> Match:
+    (hidden, in_), (out, _) = ckpt.matrix("linear_fc1.weight"), ckpt.matrix("linear_fc2.weight")
+    if hidden != out or hidden == in_:  # a merger's, or one with a gate
+        raise CheckpointError(
+            f"layers {in_} -> {hidden} -> {out}", "linear_fc1.weight", "those of LLaVA's MLP"
+        )
+    return _match(2, ckpt, "linear_fc1", "linear_fc2")
 
 
 def _read_janus(ckpt: Checkpoint) -> Match:
@@ -142,6 +167,37 @@ class Mlp(Preset):
             tensors=("0.weight",),
             read=_read_sequential,
             model_types=("v2l_projector", "vila"),
+        ),
+        # TinyLLaVA's.
+        Upstream(
+            "mlp",
+            sequential_names,
+            prefix=r"(?:connector\.)?_connector",
+            tensors=("0.weight", "2.weight"),
+            read=_read_sequential,
+        ),
+        # The model's own code of VideoLLaMA 3; what else stands there is no MLP.
+        Upstream(
+            "mlp-readout",
+            _readout_names,
+            prefix="mm_projector",
+            tensors=("readout.0.weight", "readout.2.weight"),
+            read=_read_readout,
+        ),
+        # XTuner saves the projector in a folder of its own, with a config.
+        Upstream(
+            "mlp",
+            sequential_names,
+            prefix="model",
+            tensors=("0.weight", "2.weight"),
+            read=_read_xtuner,
+            model_types=("projector",),
+        ),
+        Upstream(
+            "megatron",
+            ("linear_fc1", "linear_fc2"),
+            prefix=r"vision_projection\.encoder",
+            read=_read_megatron,
         ),
         Upstream(
             "llava",

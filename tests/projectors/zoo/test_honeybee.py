@@ -606,7 +606,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         document({"type": "position", "kind": "learnt"}),
-        "blocks[0].kind: \"learnt\"; expected 'learned', 'axes' or 'sincos'. "
+        "blocks[0].kind: \"learnt\"; expected 'learned', 'axes', 'sincos' or 'frame'. "
         "Did you mean 'learned'?",
     ),
     (
