@@ -109,7 +109,8 @@ PARTS = re.compile(
 # Those of patches, of codes, and of the language model, and what stands inside of layers.
 OTHERS = re.compile(
     r"(?:^|[._])(?:patch|subsample|per_layer|language_model|text_model|llm|talker|row|column|"
-    r"projection_head)\w*\.|radio_model\.|(?:^|\.)(?:layers?|blocks?|resblocks|h|experts)\.\d+\."
+    r"projection_head)\w*\.|radio_model\.|audio_tower\.embedder|"
+    r"(?:^|\.)(?:layers?|blocks?|resblocks|h|experts)\.\d+\."
 )
 
 
@@ -289,7 +290,7 @@ def page(found: Sequence[Outcome]) -> str:
         if one.model_type in WITHOUT:
             continue
         if one.why:
-            refused.append((name, one.why.replace("|", "\\|").partition("; expected")[0]))
+            refused.append((name, re.split("; expected|, among", one.why.replace("|", "\\|"))[0]))
         elif one.missing:
             missing = ", ".join(f"`{path}`" for path in one.missing)
             partly.append((name, counted(one.families), missing))

@@ -90,5 +90,5 @@ class Idefics3(Preset):
             read=_read_ultravbert,
             model_types=("ultravbert",),
         ),
-        Upstream("nanovlm", ("proj",), prefix="MP", read=_read_nanovlm),
+        Upstream("nanovlm", ("proj",), prefix="MP", read=_read_nanovlm, needs_prefix=True),
     )

@@ -55,7 +55,7 @@ class Linear(Preset):
         Upstream(
             "linear",
             ("",),
-            prefix="mm_projector|vision_projector",
+            prefix=r"mm_projector|vision_projector|(?:connector\.)?_connector",
             read=_read,
         ),
         Upstream(
@@ -65,19 +65,13 @@ class Linear(Preset):
             read=_read,
             model_types=("mllama", "deepseek_ocr2", "unlimited_ocr", "nemo_speechlm"),
         ),
-        # TinyLLaVA's.
-        Upstream(
-            "linear",
-            ("",),
-            prefix=r"(?:connector\.)?_connector",
-            read=_read,
-        ),
         # MiniGPT-4's, after its Q-Former.
         Upstream(
             "linear",
             ("",),
             prefix="llama_proj",
             read=_read_llama_proj,
+            needs_prefix=True,
         ),
         Upstream(
             "paligemma",

@@ -144,11 +144,11 @@ class Mlp(Preset):
         **{f"mlp{depth}x-gelu": {"depth": depth, "act": "gelu"} for depth in range(1, 9)},
     }
     upstream = (
-        # LLaVA's and MobileVLM's own files.
+        # LLaVA's and MobileVLM's own files, and TinyLLaVA's.
         Upstream(
             "mlp",
             sequential_names,
-            prefix="mm_projector|vision_projector",
+            prefix=r"mm_projector|vision_projector|(?:connector\.)?_connector",
             tensors=("0.weight", "2.weight"),
             read=_read_sequential,
         ),
@@ -167,14 +167,6 @@ class Mlp(Preset):
             tensors=("0.weight",),
             read=_read_sequential,
             model_types=("v2l_projector", "vila"),
-        ),
-        # TinyLLaVA's.
-        Upstream(
-            "mlp",
-            sequential_names,
-            prefix=r"(?:connector\.)?_connector",
-            tensors=("0.weight", "2.weight"),
-            read=_read_sequential,
         ),
         # The model's own code of VideoLLaMA 3; what else stands there is no MLP.
         Upstream(
@@ -198,6 +190,7 @@ class Mlp(Preset):
             ("linear_fc1", "linear_fc2"),
             prefix=r"vision_projection\.encoder",
             read=_read_megatron,
+            needs_prefix=True,
         ),
         Upstream(
             "llava",
@@ -226,6 +219,7 @@ class Mlp(Preset):
             tensors=("fc1.weight",),
             read=_read_generation_aligner,
             secondary=True,
+            needs_prefix=True,
         ),
         Upstream(
             "llava",

@@ -48,5 +48,6 @@ class Prismatic(Preset):
             prefix="projector",
             tensors=("fc1.weight", "fc2.weight"),
             read=_read,
+            needs_prefix=True,
         ),
     )

@@ -284,6 +284,33 @@ def test_it_is_recognised_whatever_the_config_says(name: str, tmp_path: Path) ->
     assert all(torch.equal(tensor, state[key]) for key, tensor in back.items())
 
 
+BARE = (
+    {"fc1": (24, 16), "fc2": (24, 24)},
+    {"linear_fc1": (24, 16), "linear_fc2": (24, 24)},
+    {"embedding_projection": (24, 16)},
+    {"proj": (24, 64)},
+)
+
+
+@pytest.mark.parametrize("modules", BARE, ids=lambda modules: next(iter(modules)))
+def test_names_that_say_too_little_without_their_path(
+    modules: dict[str, tuple[int, int]], tmp_path: Path
+) -> None:
+    state = {f"{path}.weight": torch.zeros(shape) for path, shape in modules.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="no projector that is known|as janus"):
+        load_projector(tmp_path)
+
+
+@pytest.mark.parametrize("wide", [16, 4 * EVA_G])
+def test_a_bare_layer_is_linear(wide: int, tmp_path: Path) -> None:
+    save_file(
+        {"weight": torch.zeros(24, wide), "bias": torch.zeros(24)}, tmp_path / "a.safetensors"
+    )
+    found = inspect_checkpoint(tmp_path / "a.safetensors")
+    assert (found.family, found.spec.in_) == ("linear", wide)
+
+
 REFUSED = {
     "a C-Abstractor's end is no MLP": (
         {"mm_projector.readout.0": (24, 16), "mm_projector.readout.2": (24, 24)},
