@@ -133,7 +133,7 @@ def _roots(entry: Upstream, keys: list[str], known: set[str]) -> list[str]:
     return [
         root
         for root in roots
-        if (not root or pattern.fullmatch(root))
+        if (pattern.fullmatch(root) if root or entry.needs_prefix else True)
         and all(root + tensor in known for tensor in entry.tensors)
     ]
 

@@ -82,6 +82,7 @@ FAMILIES = {
     "phi-4-multimodal": "mobilevlm.projectors.zoo.phi_4_multimodal:Phi4Multimodal",
     "pooler": "mobilevlm.projectors.zoo.pooler:Pooler",
     "pp-formulanet": "mobilevlm.projectors.zoo.pp_formulanet:PPFormulaNet",
+    "prismatic": "mobilevlm.projectors.zoo.prismatic:Prismatic",
     "qwen-vl": "mobilevlm.projectors.zoo.qwen_vl:QwenVL",
     "qwen2-vl": "mobilevlm.projectors.zoo.qwen2_vl:Qwen2VL",
     "step3": "mobilevlm.projectors.zoo.step3:Step3",

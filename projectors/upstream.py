@@ -227,6 +227,7 @@ class Upstream:
         names: Upstream's module names in order of use; or a function of the stack.
         prefix: A pattern of the module's name in the models, the end of its path; empty where its
             parts stand at the top.
+        needs_prefix: Whether the prefix must be there, because `names` alone say too little.
         tensors: The keys below the prefix that must be there; by default the weights of `names`.
         read: Reads the widths and options from the config and the shapes.
         model_types: The model types of the configs that it is for. Without any, the names are
@@ -246,6 +247,7 @@ class Upstream:
     prefixes: tuple[str, ...] = ("",)
     names_suffice: bool = False
     secondary: bool = False
+    needs_prefix: bool = False
 
     def __post_init__(self) -> None:
         if self.read is not None and not self.tensors and not callable(self.names):

@@ -36,6 +36,7 @@ from transformers.models.auto import modeling_auto
 
 from mobilevlm import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.projectors import FAMILIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "model-types.md"
 MAPPINGS = [
@@ -99,16 +100,17 @@ LAYERS = re.compile(
 )
 # Modules that look like projectors by their name: a segment of their path.
 PARTS = re.compile(
-    r"(?:^|\.)("
+    r"(?:^|\.)((?:"
     r"\w*project(?:or|ion)s?(?:_\w+)?|\w*(?:merger|connector|aligner|adapter|embedder)s?(?:_\w+)?|"
     r"mlp1|resampler_model|vit_downsampler\d?|embed_(?:vision|audio)|visual_embeddings_table|"
     r"vision_embed_tokens|image_pooling_2d|\w+_proj_for_\w+|perceiver_resampler"
-    r")(?:\.|$)"
+    r")(?:\.\d+(?=\.\w+\.))?)(?:\.|$)"
 )
 # Those of patches, of codes, and of the language model, and what stands inside of layers.
 OTHERS = re.compile(
     r"(?:^|[._])(?:patch|subsample|per_layer|language_model|text_model|llm|talker|row|column|"
-    r"projection_head)\w*\.|radio_model\.|(?:^|\.)(?:layers?|blocks?|resblocks|h|experts)\.\d+\."
+    r"projection_head)\w*\.|radio_model\.|audio_tower\.embedder|"
+    r"(?:^|\.)(?:layers?|blocks?|resblocks|h|experts)\.\d+\."
 )
 
 
@@ -261,9 +263,11 @@ def table(head: str, rows: Iterable[tuple[str, ...]]) -> str:
 def counted(families: Sequence[str]) -> str:
     """Write families, each once, with how often it is there."""
     times = {name: families.count(name) for name in families}
-    return ", ".join(
-        f"[`{name}`](zoo.md#{name})" + (f" x {n}" if n > 1 else "") for name, n in times.items()
-    )
+    found = []
+    for name, n in times.items():
+        cell = f"[`{name}`](zoo.md#{name})" if name in FAMILIES else f"`{name}`"
+        found.append(f"{cell} x {n}" if n > 1 else cell)
+    return ", ".join(found)
 
 
 def count(found: Iterable[Outcome]) -> dict[str, int]:
@@ -286,7 +290,7 @@ def page(found: Sequence[Outcome]) -> str:
         if one.model_type in WITHOUT:
             continue
         if one.why:
-            refused.append((name, one.why.replace("|", "\\|").partition("; expected")[0]))
+            refused.append((name, re.split("; expected|, among", one.why.replace("|", "\\|"))[0]))
         elif one.missing:
             missing = ", ".join(f"`{path}`" for path in one.missing)
             partly.append((name, counted(one.families), missing))
@@ -302,13 +306,12 @@ What `load_projector` finds in a folder of each multimodal model type of transfo
 | images or videos | {n["projector"]} | {n["main"]} | {n["every part"]} |
 | sound and others | {len(sound)} | {len(heard)} | {fully} |
 
-This page is written by `python tools/model_types.py`, from models with their default settings
-and no weights; where these cannot be built, with a few others. Other tests compare the numbers.
+This page is written by `python tools/model_types.py`, from models with their default settings and
+no weights; where these cannot be built, with a few others. Other tests compare the numbers.
 
 ## Loads with every part
 
-The main projector's family first, then those of the projectors beside it, which load by their
-`root`.
+The main projector's family first, then those of the projectors beside it, which load by their root.
 
 {table("model type | families", whole)}
 

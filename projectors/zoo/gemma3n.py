@@ -73,5 +73,6 @@ class Gemma3n(Preset):
             read=_read_audio,
             prefixes=("embedding_projection.", "soft_embedding_norm."),
             secondary=True,
+            needs_prefix=True,
         ),
     )

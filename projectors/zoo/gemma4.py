@@ -97,5 +97,6 @@ class Gemma4(Preset):
             prefix="embed_audio",
             read=_read_audio,
             secondary=True,
+            needs_prefix=True,
         ),
     )

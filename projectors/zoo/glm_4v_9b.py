@@ -22,8 +22,9 @@ __all__ = ["Glm4v9b"]
 def _read(ckpt: Checkpoint) -> Match:
     out, in_, *_ = ckpt.shapes["conv.weight"]
     hidden, _ = ckpt.matrix("linear_proj.gate_proj.weight")
-    divisor = ckpt.setting("vision_config.scaling_factor", 8)
-    return Match(in_, out, {"hidden": hidden, "scale": 1 / divisor})
+    # CogVLM2 has the same tensors, and no such factor.
+    scale = 1 / ckpt.config["vision_config"]["scaling_factor"]
+    return Match(in_, out, {"hidden": hidden, "scale": scale})
 
 
 class Glm4v9b(Preset):

@@ -18,6 +18,14 @@ def _read(ckpt: Checkpoint) -> Match:
     return Match(in_, ckpt.matrix("multimodal_projector.weight")[0])
 
 
+def _read_original(ckpt: Checkpoint) -> Match:
+    in_ = ckpt.shapes["vision_tower_high.net_2.weight"][1]
+    return Match(in_, ckpt.matrix("mm_projector_vary.weight")[0])
+
+
+_ORIGINAL = ("vision_tower_high.net_2", "vision_tower_high.net_3", "mm_projector_vary")
+
+
 class GotOcr2(Preset):
     """``conv 3x3 stride 2 > conv 3x3 stride 2 > Linear``; 1 token of 16 comes out.
 
@@ -49,5 +57,13 @@ class GotOcr2(Preset):
             read=_read,
             model_types=("got_ocr2", "pp_chart2table"),
             names_suffice=True,
+        ),
+        # The model's own code.
+        Upstream(
+            "got-ocr2-original",
+            _ORIGINAL,
+            prefix="model",
+            read=_read_original,
+            prefixes=tuple(f"{name}." for name in _ORIGINAL),
         ),
     )

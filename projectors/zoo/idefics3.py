@@ -28,6 +28,12 @@ def _read_modernvbert(ckpt: Checkpoint) -> Match:
     return Match(wide // merge**2, out, {"merge": merge})
 
 
+def _read_nanovlm(ckpt: Checkpoint) -> Match:
+    out, wide = ckpt.matrix("proj.weight")
+    merge = ckpt.config["mp_pixel_shuffle_factor"]
+    return Match(wide // merge**2, out, {"merge": merge})
+
+
 def _read_ultravbert(ckpt: Checkpoint) -> Match:
     match = _read_modernvbert(ckpt)
     eps = ckpt.setting("text_config.rms_norm_eps", 1e-6)
@@ -103,4 +109,5 @@ class Idefics3(Preset):
             read=_read_ultravbert,
             model_types=("ultravbert",),
         ),
+        Upstream("nanovlm", ("proj",), prefix="MP", read=_read_nanovlm, needs_prefix=True),
     )

@@ -191,5 +191,6 @@ class InternVL(Preset):
             prefix="audio_adapter",
             read=_read_dots3_note_audio,
             secondary=True,
+            needs_prefix=True,
         ),
     )

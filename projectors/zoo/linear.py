@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...blocks.pointwise import Pointwise
+from ..errors import CheckpointError
 from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
+from .minigpt_v2 import EVA_G
 
 __all__ = ["Linear"]
 
@@ -21,6 +23,15 @@ def _read(ckpt: Checkpoint) -> Match:
 def _read_paligemma(ckpt: Checkpoint) -> Match:
     out, in_ = ckpt.matrix("linear.weight")
     return Match(in_, out, {"bias": "linear.bias" in ckpt.shapes})
+
+
+def _read_llama_proj(ckpt: Checkpoint) -> Match:
+    match = _read(ckpt)
+    if match.in_ == 4 * EVA_G:
+        raise CheckpointError(
+            f"an input of {match.in_}", "weight", "one token, not MiniGPT-v2's four"
+        )
+    return match
 
 
 class Linear(Preset):
@@ -58,7 +69,7 @@ class Linear(Preset):
         Upstream(
             "linear",
             ("",),
-            prefix="mm_projector|vision_projector",
+            prefix=r"mm_projector|vision_projector|(?:connector\.)?_connector",
             read=_read,
         ),
         Upstream(
@@ -67,6 +78,14 @@ class Linear(Preset):
             prefix=r"multi_modal_projector|projector\.layers|perception\.proj",
             read=_read,
             model_types=("mllama", "deepseek_ocr2", "unlimited_ocr", "nemo_speechlm"),
+        ),
+        # MiniGPT-4's, after its Q-Former.
+        Upstream(
+            "linear",
+            ("",),
+            prefix="llama_proj",
+            read=_read_llama_proj,
+            needs_prefix=True,
         ),
         Upstream(
             "paligemma",

@@ -41,4 +41,4 @@ class MiniGPTv2(Preset):
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(in_=in_, out=out, blocks=(PatchMerge(size=(1, self.width)), Pointwise()))
 
-    upstream = (Upstream("linear", ("",), prefix="llama_proj", read=_read),)
+    upstream = (Upstream("linear", ("",), prefix="llama_proj", read=_read, needs_prefix=True),)

@@ -10,6 +10,7 @@ from ...blocks.core.block import Block
 from ...blocks.core.feature import Width
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
+from ..errors import CheckpointError
 from ..preset import Aliases, Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks, refused
@@ -25,6 +26,10 @@ def sequential_names(stack: Stack) -> list[str]:
 def _names_with_norms(stack: Stack) -> list[str]:
     layers = range(count_blocks(stack, Pointwise))
     return [str(3 * step + part) for step in layers for part in (0, 1)]
+
+
+def _readout_names(stack: Stack) -> list[str]:
+    return [f"readout.{name}" for name in sequential_names(stack)]
 
 
 def _names_of_janus(stack: Stack) -> list[str]:
@@ -55,6 +60,26 @@ def _read_with_norms(ckpt: Checkpoint) -> Match:
     depth = ckpt.count(r"\d+\.weight") // 2
     match = _match(depth, ckpt, "0", str(3 * depth - 3))
     return replace(match, options={**match.options, "norm": "layer"})
+
+
+def _read_readout(ckpt: Checkpoint) -> Match:
+    depth = ckpt.count(r"readout\.\d+\.weight")
+    return _match(depth, ckpt, "readout.0", f"readout.{2 * depth - 2}")
+
+
+def _read_xtuner(ckpt: Checkpoint) -> Match:
+    ckpt.only("pixel_shuffle", False)
+    match = _read_sequential(ckpt)
+    return replace(match, options={**match.options, "act": ckpt.act("hidden_act")})
+
+
+def _read_megatron(ckpt: Checkpoint) -> Match:
+    (hidden, in_), (out, _) = ckpt.matrix("linear_fc1.weight"), ckpt.matrix("linear_fc2.weight")
+    if hidden != out or hidden == in_:  # a merger's, or one with a gate
+        raise CheckpointError(
+            f"layers {in_} -> {hidden} -> {out}", "linear_fc1.weight", "those of LLaVA's MLP"
+        )
+    return _match(2, ckpt, "linear_fc1", "linear_fc2")
 
 
 def _read_janus(ckpt: Checkpoint, part: str = "vision_config") -> Match:
@@ -163,11 +188,11 @@ class Mlp(Preset):
         "Yi-VL": {"norm": "layer"},
     }
     upstream = (
-        # LLaVA's and MobileVLM's own files.
+        # LLaVA's and MobileVLM's own files, and TinyLLaVA's.
         Upstream(
             "mlp",
             sequential_names,
-            prefix="mm_projector|vision_projector",
+            prefix=r"mm_projector|vision_projector|(?:connector\.)?_connector",
             tensors=("0.weight", "2.weight"),
             read=_read_sequential,
         ),
@@ -194,6 +219,30 @@ class Mlp(Preset):
             tensors=("0.weight",),
             read=_read_sequential,
             model_types=("v2l_projector", "vila"),
+        ),
+        # The model's own code of VideoLLaMA 3; what else stands there is no MLP.
+        Upstream(
+            "mlp-readout",
+            _readout_names,
+            prefix="mm_projector",
+            tensors=("readout.0.weight", "readout.2.weight"),
+            read=_read_readout,
+        ),
+        # XTuner saves the projector in a folder of its own, with a config.
+        Upstream(
+            "mlp",
+            sequential_names,
+            prefix="model",
+            tensors=("0.weight", "2.weight"),
+            read=_read_xtuner,
+            model_types=("projector",),
+        ),
+        Upstream(
+            "megatron",
+            ("linear_fc1", "linear_fc2"),
+            prefix=r"vision_projection\.encoder",
+            read=_read_megatron,
+            needs_prefix=True,
         ),
         Upstream(
             "llava",
@@ -222,6 +271,7 @@ class Mlp(Preset):
             tensors=("fc1.weight",),
             read=_read_janus_generation,
             secondary=True,
+            needs_prefix=True,
         ),
         Upstream(
             "llava",

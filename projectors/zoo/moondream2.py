@@ -45,5 +45,6 @@ class Moondream2(Preset):
             ("fc1", "fc2"),
             prefix=r"vision\.proj_mlp|vision_encoder\.projection\.mlp",
             read=_read,
+            needs_prefix=True,
         ),
     )

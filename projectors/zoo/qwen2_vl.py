@@ -205,6 +205,7 @@ class Qwen2VL(Preset):
             prefix=r"merger_list\.\d+",
             read=_read_merger_list,
             secondary=True,
+            needs_prefix=True,
         ),
         # HyperCLOVA X's tower ends with a merger, whose tokens another layer projects.
         Upstream(

@@ -45,5 +45,6 @@ class VibeVoice(Preset):
             prefix="semantic_connector",
             read=_read,
             secondary=True,
+            needs_prefix=True,
         ),
     )

@@ -1,6 +1,7 @@
 """Each block against plain torch, and what it says on paper against what it does."""
 
 import ctypes.util
+import itertools
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError
+from mobilevlm import BLOCKS, Block, Feature, GridError, SpecError, build_projector
 from mobilevlm.blocks.core.activation import TRANSFORMERS_NAMES, activation
 from mobilevlm.blocks.core.block import chains, mixes_tokens, needs_grid
 from mobilevlm.blocks.core.feature import check_grid
@@ -450,3 +451,38 @@ def test_widths_have_limits() -> None:
         with pytest.raises(SpecError) as caught:
             Pointwise(out=width)
         assert str(caught.value) == f"Pointwise.out: {width}; expected a width from 1 to 1048576"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "sincos", "join": "cat"}, "'join' is an option of kind 'axes', not 'sincos'"),
+        ({"kind": "frame", "size": [4, 4]}, "kind 'frame' takes no 'size'"),
+        ({"kind": "frame"}, "15 channels have no halves; expected an even number"),
+        (
+            {"kind": "axes", "size": [4, 4], "join": "cat"},
+            "15 channels have no halves; expected an even number",
+        ),
+    ],
+)
+def test_positions_that_do_not_fit(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        build_projector({"in": 15, "out": 15, "blocks": [{"type": "position", **fields}]})
+    assert message in str(caught.value)
+
+
+def test_positions_of_halves_and_of_the_first_frame() -> None:
+    blocks = [{"type": "position", "kind": "axes", "size": [3, 4], "join": "cat"}]
+    ours = build_projector({"in": 6, "out": 6, "blocks": blocks})
+    rows, columns = ours.blocks[0].rows, ours.blocks[0].columns
+    assert (rows.shape, columns.shape) == ((3, 3), (4, 3))
+    y = ours(torch.zeros(1, 6, 6), grid=(2, 3)).view(2, 3, 6)
+    for row, column in itertools.product(range(2), range(3)):
+        assert torch.equal(y[row, column], torch.cat([columns[column], rows[row]]))
+    frame = build_projector({"in": 6, "out": 6, "blocks": [{"type": "position", "kind": "frame"}]})
+    assert frame(torch.zeros(1, 1, 6)).tolist() == [[[0.0, 1.0] * 3]]
+
+
+def test_padded_channels_are_zeros_after_the_others() -> None:
+    pad = build_projector({"in": 2, "out": 5, "blocks": [{"type": "pad-channels", "count": 3}]})
+    assert pad(torch.ones(1, 1, 2)).tolist() == [[[1.0, 1.0, 0.0, 0.0, 0.0]]]

@@ -5,6 +5,7 @@ Real classes of transformers where it has them, and else published computations 
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace as NS
 from typing import Any
 
@@ -190,8 +191,9 @@ def minimax() -> nn.Module:
 class Molmo(nn.Module):
     """Molmo's image pooling, whose query is the mean of a window, and its image projector."""
 
-    def __init__(self) -> None:
+    def __init__(self, heads: int = 4) -> None:
         super().__init__()
+        self.heads = heads
         self.image_pooling_2d, self.image_projector = pool, glu = nn.Module(), nn.Module()
         pool.wq, pool.wk, pool.wv = (nn.Linear(2 * V, V) for _ in range(3))
         pool.wo = nn.Linear(V, V)
@@ -203,7 +205,7 @@ class Molmo(nn.Module):
         x = x.view(-1, h // 2, 2, w // 2, 2, 2 * V).transpose(2, 3).flatten(3, 4)
         pool, glu = self.image_pooling_2d, self.image_projector
         q, k, v = pool.wq(x.mean(3, keepdim=True)), pool.wk(x), pool.wv(x)
-        q, k, v = (y.unflatten(-1, (4, -1)).transpose(3, 4) for y in (q, k, v))
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(3, 4) for y in (q, k, v))
         scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
         y = pool.wo((scores @ v).flatten(3)).flatten(1, 2)
         z: Tensor = glu.w2(F.silu(glu.w1(y)) * glu.w3(y))
@@ -421,6 +423,15 @@ class Step3p7(nn.Module):
         return y
 
 
+def prismatic() -> nn.Module:
+    widths = (V, 4 * V, D, D)
+    steps: dict[str, nn.Module] = {}
+    for step, (in_, out) in enumerate(pairwise(widths), start=1):
+        steps[f"act_fn{step - 1}"] = nn.GELU() if step > 1 else nn.Identity()
+        steps[f"fc{step}"] = nn.Linear(in_, out)
+    return nn.Sequential(OrderedDict(steps))
+
+
 def moondream() -> nn.Module:
     layers = {"fc1": nn.Linear(V, H), "act": nn.GELU("tanh"), "fc2": nn.Linear(H, D)}
     return nn.Sequential(OrderedDict(layers))
@@ -537,6 +548,7 @@ CASES = {
         {"wide": 28, **INNER},
         grids=(*EVEN, *ODD),
     ),
+    "prismatic": Case("prismatic", "prismatic", prismatic, plain, grids=ODD),
     "step3": Case("step3", "step3", Step3, with_grid, INNER, grids=(*EVEN, *ODD)),
     "step3p7": Case("step3p7", "step3p7-module", Step3p7, with_grid, grids=(*EVEN, *ODD)),
     "vibevoice": Case(

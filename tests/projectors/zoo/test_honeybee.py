@@ -607,8 +607,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         document({"type": "position", "kind": "learnt"}),
-        "blocks[0].kind: \"learnt\"; expected 'learned', 'axes', 'sincos' or "
-        "'frame'. Did you mean 'learned'?",
+        "blocks[0].kind: \"learnt\"; expected 'learned', 'axes', 'sincos' or 'frame'. "
+        "Did you mean 'learned'?",
     ),
     (
         document({"type": "position", "kind": "axes"}),
