@@ -35,11 +35,10 @@ def attempt_all(
         except CheckpointError as error:
             failures.append(error)
             continue
-        # Entries of a family that differ only in the models that they name say the same; of a family
-        # that is asked for, the first is meant.
+        # Entries of one family that differ only in the models that they name say the same.
         said = (
             known.root == other.root
-            and known.family == other.family
+            and (request.family or known.family == other.family)
             and (request.family or known.projector.spec == other.projector.spec)
             for other in done
         )
