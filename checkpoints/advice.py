@@ -11,7 +11,7 @@ from .connectors import connectors
 from .errors import CheckpointError, convert_pickle
 from .families import find_family
 from .own import missing_document
-from .recognise import Config, recognise_as
+from .recognise import Config, is_known, recognise_as
 from .request import Request, load_call
 from .weights import Weights
 
@@ -36,10 +36,9 @@ def family_hint(weights: Weights, config: Config) -> str:
 
     Each of them loads when it is asked for. A config of a known model is believed.
     """
-    model_type = config.get("model_type")
     rows = upstream_index()
     models = {name: sum((each.model_types for each in row), ()) for name, row in rows.items()}
-    if model_type is None or any(model_type in types for types in models.values()):
+    if config.get("model_type") is None or is_known(config):
         return ""
     fitting: dict[str, str] = {}  # by family with its widths: the call
     for name in sorted(models, key=lambda name: -len(models[name])):

@@ -35,8 +35,14 @@ def attempt_all(
         except CheckpointError as error:
             failures.append(error)
             continue
-        # Of a family that is asked for, entries that differ in the models that they name may fit.
-        if not (request.family and any(known.root == other.root for other in done)):
+        # Entries of one family that differ only in the models that they name say the same.
+        said = (
+            known.root == other.root
+            and (request.family or known.family == other.family)
+            and (request.family or known.projector.spec == other.projector.spec)
+            for other in done
+        )
+        if not any(said):
             done.append(known)
     return done, failures
 

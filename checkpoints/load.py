@@ -25,6 +25,7 @@ from .recognise import (
     Candidate,
     Config,
     inner_config,
+    is_known,
     recognise,
     recognise_as,
     recognise_beside,
@@ -188,13 +189,15 @@ def recognise_projector(weights: Weights, request: Request) -> Known:
         fits = recognise_as(family, config, weights.keys, request.root)
     else:
         fits = _built_in(weights, config, request)
-    done, failures = attempt_all(weights, config, _meant(fits, request, weights), request)
+    done, failures = attempt_all(weights, config, _meant(fits, request, weights, config), request)
     broken: dict[str, str] = {}
     # A model that ours know, and whose tensors do not fit, is nobody else's.
     if not done and not request.family and not any(fit.is_of(config) for fit in fits):
         theirs, broken = _of_plugins(weights, config)
         fits += theirs
-        done, failed = attempt_all(weights, config, _meant(theirs, request, weights), request)
+        done, failed = attempt_all(
+            weights, config, _meant(theirs, request, weights, config), request
+        )
         failures = [*failed, *failures]
     if len(done) > 1:
         raise _several(done, weights)
@@ -207,7 +210,7 @@ def recognise_projector(weights: Weights, request: Request) -> Known:
         if not request.family:
             first.hint = lambda: family_hint(weights, config) or own_hint
         raise first
-    if fits:
+    if fits and request.root is not None:
         raise _nothing_there(fits, request, weights)
     raise nothing_known(weights, config, broken)
 
@@ -232,12 +235,19 @@ def _of_plugins(weights: Weights, config: Config) -> tuple[list[Candidate], dict
     return fits, broken
 
 
-def _meant(fits: list[Candidate], request: Request, weights: Weights) -> list[Candidate]:
-    """Return the candidates at the root that is given; or the main ones, or all if none is main."""
+def _meant(
+    fits: list[Candidate], request: Request, weights: Weights, config: Config
+) -> list[Candidate]:
+    """Return the candidates at the root that is given; or the main ones.
+
+    If none is main, others are meant; but of a model that is not known, the main one is not known.
+    """
     fits = _few(fits, weights)
     if request.root is not None:
         return [fit for fit in fits if fit.root == request.root]
-    return [fit for fit in fits if not fit.entry.secondary] or fits
+    main = [fit for fit in fits if not fit.entry.secondary]
+    alone = "model_type" not in config or is_known(config) or any(fit.is_of(config) for fit in fits)
+    return main or (fits if alone or request.family else [])
 
 
 def _few(fits: list[Candidate], weights: Weights) -> list[Candidate]:

@@ -12,7 +12,15 @@ from .connectors import connectors
 from .families import Family
 from .own import is_document
 
-__all__ = ["Candidate", "Config", "inner_config", "recognise", "recognise_as", "recognise_beside"]
+__all__ = [
+    "Candidate",
+    "Config",
+    "inner_config",
+    "is_known",
+    "recognise",
+    "recognise_as",
+    "recognise_beside",
+]
 
 Config: TypeAlias = Mapping[str, Any]
 
@@ -33,6 +41,12 @@ class Candidate(NamedTuple):
     def is_of(self, config: Config) -> bool:
         """Return whether the config names a model of the entry's."""
         return config.get("model_type") in self.entry.model_types
+
+
+def is_known(config: Config) -> bool:
+    """Return whether the config names a model that a built-in family knows."""
+    rows = upstream_index().values()
+    return any(config.get("model_type") in entry.model_types for row in rows for entry in row)
 
 
 def recognise(config: Config, keys: Iterable[str]) -> list[Candidate]:

@@ -220,6 +220,18 @@ def test_a_reader_that_fails_is_named(bridge: Callable[..., str], tmp_path: Path
     assert inspect_checkpoint(path).family == "north-vl/bridge"
 
 
+def test_what_stands_beside_an_unknown_main_projector_is_not_taken_for_it(
+    bridge: Callable[..., str], tmp_path: Path
+) -> None:
+    source = SOURCE.replace('model_types=("{model}",)', "secondary=True")
+    bridge(source=source)
+    path = folder(tmp_path / "x", state(), model_type="own_vl")
+    assert refusal(path).startswith("X: no projector that is known of model type 'own_vl', among")
+    assert load_projector(path, root="model.bridge").spec.out == 24
+    path = folder(tmp_path / "y", state(), model_type="qwen3_vl")
+    assert load_projector(path).spec.out == 24  # whose main one is not there
+
+
 def test_what_a_notebook_registers_is_read_too(tmp_path: Path) -> None:
     def read(ckpt: Checkpoint) -> Match:
         out, in_ = ckpt.matrix("up.weight")
