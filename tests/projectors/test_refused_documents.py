@@ -28,7 +28,7 @@ from mobilevlm.blocks.residual import Residual
 
 KNOWN = (
     "Known: attention-pool, conv, cross-attention, depthwise, depthwise-residual, extra-tokens, "
-    "glu, identity, newline, norm-act, parallel, patch-merge, and others."
+    "glu, identity, newline, norm-act, pad-channels, parallel, and others."
 )
 ACTS = (
     "'gelu', 'gelu-tanh', 'quick-gelu', 'silu', 'relu', 'relu2', 'leaky-relu', 'hardswish', "

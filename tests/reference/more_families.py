@@ -29,6 +29,7 @@ from .case import (
     run_blocked,
     with_grid,
 )
+from .zoo import run_voxtral
 
 EVEN, ODD = ((8, 8), (4, 10), (6, 2)), ((8, 8), (5, 7), (4, 9))
 
@@ -512,6 +513,9 @@ CASES = {
         2 * V,
         (*EVEN, *ODD),
         prefix=1,
+    ),
+    "moss-transcribe": Case(
+        "moss-transcribe", "moss-transcribe", moss, run_voxtral, grids=((1, 40), (1, 8))
     ),
     "moondream2": Case("moondream2", "moondream2", moondream, plain, INNER, grids=ODD),
     "muse-glimmer": Case(
