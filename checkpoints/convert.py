@@ -36,6 +36,7 @@ def convert_checkpoint(
     grid: Sequence[int] | None = None,
     prefix_tokens: int | None = None,
     token_order: str | None = None,
+    tokens: int | None = None,
     dtype: torch.dtype | str | None = None,
     replace: bool = False,
     progress: ProgressCallback | None = None,
@@ -63,6 +64,8 @@ def convert_checkpoint(
         grid: The token grid (h, w), for a projector that cannot be built without one.
         prefix_tokens: How many leading tokens to drop on entry.
         token_order: The order of the input tokens.
+        tokens: How many tokens are to come out, in place of the option of the `family` that
+            decides it; see `build_projector`.
         dtype: The dtype to write or its name, ``"bf16"``; default: that of the checkpoint.
         replace: Whether what is at `out` may be replaced, whoever wrote it. Without it, only an
             earlier result in our own format is, as by `save_projector`; what is read never is.
@@ -88,6 +91,7 @@ def convert_checkpoint(
         grid=grid,
         prefix_tokens=prefix_tokens,
         token_order=token_order,
+        tokens=tokens,
         options=options,
     )
     target = Path(out)

@@ -134,6 +134,7 @@ def inspect_checkpoint(
     grid: Sequence[int] | None = None,
     prefix_tokens: int | None = None,
     token_order: str | None = None,
+    tokens: int | None = None,
     **options: Any,
 ) -> Inspection:
     """Work out which projector a checkpoint holds; reads headers and config, no weights.
@@ -155,6 +156,7 @@ def inspect_checkpoint(
         grid=grid,
         prefix_tokens=prefix_tokens,
         token_order=token_order,
+        tokens=tokens,
         options=options,
     )
     export, document = exported_document(Path(path))

@@ -49,6 +49,7 @@ def load_projector(
     grid: Sequence[int] | None = None,
     prefix_tokens: int | None = None,
     token_order: str | None = None,
+    tokens: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     check_values: bool = False,
@@ -78,6 +79,8 @@ def load_projector(
         prefix_tokens: How many leading tokens (CLS, registers) to drop on entry. It becomes part
             of the specification, as does the next.
         token_order: The order of the input tokens, as in a document.
+        tokens: How many tokens are to come out, in place of the option of the `family` that
+            decides it; see `build_projector`.
         device: Where to put it; default: the CPU.
         dtype: The parameters' dtype or its name, ``"bf16"``; default: that of the checkpoint.
         check_values: Look for NaN and infinities.
@@ -99,6 +102,7 @@ def load_projector(
         grid=grid,
         prefix_tokens=prefix_tokens,
         token_order=token_order,
+        tokens=tokens,
         options=options,
     )
     weights = Weights(path)

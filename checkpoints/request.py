@@ -12,6 +12,7 @@ from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Grid, check_grid
 from ..projectors.lookup import to_stack
 from ..projectors.stack import Stack
+from ..projectors.tokens import with_tokens
 from ..projectors.upstream import Fused, Name, Names
 from ..registry import did_you_mean, quote
 from .errors import CheckpointError
@@ -21,8 +22,6 @@ __all__ = ["ModuleNames", "Request", "Spec", "load_call"]
 
 Spec = Mapping[str, Any] | Stack
 ModuleNames = str | Sequence[str | Name | Fused]
-
-_TOKENS = ("prefix_tokens", "token_order")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Request:
         names: The names of its modules in the checkpoint; None: those of the specification.
         layout: What the caller calls these names; empty if it is a list.
         grid: The default grid.
-        tokens: The fields of the specification that are given: its prefix tokens, their order.
+        fields: The fields of the specification that are given: its prefix tokens, their order.
         options: The options of the family.
     """
 
@@ -46,7 +45,7 @@ class Request:
     names: Names | None = None
     layout: str = ""
     grid: Grid | None = None
-    tokens: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -60,6 +59,7 @@ class Request:
         grid: Sequence[int] | None = None,
         prefix_tokens: int | None = None,
         token_order: str | None = None,
+        tokens: int | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Request:
         """Check arguments that are given together, and return them as one.
@@ -77,8 +77,12 @@ class Request:
         if module_names is not None and spec is None:
             hint = "Give the document that these modules are of: spec=load_spec('document.json')."
             raise CheckpointError("module_names= without spec=", hint=hint)
-        if options and family is None:
-            raise _stray(next(iter(options)))
+        options = options or {}
+        stray = next(iter(options), "" if tokens is None else "tokens")
+        if stray and family is None:
+            raise _stray(stray)
+        if tokens is not None and family is not None:
+            options = with_tokens(family, options, tokens, grid)
         layout = module_names if isinstance(module_names, str) else ""
         given = {"prefix_tokens": prefix_tokens, "token_order": token_order}
         given = {name: value for name, value in given.items() if value is not None}
@@ -93,12 +97,12 @@ class Request:
             layout,
             None if grid is None else check_grid(grid),
             given,
-            options or {},
+            options,
         )
 
     def applied(self, stack: Stack) -> Stack:
         """Return a specification with the prefix tokens and the order that are given."""
-        return stack.model_copy(update=dict(self.tokens)) if self.tokens else stack
+        return stack.model_copy(update=dict(self.fields)) if self.fields else stack
 
 
 def _stack(spec: Spec) -> Stack:
@@ -110,7 +114,7 @@ def _stack(spec: Spec) -> Stack:
 
 def _stray(name: str) -> SpecError:
     known = [*inspect.signature(Request.of).parameters, "device", "dtype", "check_values"]
-    hint = did_you_mean(name, known)
+    hint = "" if name in known else did_you_mean(name, known)
     hint = hint or f"Options belong to a family: say which, as family='mlp', {name}=..."
     return SpecError(f"option {quote(name)} without a family", hint=hint)
 

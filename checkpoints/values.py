@@ -67,6 +67,7 @@ def inspect_values(
     grid: Sequence[int] | None = None,
     prefix_tokens: int | None = None,
     token_order: str | None = None,
+    tokens: int | None = None,
     progress: ProgressCallback | None = None,
     **options: Any,
 ) -> tuple[Values, ...]:
@@ -82,6 +83,8 @@ def inspect_values(
         grid: The token grid (h, w), for a projector that cannot be built without one.
         prefix_tokens: How many leading tokens to drop on entry.
         token_order: The order of the input tokens.
+        tokens: How many tokens are to come out, in place of the option of the `family` that
+            decides it; see `build_projector`.
         progress: Called with the number of bytes that are read, and of all that will be.
         **options: Options of the family.
 
@@ -96,6 +99,7 @@ def inspect_values(
         grid=grid,
         prefix_tokens=prefix_tokens,
         token_order=token_order,
+        tokens=tokens,
         options=options,
     )
     weights = Weights(path)  # opened once: another file may get the path meanwhile

@@ -73,7 +73,7 @@ def _check(subject: ProjectorSubject, entry: Upstream, name: str, where: str) ->
             # A reader need not know of prefix tokens; the main projector is found without a root.
             request = Request(
                 root=root if entry.secondary else None,
-                tokens={"prefix_tokens": module.spec.prefix_tokens},
+                fields={"prefix_tokens": module.spec.prefix_tokens},
             )
             try:
                 known = recognise_projector(weights, request)

@@ -160,6 +160,21 @@ def test_options_that_contradict_are_refused(
     assert text.endswith(hint) is tensors
 
 
+def test_a_number_of_tokens_sets_the_familys_option(tmp_path: Path) -> None:
+    projector = build_projector("qwen2-vl", 16, 24, merge=3)
+    folder(tmp_path, stored(projector, "qwen2-vl", "visual.merger."), model_type="my_qwen")
+    loaded = load_projector(tmp_path, family="qwen2-vl", tokens=64, grid=(24, 24))
+    assert same(loaded, projector)
+    for call in (inspect_checkpoint, load_projector):
+        assert call(tmp_path, family="qwen2-vl", tokens=64, grid=(24, 24)).spec == projector.spec
+    with pytest.raises(SpecError, match=r"^tokens: 65 tokens of 24x24; expected one of 576 "):
+        load_projector(tmp_path, family="qwen2-vl", tokens=65, grid=(24, 24))
+    with pytest.raises(SpecError, match=r"^option 'tokens' without a family\. Options belong to "):
+        load_projector(tmp_path, tokens=64, grid=(24, 24))
+    with pytest.raises(CheckpointError, match=r"Does merge=2 contradict the tensors\?"):
+        load_projector(tmp_path, family="qwen2-vl", tokens=144, grid=(24, 24))
+
+
 def test_arguments_that_do_not_go_together(tmp_path: Path) -> None:
     folder(tmp_path, hf_mlp(), model_type="llava")
     spec = build_projector("mlp", 16, 24).spec

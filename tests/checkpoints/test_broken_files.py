@@ -303,12 +303,12 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "another height": (
         lambda: edited(_2_weight=torch.zeros(20, 20)),
-        "X['mm_projector.2.weight']: a tensor of (20, 20); expected (20, 24). "
+        "X['mm_projector.0.weight']: a tensor of (24, 16); expected (20, 16). "
         "Its family or its widths do not match those of the other tensors.",
     ),
     "twice the height": (
         lambda: edited(_0_weight=torch.zeros(48, 16)),
-        "X['mm_projector.0.bias']: a tensor of (24,); expected (48,). "
+        "X['mm_projector.0.weight']: a tensor of (48, 16); expected (24, 16). "
         "Its family or its widths do not match those of the other tensors.",
     ),
     "flattened, of another size": (
