@@ -35,10 +35,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "blip2": {"width": 64, "depth": 2, "heads": 4},
     "c-abstractor": {"hidden": 64, "depth": 1},
     "flamingo": {"depth": 1, "heads": 2, "head_dim": 32},
+    "glm-4v-9b": {"hidden": 96},
     "idefics2": {"hidden": 96, "depth": 1, "heads": 4, "kv_heads": 2, "head_dim": 16},
     "identity": {"out": 64},
+    "kosmos-2": {"head_dim": 24},
     "llama4": {"hidden": 96},
     "minicpmv": {"heads": 4},
+    "molmo": {"hidden": 96, "head_dim": 16},
+    "moondream2": {"hidden": 96},
+    "muse-glimmer": {"hidden": 96},
+    "ovis2": {"words": 95},
+    "pp-formulanet": {"hidden": 96, "wide": 128},
+    "step3": {"hidden": 96},
 }
 GRIDS = {"voxtral": (1, 48)}
 UNTIMED = patch("mobilevlm.export.export.time_ratio", lambda *_: None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.core.activation import Act
 from ...blocks.pool import Pool
-from ..preset import Preset, UpTo16, UpTo64
+from ..preset import Aliases, Preset, TokensBy, UpTo16, UpTo64, square
 from ..stack import Stack
 from ..upstream import Upstream
 from .mlp import Mlp, sequential_names
@@ -39,4 +41,6 @@ class DeCo(Preset):
         pool = Pool(mode="adaptive", size=(self.side, self.side))
         return Stack(in_=in_, out=out, blocks=(pool, *mlp))
 
+    models: ClassVar[Aliases] = {"DeCo": {}}
+    tokens_by: ClassVar[TokensBy] = {"side": square}
     upstream = (Upstream("mlp", sequential_names),)

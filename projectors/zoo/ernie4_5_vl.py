@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...blocks.identity import Identity
 from ...blocks.norm_act import Eps, NormAct
 from ...blocks.parallel import Parallel
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -67,6 +67,8 @@ class Ernie45VL(Preset):
         blocks = (PatchMerge(), *mlp, frames, *mlp, Pointwise(), last)
         return Stack(in_=in_, out=out, blocks=blocks, token_order=self.token_order)
 
+    aliases: ClassVar[Aliases] = {"Ernie4_5_VLMoeVariableResolutionResamplerModel": {}}
+    models: ClassVar[Aliases] = {"ERNIE 4.5 VL": {}}
     upstream = (
         _entry("ernie4-5-vl", "0", "2", "3"),
         _entry("ernie4-5-vl-module", "fc1", "fc2", "ln"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from ...blocks.extra_tokens import ExtraTokens
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.position import Position
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Axes, Checkpoint, Match, Name, Upstream
 
@@ -61,6 +61,8 @@ class Florence2(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"Florence2MultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"Florence-2": {}}
     upstream = (
         Upstream(
             "florence-2",

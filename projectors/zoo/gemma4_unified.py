@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from ...blocks.norm_act import Eps, NormAct
 from ...blocks.pointwise import Pointwise
 from ...blocks.position import Position
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Axes, Checkpoint, Match, Upstream
 
@@ -81,6 +81,8 @@ class Gemma4Unified(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"Gemma4UnifiedVisionEmbedder": {}}
+    models: ClassVar[Aliases] = {"Gemma 4 Unified": {}}
     upstream = (
         # As saved, and as in the model.
         _entry(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...blocks.norm_act import Eps, NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -45,6 +45,8 @@ class Git(Preset):
         norm = NormAct(norm=self.norm, eps=self.eps, act="none")
         return Stack(in_=in_, out=out, blocks=(Pointwise(), norm))
 
+    aliases: ClassVar[Aliases] = {"GitProjection": {}}
+    models: ClassVar[Aliases] = {"GIT": {}}
     upstream = (
         Upstream(
             "git",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ...blocks.scale import Scale
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -60,6 +60,7 @@ class Glm4v9b(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    models: ClassVar[Aliases] = {"GLM-4V-9B": {}}
     upstream = (
         Upstream(
             "glm-4v-9b",

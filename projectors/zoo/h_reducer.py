@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.extra_tokens import ExtraTokens
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -57,6 +59,8 @@ class HReducer(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    models: ClassVar[Aliases] = {"DocOwl 1.5": {}, "mPLUG-DocOwl 1.5": {}}
+    tokens_by: ClassVar[TokensBy] = {"width": MERGES}
     upstream = (
         Upstream(
             "h-reducer",

@@ -10,7 +10,7 @@ from pydantic import Field
 from ...blocks.attention import Queries
 from ...blocks.cross_attention import CrossAttention
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Preset
+from ..preset import Aliases, Preset, TokensBy
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -68,5 +68,11 @@ class Kosmos2(Preset):
         attention = CrossAttention(queries=self.queries, heads=heads, self_keys=True)
         return Stack(in_=in_, out=out, blocks=(Pointwise(), attention))
 
-    aliases: ClassVar[Aliases] = {"kosmos-2-5": {"queries": 2048, "head_dim": 96}}
+    aliases: ClassVar[Aliases] = {
+        "kosmos-2-5": {"queries": 2048, "head_dim": 96},
+        "Kosmos2ImageToTextProjection": {},
+        "Kosmos2_5ImageToTextProjection": {"queries": 2048, "head_dim": 96},
+    }
+    models: ClassVar[Aliases] = {"Kosmos-2": {}, "Kosmos-2.5": {"queries": 2048, "head_dim": 96}}
+    tokens_by: ClassVar[TokensBy] = {"queries": lambda tokens, _: tokens}
     upstream = (_entry("kosmos-2", 32), _entry("kosmos-2.5", 16))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ..errors import CheckpointError
-from ..preset import Preset, UpTo16
+from ..preset import MERGES, Aliases, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -41,4 +43,6 @@ class MiniGPTv2(Preset):
     def expand(self, in_: int, out: int) -> Stack:
         return Stack(in_=in_, out=out, blocks=(PatchMerge(size=(1, self.width)), Pointwise()))
 
+    models: ClassVar[Aliases] = {"MiniGPT-v2": {}}
+    tokens_by: ClassVar[TokensBy] = {"width": MERGES}
     upstream = (Upstream("linear", ("",), prefix="llama_proj", read=_read, needs_prefix=True),)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -67,6 +67,8 @@ class MiniMaxM3VL(Preset):
         blocks = (*mlp, PatchMerge(), *mlp)
         return Stack(in_=in_, out=out, blocks=blocks, token_order=self.token_order)
 
+    aliases: ClassVar[Aliases] = {"MiniMaxM3VLMultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"MiniMax-M3": {}}
     upstream = (
         _entry("minimax-m3-vl", "multi_modal_projector.", "patch_merge_mlp."),
         _entry("minimax-m3-vl-module", "", "merge_", "multi_modal_projector"),

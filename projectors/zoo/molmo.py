@@ -109,7 +109,11 @@ class Molmo(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
-    aliases: ClassVar[Aliases] = {"molmo2": {"ceil": True, "head_dim": 72}}
+    aliases: ClassVar[Aliases] = {
+        "molmo2": {"ceil": True, "head_dim": 72},
+        "Molmo2Adapter": {"ceil": True, "head_dim": 72},
+    }
+    models: ClassVar[Aliases] = {"Molmo": {}, "Molmo 2": {"ceil": True, "head_dim": 72}}
     upstream = (
         _entry("molmo", _NAMES, "molmo", _read),
         _entry("molmo", _NAMES, "molmo2", _reader_of_molmo2(_NAMES)),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.core.activation import Act
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -39,6 +41,7 @@ class Moondream2(Preset):
         act = NormAct(norm="none", act=self.act)
         return Stack(in_=in_, out=out, blocks=(Pointwise(out=self.hidden), act, Pointwise()))
 
+    models: ClassVar[Aliases] = {"Moondream 2": {}}
     upstream = (
         Upstream(
             "moondream2",

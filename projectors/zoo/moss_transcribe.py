@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.core.activation import Act
 from ...blocks.norm_act import Eps, NormAct
 from ...blocks.patch_merge import PatchMerge
-from ..preset import Preset, UpTo64
+from ..preset import Aliases, Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 from .mlp import Mlp
@@ -54,6 +56,8 @@ class MossTranscribe(Preset):
         norm = NormAct(norm="layer", eps=self.eps, act="none")
         return Stack(in_=in_, out=out, blocks=(PatchMerge(size=(1, self.frames)), *mlp, norm))
 
+    aliases: ClassVar[Aliases] = {"MossTranscribeDiarizeMultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"MOSS-Transcribe-Diarize": {}}
     upstream = (
         Upstream(
             "moss-transcribe",

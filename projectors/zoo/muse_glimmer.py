@@ -8,7 +8,7 @@ from ...blocks.core.activation import Act
 from ...blocks.norm_act import Eps, NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Aliases, Channels, Preset, UpTo16
+from ..preset import MERGES, Aliases, Channels, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -61,7 +61,9 @@ class MuseGlimmer(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
-    aliases: ClassVar[Aliases] = {"muse-spark": {}}
+    aliases: ClassVar[Aliases] = {"muse-spark": {}, "MuseGlimmerVisionAdapter": {}}
+    models: ClassVar[Aliases] = {"Muse Glimmer": {}, "Muse Spark": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "muse-glimmer",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.newline import Newline
 from ...blocks.scale import Scale
-from ..preset import Preset, UpTo16
+from ..preset import Aliases, Preset, UpTo16
 from ..stack import Stack
 from .mlp import Mlp
 
@@ -32,3 +34,5 @@ class Oryx(Preset):
     def expand(self, in_: int, out: int) -> Stack:
         mlp = Mlp(depth=self.depth).expand(in_, out).blocks
         return Stack(in_=in_, out=out, blocks=(Scale(by=2.0), *mlp, Newline()))
+
+    models: ClassVar[Aliases] = {"Oryx": {}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from ...blocks.norm_act import NormAct
 from ...blocks.pad_channels import PadChannels
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Channels, Preset, UpTo16
+from ..preset import MERGES, Aliases, Channels, Preset, TokensBy, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -62,6 +62,8 @@ class Ovis2(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    models: ClassVar[Aliases] = {"Ovis 2": {}}
+    tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(
             "ovis2",

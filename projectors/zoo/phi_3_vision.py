@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.newline import Newline
 from ...blocks.patch_merge import PatchMerge
-from ..preset import Preset, UpTo16
+from ..preset import Aliases, Preset, UpTo16
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 from .mlp import Mlp, sequential_names
@@ -45,6 +47,7 @@ class Phi3Vision(Preset):
         mlp = Mlp(depth=self.depth).expand(in_, out).blocks
         return Stack(in_=in_, out=out, blocks=(PatchMerge(), Newline(), *mlp))
 
+    models: ClassVar[Aliases] = {"Phi-3 Vision": {}, "Phi-3.5 Vision": {}}
     upstream = (
         Upstream(
             "phi-3-vision",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.newline import Newline
 from ...blocks.pool import Pool
-from ..preset import Preset, UpTo64
+from ..preset import Aliases, Preset, UpTo64
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 from .mlp import Mlp
@@ -39,6 +41,8 @@ class Phi4Multimodal(Preset):
         mlp = Mlp().expand(in_, out).blocks
         return Stack(in_=in_, out=out, blocks=(Pool(stride=self.pool), Newline(), *mlp))
 
+    aliases: ClassVar[Aliases] = {"Phi4MultimodalImageEmbedding": {}}
+    models: ClassVar[Aliases] = {"Phi-4 Multimodal": {}}
     upstream = (
         Upstream(
             "phi-4-multimodal",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.conv import Conv
 from ...blocks.pointwise import Pointwise
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -44,6 +46,8 @@ class PPFormulaNet(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    aliases: ClassVar[Aliases] = {"PPFormulaNetMultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"PP-FormulaNet": {}}
     upstream = (
         Upstream(
             "pp-formulanet",

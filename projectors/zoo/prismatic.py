@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream, count_blocks
 
@@ -41,6 +43,7 @@ class Prismatic(Preset):
         first = (Pointwise(out=4 * in_), gelu) if self.fused else ()
         return Stack(in_=in_, out=out, blocks=(*first, Pointwise(), gelu, Pointwise()))
 
+    models: ClassVar[Aliases] = {"OpenVLA": {}, "Prismatic": {"fused": False}}
     upstream = (
         Upstream(
             "prismatic",

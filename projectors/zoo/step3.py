@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.conv import Conv
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
-from ..preset import Channels, Preset
+from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
 
@@ -48,6 +50,7 @@ class Step3(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    models: ClassVar[Aliases] = {"Step-3": {}}
     upstream = (
         Upstream(
             "step3",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from ...blocks.conv import Conv
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -58,6 +59,7 @@ class Step3p7(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
+    models: ClassVar[Aliases] = {"Step-3.7": {}, "Step3-VL": {}}
     upstream = (
         _entry(
             "step3p7",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from ...blocks.norm_act import NormAct
 from ...blocks.pointwise import Pointwise
-from ..preset import Preset
+from ..preset import Aliases, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
 
@@ -31,6 +33,8 @@ class VibeVoice(Preset):
         norm = NormAct(norm="rms", eps=1e-6, act="none")
         return Stack(in_=in_, out=out, blocks=(Pointwise(), norm, Pointwise()))
 
+    aliases: ClassVar[Aliases] = {"VibeVoiceMultiModalProjector": {}}
+    models: ClassVar[Aliases] = {"VibeVoice": {}}
     upstream = (
         Upstream(
             "vibevoice",

@@ -134,13 +134,13 @@ def linear(prefix: str, out: int, in_: int) -> dict[str, Tensor]:
     return {f"{prefix}weight": torch.randn(out, in_), f"{prefix}bias": torch.randn(out)}
 
 
-def minimax() -> dict[str, Tensor]:
-    """MiniMax-M3's, whose released widths make one half look like an MLP."""
+def merging() -> dict[str, Tensor]:
+    """Of a family like MiniMax-M3's, but not known: one half looks like an MLP."""
     return {
         **linear("multi_modal_projector.linear_1.", 24, 16),
         **linear("multi_modal_projector.linear_2.", 24, 24),
-        **linear("patch_merge_mlp.linear_1.", 24, 96),
-        **linear("patch_merge_mlp.linear_2.", 24, 24),
+        **linear("token_merge_mlp.linear_1.", 24, 96),
+        **linear("token_merge_mlp.linear_2.", 24, 24),
     }
 
 
@@ -157,14 +157,14 @@ def cambrian() -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("state", "root", "halves"),
     [
-        (minimax(), "multi_modal_projector.", ["patch_merge_mlp."]),
+        (merging(), "multi_modal_projector.", ["token_merge_mlp."]),
         (
             cambrian(),
             "model.mm_projector.",
             ["model.mm_projector_aux_0.", "model.vision_sampler_0."],
         ),
     ],
-    ids=["minimax", "cambrian"],
+    ids=["merging", "cambrian"],
 )
 def test_half_a_projector_is_refused(
     state: dict[str, Tensor], root: str, halves: list[str], tmp_path: Path
@@ -184,11 +184,20 @@ def test_half_a_projector_is_refused(
     assert half.spec == build_projector("mlp", 16, 24).spec
 
 
+def test_both_halves_of_minimax_m3_are_one_projector_without_its_config(tmp_path: Path) -> None:
+    """Whose released widths make one half look like an MLP."""
+    state = {key.replace("token_merge", "patch_merge"): each for key, each in merging().items()}
+    save_file(state, tmp_path / WEIGHTS)
+    loaded = load_projector(tmp_path)
+    assert loaded.spec == build_projector("minimax-m3-vl", 16, 24).spec
+    assert loaded(torch.randn(1, 64, 16)).shape == (1, 16, 24)
+
+
 def test_a_config_of_another_model_is_not_doubted(tmp_path: Path) -> None:
     """Nor of one that is not known, where the tensors are half of a projector."""
-    folder(tmp_path, minimax(), model_type="minimax_m3_vl")
+    folder(tmp_path, merging(), model_type="max_vl")
     message = refusal(tmp_path)
-    assert message.startswith("X: no projector that is known of model type 'minimax_m3_vl'")
+    assert message.startswith("X: no projector that is known of model type 'max_vl'")
     assert "family=" not in message
     assert "another model" not in message
     for model_type in ("voxtral", "aya_vision", "vipllava", "mistral3"):
