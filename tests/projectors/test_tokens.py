@@ -73,7 +73,7 @@ def test_every_family_gives_what_it_is_asked_for(name: str) -> None:
     sizes = {k: v for k, v in OPTIONS.get(name, {}).items() if k in cls.model_fields}
     default = cls(**sizes).stack(48, 48).tokens(*grid)
     asked = 0
-    for tokens in (default, 1, 16, 36, 37, 64, 74, 144):
+    for tokens in (default, 1, 16, 36, 37, 64, 74, 144, 289):
         try:
             options = with_tokens(name, sizes, tokens, grid, (48, 48))
         except (SpecError, GridError):
