@@ -16,7 +16,7 @@ from ..registry import quote
 from .axes import Dims
 from .errors import ExportError
 from .formats import Format, Job, Loaded, ProgressCallback
-from .rewrites import with_sliced_merges
+from .rewrites import with_exact_gelus, with_sliced_merges
 from .signature import BATCH, ExportSignature
 
 if TYPE_CHECKING:
@@ -55,9 +55,10 @@ class ExecuTorch(Format):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
-        signature = job.signature
+        module = with_exact_gelus(job.signature.module)
         if job.dynamic_grid:
-            signature = dataclasses.replace(signature, module=with_sliced_merges(signature.module))
+            module = with_sliced_merges(module)
+        signature = dataclasses.replace(job.signature, module=module)
         report_progress("Tracing")
         program = signature.trace()
         partitioners = [XnnpackPartitioner()]

@@ -129,7 +129,7 @@ def main(wanted: list[str]) -> None:
         done = {column: cell(name, column) for column in columns}
         matrix[name] = {**matrix.get(name, {}), **done}
         print(name, *done.values(), sep="  ", flush=True)
-    PAGE.write_text(render(page, matrix), "utf-8")
+        PAGE.write_text(render(page, matrix), "utf-8")
 
 
 if __name__ == "__main__":
