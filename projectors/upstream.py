@@ -167,9 +167,8 @@ class Checkpoint:
     ) -> None:
         """Refuse a setting that names another projector than the tensors are of.
 
-        Nothing is refused where it is not there, where the caller names the family, or where it is
-        upstream's default, which many configs keep beside another projector's weights: that is
-        noted.
+        Where the caller names the family it is noted instead, and so is upstream's default, which
+        many configs keep beside another projector's weights.
 
         Args:
             pattern: What the setting may be.
@@ -178,14 +177,15 @@ class Checkpoint:
             default: Upstream's default.
         """
         value = self.setting(path, None)
-        if value is None or self.asked or (isinstance(value, str) and re.fullmatch(pattern, value)):
+        if value is None or (isinstance(value, str) and re.fullmatch(pattern, value)):
             return
-        if value != default:
+        if value != default and not self.asked:
             raise CheckpointError(
                 f"{quote(value)}, and the tensors are those of {means}",
                 f"config.json: {path}",
                 "the same of both",
-                f"If the tensors are right, ask for their family: family={self.family!r}.",
+                f"If the tensors are right, ask for their family, family={self.family!r}, and give "
+                "the options that it means, such as act=.",
             )
         self.notes.append(f"config.json says {path} {value!r}, and the tensors are {means}'s")
 

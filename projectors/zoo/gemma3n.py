@@ -55,7 +55,7 @@ class Gemma3n(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
-    aliases: ClassVar[Aliases] = {"Gemma3nMultimodalEmbedder": {}}
+    aliases: ClassVar[Aliases] = {"Gemma3nMultimodalEmbedder": {"scale": False}}
     models: ClassVar[Aliases] = {"Gemma 3n": {}}
     upstream = (
         Upstream(

@@ -75,9 +75,9 @@ class Gemma4(Preset):
 
     aliases: ClassVar[Aliases] = {
         "gemma4-audio": {"pool": 1, "scale": False},
-        "DiffusionGemmaMultimodalEmbedder": {},
-        "EmbeddingGemma2MultimodalEmbedder": {},
-        "Gemma4MultimodalEmbedder": {},
+        "DiffusionGemmaMultimodalEmbedder": {"pool": 1, "scale": False},
+        "EmbeddingGemma2MultimodalEmbedder": {"pool": 1, "scale": False},
+        "Gemma4MultimodalEmbedder": {"pool": 1, "scale": False},
     }
     models: ClassVar[Aliases] = {"DiffusionGemma": {}, "EmbeddingGemma 2": {}, "Gemma 4": {}}
     tokens_by: ClassVar[TokensBy] = {"pool": range(1, 65)}

@@ -78,18 +78,17 @@ class Glm4v(Preset):
         order = token_order(self.token_order, self.merge)
         return Stack(in_=in_, out=out, blocks=blocks, token_order=order)
 
-    aliases: ClassVar[Aliases] = {
-        "Glm4vMoeVisionPatchMerger": {},
-        "Glm4vVisionPatchMerger": {},
-        "Glm5NextVisionPatchMerger": {"limit": 10.0},
-        "GlmOcrVisionPatchMerger": {},
-    }
     models: ClassVar[Aliases] = {
         "GLM-4.1V": {},
         "GLM-4.5V": {},
         "GLM-4.6V": {},
         "GLM-OCR": {},
         "GLM5-Next": {"limit": 10.0},
+        # Their last part, which these classes compute, is no projector by itself.
+        "Glm4vMoeVisionPatchMerger": {},
+        "Glm4vVisionPatchMerger": {},
+        "Glm5NextVisionPatchMerger": {"limit": 10.0},
+        "GlmOcrVisionPatchMerger": {},
     }
     tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (

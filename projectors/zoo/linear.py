@@ -53,6 +53,7 @@ class Linear(Preset):
 
     aliases: ClassVar[Aliases] = {
         "paligemma": {},
+        "Llama4MultiModalProjector": {"bias": False},
         "PaliGemmaMultiModalProjector": {},
         "Qwen2AudioMultiModalProjector": {},
     }

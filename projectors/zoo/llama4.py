@@ -46,7 +46,6 @@ class Llama4(Preset):
         blocks = (merge, inner, gelu, inner, gelu, Pointwise(bias=False))
         return Stack(in_=in_, out=out, blocks=blocks)
 
-    aliases: ClassVar[Aliases] = {"Llama4MultiModalProjector": {}}
     models: ClassVar[Aliases] = {"Llama 4": {}}
     tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (

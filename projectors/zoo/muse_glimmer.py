@@ -61,8 +61,13 @@ class MuseGlimmer(Preset):
         )
         return Stack(in_=in_, out=out, blocks=blocks)
 
-    aliases: ClassVar[Aliases] = {"muse-spark": {}, "MuseGlimmerVisionAdapter": {}}
-    models: ClassVar[Aliases] = {"Muse Glimmer": {}, "Muse Spark": {}}
+    aliases: ClassVar[Aliases] = {"muse-spark": {}}
+    models: ClassVar[Aliases] = {
+        "Muse Glimmer": {},
+        "Muse Spark": {},
+        # Without the merge and the last layer it is no projector by itself.
+        "MuseGlimmerVisionAdapter": {},
+    }
     tokens_by: ClassVar[TokensBy] = {"merge": MERGES}
     upstream = (
         Upstream(

@@ -41,7 +41,6 @@ class Phi4Multimodal(Preset):
         mlp = Mlp().expand(in_, out).blocks
         return Stack(in_=in_, out=out, blocks=(Pool(stride=self.pool), Newline(), *mlp))
 
-    aliases: ClassVar[Aliases] = {"Phi4MultimodalImageEmbedding": {}}
     models: ClassVar[Aliases] = {"Phi-4 Multimodal": {}}
     upstream = (
         Upstream(

@@ -78,14 +78,15 @@ def test_a_type_that_the_tensors_are_not_of_is_refused(kind: Any, tmp_path: Path
     folder(tmp_path, mlp(), model_type="llava_llama", mm_projector_type=kind)
     assert refusal(tmp_path) == (
         f"X: config.json: mm_projector_type: {kind!r}, and the tensors are those of mlp2x_gelu; "
-        "expected the same of both. The tensors fit mlp (16 -> 24); ask for it: "
-        "load_projector('X', family='mlp')."
+        "expected the same of both. If the tensors are right, ask for their family, family='mlp', "
+        "and give the options that it means, such as act=."
     )
-    assert load_projector(tmp_path, family="mlp").spec == build_projector("mlp", 16, 24).spec
-    folder(tmp_path, mlp(), mm_projector_type=kind)  # of no model that it names
-    assert refusal(tmp_path).endswith(
-        "expected the same of both. If the tensors are right, ask for their family: family='mlp'."
-    )
+    # What the config says is not forgotten where the hint is followed.
+    note = f"config.json says mm_projector_type {kind!r}, and the tensors are mlp2x_gelu's"
+    assert inspect_checkpoint(tmp_path, family="mlp").notes == (note,)
+    with pytest.warns(UserWarning, match="config.json says mm_projector_type"):
+        loaded = load_projector(tmp_path, family="mlp", act="silu")
+    assert loaded.spec == build_projector("mlp", 16, 24, act="silu").spec
 
 
 @pytest.mark.parametrize(
