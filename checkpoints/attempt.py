@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from dataclasses import replace
+from typing import Any, cast
 
 from ..blocks.core.errors import SpecError
+from ..blocks.core.feature import Grid
 from ..projectors import PROJECTORS
 from ..projectors.index import aliases
-from ..projectors.lookup import to_stack
+from ..projectors.lookup import instantiate, to_stack
 from ..projectors.projector import Projector
-from ..projectors.upstream import Checkpoint, Match
+from ..projectors.tokens import with_tokens
+from ..projectors.upstream import Checkpoint, Match, Upstream
 from ..registry import MobileVLMError, describe_error, quote
 from .connectors import connectors, does_half, halves_beside
 from .errors import CheckpointError
@@ -108,6 +111,9 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
     shapes = {key: tensor.shape for key, tensor in stored.items()}
     given = {**(alias[1] if alias else {}), **request.options}
     ckpt = Checkpoint(config, shapes, root, family, bool(request.family), given)
+    if request.tokens is not None:
+        given = _with_tokens(request.tokens, ckpt, entry, request.grid)
+        ckpt = replace(ckpt, given=given)
     try:
         # `recognise` returns no entry without a reader.
         match = cast("Callable[[Checkpoint], Match]", entry.read)(ckpt)
@@ -139,6 +145,22 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
     keys = [(root + key, part) for key, part in pairs]
     layout, notes = fit.family.layout(entry), tuple(ckpt.notes)
     return Known(shown, projector, keys, root, layout, notes)
+
+
+def _with_tokens(
+    tokens: int, ckpt: Checkpoint, entry: Upstream, grid: Grid | None
+) -> dict[str, Any]:
+    """Return the options that are given, and the one that makes so many tokens.
+
+    Others that count, such as end tokens, are as the checkpoint has them.
+    """
+    given, preset = ckpt.given, instantiate(ckpt.family, {})
+    ways = type(preset).tokens_by
+    defaults = {name: getattr(preset, name) for name in ways}  # what a reader may wait for
+    ckpt = replace(ckpt, given={**defaults, **ckpt.given})
+    found = cast("Callable[[Checkpoint], Match]", entry.read)(ckpt).options
+    others = {name: value for name, value in found.items() if name not in ways}
+    return with_tokens(ckpt.family, {**others, **given}, tokens, grid)
 
 
 def _by_document(weights: Weights, fit: Candidate) -> str:

@@ -12,7 +12,6 @@ from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Grid, check_grid
 from ..projectors.lookup import to_stack
 from ..projectors.stack import Stack
-from ..projectors.tokens import with_tokens
 from ..projectors.upstream import Fused, Name, Names
 from ..registry import did_you_mean, quote
 from .errors import CheckpointError
@@ -37,6 +36,7 @@ class Request:
         grid: The default grid.
         fields: The fields of the specification that are given: its prefix tokens, their order.
         options: The options of the family.
+        tokens: How many tokens are to come out, in place of one of these.
     """
 
     root: str | None = None
@@ -47,6 +47,7 @@ class Request:
     grid: Grid | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
 
     @classmethod
     def of(
@@ -81,8 +82,6 @@ class Request:
         stray = next(iter(options), "" if tokens is None else "tokens")
         if stray and family is None:
             raise _stray(stray)
-        if tokens is not None and family is not None:
-            options = with_tokens(family, options, tokens, grid)
         layout = module_names if isinstance(module_names, str) else ""
         given = {"prefix_tokens": prefix_tokens, "token_order": token_order}
         given = {name: value for name, value in given.items() if value is not None}
@@ -98,6 +97,7 @@ class Request:
             None if grid is None else check_grid(grid),
             given,
             options,
+            tokens,
         )
 
     def applied(self, stack: Stack) -> Stack:

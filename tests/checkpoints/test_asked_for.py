@@ -171,6 +171,13 @@ def test_a_number_of_tokens_sets_the_familys_option(tmp_path: Path) -> None:
         load_projector(tmp_path, family="qwen2-vl", tokens=65, grid=(24, 24))
     with pytest.raises(SpecError, match=r"^option 'tokens' without a family\. Options belong to "):
         load_projector(tmp_path, tokens=64, grid=(24, 24))
+    # What else counts is as the checkpoint has it.
+    abstractor = build_projector("c-abstractor", 16, 24, queries=16, end=2, hidden=32, depth=1)
+    folder(tmp_path / "c", stored(abstractor, "c-abstractor", "abstractor."))
+    options = {"family": "c-abstractor", "grid": (6, 6)}
+    assert load_projector(tmp_path / "c", tokens=18, **options).spec == abstractor.spec
+    with pytest.raises(SpecError, match=r"^tokens: 16 tokens, end=2 "):
+        load_projector(tmp_path / "c", tokens=16, **options)
     with pytest.raises(CheckpointError, match=r"Does merge=2 contradict the tensors\?"):
         load_projector(tmp_path, family="qwen2-vl", tokens=144, grid=(24, 24))
 
