@@ -87,13 +87,13 @@ def _names_of_reg_block(path: str, *, shortcut: bool) -> list[str | Name]:
 def _read(ckpt: Checkpoint) -> Match:
     path = "projector_config.num_query_tokens"
     # Honeybee's first configs have it at the top.
-    queries = ckpt.setting(path, ckpt.config.get("num_query_tokens"))
+    queries = ckpt.option("queries", path, ckpt.config.get("num_query_tokens"))
     if queries is None:
         raise CheckpointError(
             "missing",
             f"config.json: {path}",
             "the number of tokens that come out of the pool",
-            "No tensor tells it: write it into a config.json beside the weights.",
+            f"No tensor tells it: give it, as family={ckpt.family!r}, queries=...",
         )
     hidden, in_, *_ = ckpt.shapes["net.0.b1.conv1.conv.weight"]
     linear = ckpt.count(r"readout\.\d+\.weight")

@@ -26,7 +26,7 @@ def _names(stack: Stack) -> list[str]:
 def _read(ckpt: Checkpoint) -> Match:
     ckpt.only("projector_config.projector_type", "downsample_mlp_gelu")
     pooling = "token_pooling_layer.weight" in ckpt.shapes
-    merge = 2 if pooling else ckpt.setting("projector_config.downsample_ratio", 2)
+    merge = 2 if pooling else ckpt.option("merge", "projector_config.downsample_ratio", 2)
     depth = ckpt.count(r"layers\.\d+\.weight")
     inner, wide = ckpt.matrix("layers.0.weight")
     out, _ = ckpt.matrix(f"layers.{2 * depth - 2}.weight")

@@ -12,6 +12,7 @@ from ...blocks.norm_act import NormAct
 from ...blocks.patch_merge import PatchMerge
 from ...blocks.pointwise import Pointwise
 from ...blocks.scale import Scale
+from ..errors import CheckpointError
 from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Name, Upstream
@@ -22,9 +23,21 @@ __all__ = ["Glm4v9b"]
 def _read(ckpt: Checkpoint) -> Match:
     out, in_, *_ = ckpt.shapes["conv.weight"]
     hidden, _ = ckpt.matrix("linear_proj.gate_proj.weight")
-    # CogVLM2 has the same tensors, and no such factor.
-    scale = 1 / ckpt.config["vision_config"]["scaling_factor"]
+    scale = ckpt.given["scale"] if "scale" in ckpt.given else 1 / _factor(ckpt)
     return Match(in_, out, {"hidden": hidden, "scale": scale})
+
+
+def _factor(ckpt: Checkpoint) -> float:
+    path = "vision_config.scaling_factor"
+    factor: float | None = ckpt.setting(path, None)
+    if factor is None:  # CogVLM2 has the same tensors, and no such factor
+        raise CheckpointError(
+            "missing",
+            f"config.json: {path}",
+            "what everything is divided by at the end",
+            f"No tensor tells it: give its inverse, as family={ckpt.family!r}, scale=...",
+        )
+    return factor
 
 
 class Glm4v9b(Preset):

@@ -15,7 +15,8 @@ __all__ = ["Llama4"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    merge = round(1 / ckpt.setting("vision_config.pixel_shuffle_ratio", 0.5))
+    ratio = ckpt.setting("vision_config.pixel_shuffle_ratio", 0.5)
+    merge = ckpt.given["merge"] if "merge" in ckpt.given else round(1 / ratio)
     hidden, wide = ckpt.matrix("vision_model.vision_adapter.mlp.fc1.weight")
     out, _ = ckpt.matrix("multi_modal_projector.linear_1.weight")
     return Match(wide // merge**2, out, {"hidden": hidden, "merge": merge})

@@ -16,7 +16,7 @@ __all__ = ["MossTranscribe"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    frames = ckpt.setting("audio_merge_size", 4)
+    frames = ckpt.option("frames", "audio_merge_size", 4)
     out, wide = ckpt.matrix("linear_1.weight")
     options = {
         "frames": frames,

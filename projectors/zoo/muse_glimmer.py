@@ -16,7 +16,7 @@ __all__ = ["MuseGlimmer"]
 
 
 def _read(ckpt: Checkpoint) -> Match:
-    merge = ckpt.setting("vision_config.merge_size", 2)
+    merge = ckpt.option("merge", "vision_config.merge_size", 2)
     hidden, wide = ckpt.matrix("vision_adapter.fc1.weight")
     options = {
         "merge": merge,

@@ -20,7 +20,7 @@ __all__ = ["Ovis2"]
 
 def _read(ckpt: Checkpoint) -> Match:
     ckpt.only("vision_config.tokenize_function", "softmax")
-    merge = ckpt.setting("vision_config.hidden_stride", 1)
+    merge = ckpt.option("merge", "vision_config.hidden_stride", 1)
     words, wide = ckpt.matrix("vision_tower.head_linear.weight")
     rows, out = ckpt.matrix("visual_embeddings_table.weight")
     options = {"merge": merge, "words": words, "indicators": rows - words}

@@ -46,8 +46,11 @@ def _read_merger_list(ckpt: Checkpoint) -> Match:
 
 
 def _read_kimi_k25(ckpt: Checkpoint) -> Match:
-    merge, other = ckpt.setting("vision_config.merge_kernel_size", [2, 2])
-    ckpt.only("vision_config.merge_kernel_size", [merge, merge], [merge, other])
+    if "merge" in ckpt.given:
+        merge = ckpt.given["merge"]
+    else:
+        merge, other = ckpt.setting("vision_config.merge_kernel_size", [2, 2])
+        ckpt.only("vision_config.merge_kernel_size", [merge, merge], [merge, other])
     [last] = [key for key in ckpt.shapes if key.endswith("proj.2.weight")]
     out, wide = ckpt.matrix(last)
     # The second name is that of the model's own code.

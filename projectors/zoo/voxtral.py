@@ -18,9 +18,14 @@ __all__ = ["Voxtral"]
 
 def _read(ckpt: Checkpoint) -> Match:
     hidden, wide = ckpt.matrix("linear_1.weight")
-    in_ = ckpt.setting("audio_config.hidden_size", 1280)
+    if "frames" in ckpt.given:
+        frames = ckpt.given["frames"]
+        in_ = wide // frames
+    else:
+        in_ = ckpt.setting("audio_config.hidden_size", 1280)
+        frames = wide // in_
     options = {
-        "frames": wide // in_,
+        "frames": frames,
         "hidden": hidden,
         "act": ckpt.act(),
         "bias": "linear_1.bias" in ckpt.shapes,

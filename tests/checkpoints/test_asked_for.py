@@ -138,6 +138,32 @@ def test_options_override_what_the_reader_found(tmp_path: Path) -> None:
     assert loaded.spec == build_projector("mlp", 16, 24, act="silu").spec
 
 
+# What only a config says: the family, its layout and root, and the option in the config's place.
+OPTIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "deepseek-vl2": ("deepseek-vl2", "projector.", {"merge": 3}),
+    "kimi-k25": ("kimi-k25-original", "mm_projector.", {"merge": 3}),
+    "llama4": ("llama4-model", "model.", {"merge": 3}),
+    "moss-transcribe": ("moss-transcribe", "multi_modal_projector.", {"frames": 2}),
+    "muse-glimmer": ("muse-glimmer", "model.", {"merge": 3}),
+    "ovis2": ("ovis2", "model.", {"merge": 3}),
+    "voxtral": ("llava", "multi_modal_projector.", {"frames": 2}),
+}
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": "my_vlm"}])
+@pytest.mark.parametrize("family", OPTIONS)
+def test_an_option_in_place_of_a_setting_sets_the_input_width(
+    family: str, config: dict[str, Any], tmp_path: Path
+) -> None:
+    layout, root, options = OPTIONS[family]
+    inner = {"ovis2": {"words": 32}, "voxtral": {"hidden": 48}}.get(family, {})
+    projector = build_projector(family, 16, 24, **inner, **options)
+    folder(tmp_path, stored(projector, layout, root), **config)
+    loaded = load_projector(tmp_path, family=family, **options)
+    assert loaded.spec == projector.spec
+    assert same(loaded, projector)
+
+
 @pytest.mark.parametrize(
     ("options", "message", "tensors"),
     [

@@ -408,8 +408,8 @@ def test_honeybee_needs_its_config(tmp_path: Path) -> None:
     honeybee(tmp_path, 0, {"model_type": "mllm"})
     assert refusal(tmp_path) == (
         "X: config.json: projector_config.num_query_tokens: missing; expected the number of tokens "
-        "that come out of the pool. No tensor tells it: write it into a config.json beside the "
-        "weights."
+        "that come out of the pool. No tensor tells it: give it, as family='c-abstractor', "
+        "queries=..."
     )
 
 
