@@ -56,9 +56,8 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
     try:
         known = _read(weights, config, fit, request)
     except CheckpointError as error:
-        if request.options and not isinstance(error.__cause__, SpecError):
-            given = ", ".join(f"{name}={quote(value)}" for name, value in request.options.items())
-            error.hint = f"Does {given} contradict the tensors? Without it, they say what they can."
+        if not error.hint and request.options and not isinstance(error.__cause__, SpecError):
+            error.hint = _doubt(request)
         elif not error.hint and "config.json: " in error.where:
             error.hint = _by_document(weights, fit)
         raise
@@ -128,17 +127,24 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
         raise CheckpointError(
             f"cannot be read as {entry.layout}: {quote(str(error), 200)}",
             f"{where}: config.json" if weights.config else where,
-            hint="Compare config.json with the model it is of.",
+            hint=_doubt(request) or "Compare config.json with the model it is of.",
         ) from error
     try:
         pairs = [(part.theirs, part) for part in parts(projector, entry.names)]
     except CheckpointError as error:
-        raise CheckpointError(error.found, where, error.expected, error.hint) from error
+        hint = _doubt(request) or error.hint
+        raise CheckpointError(error.found, where, error.expected, hint) from error
     shown = asked if alias else match.preset or family
-    check_fit(pairs, stored, shown, weights, root)
+    check_fit(pairs, stored, shown, weights, root, _doubt(request))
     keys = [(root + key, part) for key, part in pairs]
     layout, notes = fit.family.layout(entry), tuple(ckpt.notes)
     return Known(shown, projector, keys, root, layout, notes)
+
+
+def _doubt(request: Request) -> str:
+    """Ask whether the caller's options are right; empty where there are none."""
+    given = ", ".join(f"{name}={quote(value)}" for name, value in request.options.items())
+    return given and f"Does {given} contradict the tensors? Without it, they say what they can."
 
 
 def _by_document(weights: Weights, fit: Candidate) -> str:
