@@ -59,9 +59,9 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
     try:
         known = _read(weights, config, fit, request)
     except CheckpointError as error:
-        if request.options and not isinstance(error.__cause__, SpecError):
-            given = ", ".join(f"{name}={quote(value)}" for name, value in request.options.items())
-            error.hint = f"Does {given} contradict the tensors? Without it, they say what they can."
+        doubt = "" if isinstance(error.__cause__, SpecError) else _doubt(request)
+        if not error.hint and doubt:
+            error.hint = doubt
         elif not error.hint and "config.json: " in error.where:
             error.hint = _by_document(weights, fit)
         raise
@@ -111,10 +111,10 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
     shapes = {key: tensor.shape for key, tensor in stored.items()}
     given = {**(alias[1] if alias else {}), **request.options}
     ckpt = Checkpoint(config, shapes, root, family, bool(request.family), given)
-    if request.tokens is not None:
-        given = _with_tokens(request.tokens, ckpt, entry, request.grid)
-        ckpt = replace(ckpt, given=given)
     try:
+        if request.tokens is not None:
+            given = _with_tokens(request.tokens, ckpt, entry, request.grid)
+            ckpt = replace(ckpt, given=given)
         # `recognise` returns no entry without a reader.
         match = cast("Callable[[Checkpoint], Match]", entry.read)(ckpt)
         name, options = match.preset or family, dict(match.options)
@@ -134,14 +134,15 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
         raise CheckpointError(
             f"cannot be read as {entry.layout}: {quote(str(error), 200)}",
             f"{where}: config.json" if weights.config else where,
-            hint="Compare config.json with the model it is of.",
+            hint=_doubt(request) or "Compare config.json with the model it is of.",
         ) from error
     try:
         pairs = [(part.theirs, part) for part in parts(projector, entry.names)]
     except CheckpointError as error:
-        raise CheckpointError(error.found, where, error.expected, error.hint) from error
+        hint = _doubt(request) or error.hint
+        raise CheckpointError(error.found, where, error.expected, hint) from error
     shown = asked if alias else match.preset or family
-    check_fit(pairs, stored, shown, weights, root)
+    check_fit(pairs, stored, shown, weights, root, _doubt(request))
     keys = [(root + key, part) for key, part in pairs]
     layout, notes = fit.family.layout(entry), tuple(ckpt.notes)
     return Known(shown, projector, keys, root, layout, notes)
@@ -161,6 +162,15 @@ def _with_tokens(
     found = cast("Callable[[Checkpoint], Match]", entry.read)(ckpt).options
     others = {name: value for name, value in found.items() if name not in ways}
     return with_tokens(ckpt.family, {**others, **given}, tokens, grid)
+
+
+def _doubt(request: Request) -> str:
+    """Ask whether the caller's options are right; empty where there are none."""
+    options = dict(request.options)
+    if request.tokens is not None:
+        options["tokens"] = request.tokens
+    given = ", ".join(f"{name}={quote(value)}" for name, value in options.items())
+    return given and f"Does {given} contradict the tensors? Without it, they say what they can."
 
 
 def _by_document(weights: Weights, fit: Candidate) -> str:

@@ -50,15 +50,25 @@ def check_fit(
     family: str,
     weights: Weights,
     root: str,
+    doubt: str = "",
 ) -> None:
-    """Refuse missing and left-over tensors, other shapes and other dtypes."""
+    """Refuse missing and left-over tensors, other shapes and other dtypes.
+
+    Args:
+        pairs: The keys that are needed, without the root, each with a part of ours.
+        stored: The tensors that are there, by their keys without the root.
+        family: What needs them.
+        weights: Where they are.
+        root: What stands before the keys.
+        doubt: The hint for other keys and shapes, where the caller may be their cause.
+    """
     found = {root + key: info.shape for key, info in stored.items()}
     expected = {root + key: part.stored for key, part in pairs}
-    hint = "The file is of another family or incomplete."
+    hint = doubt or "The file is of another family or incomplete."
     check_keys(found, expected, family, str(weights.path), hint)
     for key, part in pairs:
         where = f"{weights.path}[{quote(root + key)}]"
-        hint = "Its family or its widths do not match those of the other tensors."
+        hint = doubt or "Its family or its widths do not match those of the other tensors."
         dtype_hint = "Load the model without quantisation and save it again."
         check_tensor(stored[key], part.stored, part.dtype, where, hint, dtype_hint)
 
