@@ -263,6 +263,20 @@ def test_keys_without_end_take_no_time(tmp_path: Path) -> None:
     assert time.process_time() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [("merger" * 8_000, {}), ("merge" * 9_000, mlp()), ("blocks.0.a." * 5_000, {})],
+    ids=["a connector", "half of a projector", "our own keys"],
+)
+def test_keys_with_a_line_break_take_no_time(name: str, others: State, tmp_path: Path) -> None:
+    """It is where `.` stops: a pattern that tries again from each letter takes minutes here."""
+    state = {f"{name}{n}\n.w": torch.zeros(1) for n in range(400)}
+    folder = saved({**state, **others}, tmp_path / "x")
+    start = time.process_time()
+    refusal(folder)
+    assert time.process_time() - start < 20
+
+
 # -------------------------------------------------------------------------- quantisation
 
 V, D = 32, 48
