@@ -10,16 +10,17 @@ __all__ = ["connectors", "does_half", "halves_beside", "looks_like_connector"]
 
 MAX_TENSORS = 300  # of a module that is listed; a Q-Former of twelve layers has 256
 
-# What models call the module between an encoder and a language model.
-_NAME = re.compile(
-    r".*(?:projector|connector|merger|patch_merge|adapter|aligner|resampler|abstractor|compressor|"
-    r"downsampler|vision_sampler|perceiver|embed_(?:audio|image|video|vision)).*"
-    r"|(?:audio|image|img|mm|multi_?modal|vision|visual)_proj(?:ection)?|mlp1|mlp_AR",
-    re.IGNORECASE,
+# What models call the module between an encoder and a language model: words in its name, in which
+# a pattern would look at a long name over and over; and whole names.
+_WORDS = (
+    *("projector", "connector", "merger", "patch_merge", "adapter", "aligner", "resampler"),
+    *("abstractor", "compressor", "downsampler", "vision_sampler", "perceiver"),
+    *("embed_audio", "embed_image", "embed_video", "embed_vision"),
 )
+_NAME = re.compile(r"(?:audio|image|img|mm|multi_?modal|vision|visual)_proj(?:ection)?|mlp1|mlp_ar")
 # Where it is said that a module does half of a projector's work: it merges or samples tokens.
-_HALF = re.compile(r".*(?:merge|sampler|projector_aux|abstractor|compressor|qformer).*", re.I)
-_OF_SOUND = re.compile(r".*(?:audio|speech|sound).*", re.I)
+_HALF = ("merge", "sampler", "projector_aux", "abstractor", "compressor", "qformer")
+_OF_SOUND = ("audio", "speech", "sound")
 
 
 @lru_cache(maxsize=4096)
@@ -29,7 +30,12 @@ def looks_like_connector(name: str) -> bool:
     >>> [looks_like_connector(name) for name in ("mm_projector", "vit_merger", "lm_head")]
     [True, True, False]
     """
-    return _NAME.fullmatch(name) is not None
+    name = name.lower()
+    return _has(name, _WORDS) or _NAME.fullmatch(name) is not None
+
+
+def _has(name: str, words: Iterable[str]) -> bool:
+    return any(word in name for word in words)
 
 
 def connectors(keys: Iterable[str], used: Collection[str] = ()) -> dict[str, int]:
@@ -76,7 +82,8 @@ def _root(key: str) -> str:
 
 def does_half(name: str) -> bool:
     """Return whether a module's name says that it merges or samples the tokens of images."""
-    return bool(_HALF.fullmatch(name)) and not _OF_SOUND.fullmatch(name)
+    name = name.lower()
+    return _has(name, _HALF) and not _has(name, _OF_SOUND)
 
 
 def halves_beside(root: str, keys: Iterable[str], used: Collection[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from ..projectors.unwrap import is_beside, without_wrappers
 from ..registry import quote
+from .connectors import connectors
 from .errors import CheckpointError
 from .hidden import hidden_layers
 from .known import Known
@@ -108,13 +109,23 @@ def _fits(weights: Weights, keys: Iterable[str]) -> list[Candidate]:
 
 
 def _refuse_hidden(weights: Weights, root: str | None) -> None:
-    """Refuse a layer that is quantised or has an adapter, where a projector would be without it."""
+    """Refuse a layer that is quantised or has an adapter, where a projector would be without it.
+
+    Where none would be, all that may be one has to be hidden, as in a file of an adapter alone.
+    """
     plain, hidden = hidden_layers(weights.keys)
     if not hidden:
         return
     fits = _fits(weights, plain)[:_MAX_FITS]
     starts = tuple(fit.root + start for fit in fits for start in fit.entry.prefixes)
-    for layer, (key, found, hint) in hidden.items():
+    layers: Iterable[str] = hidden
+    if not fits:
+        starts = tuple(connectors(plain))[:_MAX_FITS] or ("",)
+        layers = [layer for layer in plain if layer.startswith(root or starts)]
+        if not all(layer in hidden for layer in layers):
+            return
+    for layer in layers:
         if layer.startswith(root or starts):
+            key, found, hint = hidden[layer]
             where = f"{weights.path}[{quote(weights.key_in_file(key), 200)}]"
             raise CheckpointError(found, where, "plain floating-point weights", hint)

@@ -21,7 +21,7 @@ from .weights import Weights
 __all__ = ["by_document", "by_spec", "is_document", "missing_document"]
 
 _SHOWN = 8  # roots in a message
-_OWN_KEY = re.compile(r"((?:.*?\.)??)blocks\.\d+\.\w.*")
+_OWN_KEY = re.compile(r"(?<![^.])blocks\.\d+\.\w")
 
 
 def is_document(config: Mapping[str, Any]) -> bool:
@@ -56,7 +56,7 @@ def by_document(weights: Weights, request: Request) -> Known | None:
         return Known("document", projector, pairs, "", "")
     config = weights.config
     document = config if is_document(config) else config.get(DOCUMENT)
-    if not isinstance(document, Mapping) or not any(map(_OWN_KEY.fullmatch, weights.keys)):
+    if not isinstance(document, Mapping) or not any(map(_OWN_KEY.search, weights.keys)):
         return None
     where = f"{weights.path}: config.json" + ("" if document is config else f"[{DOCUMENT!r}]")
     projector, pairs = _own(lambda: Stack.parse(document), where, request)
@@ -174,9 +174,9 @@ def missing_document(weights: Weights) -> CheckpointError | None:
     """Return the error about keys of ours whose document is not there; None if there are none."""
     roots: dict[str, bool] = {}
     for key in weights.keys:
-        match = _OWN_KEY.fullmatch(key)
+        match = _OWN_KEY.search(key)
         if match:
-            roots.setdefault(match[1], True)
+            roots.setdefault(key[: match.start()], True)
     # A tower has blocks too, and other modules beside them.
     ours = [
         root

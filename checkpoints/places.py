@@ -13,8 +13,9 @@ from ..registry import printable
 from .errors import CheckpointError, convert_pickle
 from .formats.dcp import METADATA
 from .formats.exported import exported_document
+from .formats.index import JSON
 
-__all__ = ["refuse_export", "refuse_foreign", "weights_nearby"]
+__all__ = ["refuse_export", "refuse_foreign", "refuse_part", "weights_nearby"]
 
 _ZERO_SCRIPT = "zero_to_fp32.py"
 _DEEPSPEED = re.compile(r"global_step\d+|(?:zero_pp_rank_\d+_)?mp_rank_\d+_model_states[.]pt")
@@ -33,6 +34,37 @@ def refuse_export(path: Path) -> None:
             "Load the checkpoint that it was made of. Read its document: "
             f"inspect_checkpoint({str(path)!r}).spec",
         )
+
+
+def refuse_part(path: Path, *, pickled: bool) -> None:
+    """Refuse a file that is part of a folder's checkpoint, or JSON beside one; name what to give.
+
+    Args:
+        path: The file.
+        pickled: Whether pickles are read.
+    """
+    suffix, folder = path.suffix.lower(), path.parent
+    is_dcp = path.name == METADATA or suffix == ".distcp"
+    if not (is_dcp or suffix == ".json") or not os.path.isfile(path):
+        return
+    found, expected = "a file of a checkpoint of torch.distributed.checkpoint", "its folder"
+    hint = convert_pickle(folder)
+    if is_dcp and not (folder / METADATA).exists():
+        hint = f"The folder's file {METADATA} is missing: copy that too."
+    elif not is_dcp:
+        found, expected = "JSON, in which there are no weights", "a checkpoint"
+        beside = any(map(_WEIGHTS.fullmatch, _names(folder)))
+        if _is_document(path) and not (beside and path.name == "config.json"):
+            hint = f"It is a document: build_projector(load_spec({str(path)!r}))"
+        elif not pickled:
+            hint = f"Name the model's folder: load_projector({str(folder)!r})"
+    raise CheckpointError(found, str(path), expected, hint)
+
+
+def _is_document(path: Path) -> bool:
+    with suppress(CheckpointError):
+        return {"in", "out", "blocks"} <= JSON.read(path).keys()
+    return False
 
 
 def refuse_foreign(folder: Path, expected: str) -> None:

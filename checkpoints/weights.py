@@ -20,7 +20,7 @@ from .formats.index import JSON, read_index
 from .formats.safetensors import SafetensorsFile
 from .formats.tensor_file import TensorFile, TensorInfo
 from .formats.torch_pickle import PickleFile
-from .places import refuse_export, refuse_foreign, weights_nearby
+from .places import refuse_export, refuse_foreign, refuse_part, weights_nearby
 
 __all__ = ["JSON", "ProgressCallback", "Weights"]
 
@@ -176,6 +176,7 @@ class Weights:
         index = _INDEX.fullmatch(name)
         if index is None:
             refuse_export(self.path)
+            refuse_part(self.path, pickled=self.pickled)
             return name
         if (index[1] == "bin") != self.pickled:
             hint = "Leave out from_pickle=True: its shards are not pickles."

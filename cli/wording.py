@@ -31,6 +31,7 @@ _REWORDINGS = [
             rf"build_projector\({_TEXT}, (\d+), (\d+)((?:, \w+=[^,()]+)*)\)",
             "mobilevlm show {} in={} out={}{}",
         ),
+        (rf"build_projector\(load_spec\({_TEXT}\)\)", "mobilevlm show {}"),
         (rf"load_spec\({_TEXT}\)", "mobilevlm show {}"),
         (r"load_projector\(\.\.\., check_values=True\)", "mobilevlm inspect --values"),
         (r"(?:replace=True )?\(--force\)|\breplace=True\b", "--force"),

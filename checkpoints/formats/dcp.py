@@ -11,7 +11,6 @@ that are wanted are read, each like any other file of `torch.save`.
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import os
 import pickle
@@ -220,29 +219,29 @@ class DcpFile(TensorFile):
             if not isinstance(file, str) or file != os.path.basename(file) or file in ("", ".."):
                 raise self.error(f"{quote(file)} is not a plain file name", hint=_CUT, keys=(key,))
             chunks.append(_Chunk(offsets, sides, file, start, nbytes))
-        inside = all(
-            len(each.offsets) == len(each.shape) == len(shape)
-            and all(map(_fits, each.offsets, each.shape, shape))
-            for each in chunks
-        )
-        total = sum(math.prod(each.shape) for each in chunks)
-        apart = not any(itertools.starmap(_overlap, itertools.combinations(chunks, 2)))
         places = {(each.file, each.start) for each in chunks}
-        if not (inside and apart and len(places) == len(chunks) and total == math.prod(shape)):
+        if len(places) != len(chunks) or not _is_grid(chunks, shape):
             found = f"chunks that do not cover {shape} once"
             raise self.error(found, hint=_CUT, keys=(key,))
         return chunks
 
 
-def _fits(start: int, side: int, whole: int) -> bool:
-    return start + side <= whole
-
-
-def _overlap(one: _Chunk, other: _Chunk) -> bool:
-    return all(
-        max(a, b) < min(a + m, b + n)
-        for a, m, b, n in zip(one.offsets, one.shape, other.offsets, other.shape, strict=False)
-    )
+def _is_grid(chunks: list[_Chunk], shape: tuple[int, ...]) -> bool:
+    """Return whether chunks cover a shape once: each axis is cut, and all cells are there."""
+    if any(not len(each.offsets) == len(each.shape) == len(shape) for each in chunks):
+        return False
+    cells = 1
+    for axis, whole in enumerate(shape):
+        spans = {(each.offsets[axis], each.shape[axis]) for each in chunks}
+        end = 0
+        for start, side in sorted(spans):
+            if start != end:
+                return False
+            end += side
+        if end != whole:
+            return False
+        cells *= len(spans)
+    return len({each.offsets for each in chunks}) == len(chunks) == cells
 
 
 def _field(record: object, name: str) -> Any:

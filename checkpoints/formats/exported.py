@@ -20,6 +20,7 @@ __all__ = ["DOCUMENT", "exported_document"]
 DOCUMENT = "mobilevlm"  # the key of the document in metadata
 MAX_METADATA = 2 * MAX_BYTES  # bytes, of a GGUF file: a document and a little more
 MAX_FIELDS = 100_000  # of a model, and of a GGUF file's metadata
+_PROPERTY_FIELDS = 4  # that are looked at; it has a key and a value
 
 # GGUF's types of values that have a fixed size, and that size in bytes.
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -100,8 +101,10 @@ def _in_gguf(file: _Reader) -> bytes:
     entries = file.number("Q")
     if entries > MAX_FIELDS:
         raise file.error(f"{entries:,} entries of metadata")
-    file.left = min(file.left, MAX_METADATA)
+    rest = file.left - MAX_METADATA
     for _ in range(entries):
+        if file.left < rest:  # ours are shorter
+            return b""
         key, type_ = file.read(file.number("Q")), file.number("I")
         if key == f"{DOCUMENT}.spec".encode() and type_ == _TEXT:
             return file.read(file.number("Q"))
@@ -129,7 +132,9 @@ def _in_onnx(file: _Reader) -> bytes:
         if field == 14:
             entry = _Reader(io.BytesIO(data), len(data), file.path)
             found: dict[int, bytes] = {}
-            while entry.left:
+            for _ in range(_PROPERTY_FIELDS):
+                if not entry.left:
+                    break
                 field, data = _field(entry, (1, 2))
                 found[field] = data
             if found.get(1) == DOCUMENT.encode():

@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -300,6 +301,49 @@ def test_metadata_that_lies_is_refused(name: str, tmp_path: Path) -> None:
     change(metadata)
     write(metadata, tmp_path / "dcp")
     assert refusal(tmp_path / "dcp").startswith(message)
+
+
+def cut(*offsets_and_shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> list[reader._Chunk]:
+    return [
+        reader._Chunk(offsets, shape, "x", number, 1)
+        for number, (offsets, shape) in enumerate(offsets_and_shapes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "chunks", "covers"),
+    [
+        ((), cut(((), ())), True),
+        ((), cut(), False),
+        ((0, 3), cut(((0, 0), (0, 3))), True),
+        ((5,), cut(((2,), (2,)), ((0,), (2,)), ((4,), (1,)), ((5,), (0,))), True),
+        ((5,), cut(((0,), (3,)), ((4,), (1,))), False),
+        ((5,), cut(((0,), (3,)), ((2,), (2,))), False),
+        ((3, 4), cut(((0, 0), (2, 4)), ((2, 0), (1, 4))), True),
+        ((2, 2), cut(*(((a, b), (1, 1)) for a in (0, 1) for b in (0, 1))), True),
+        ((2, 2), cut(*(((a, b), (1, 1)) for a, b in ((0, 0), (0, 1), (1, 1)))), False),
+        ((2, 2), cut(*(((a, b), (1, 1)) for a, b in ((0, 0), (0, 1), (1, 1), (1, 1)))), False),
+        ((2, 2), cut(((0, 0), (1, 1)), ((1, 1), (1, 1))), False),
+    ],
+)
+def test_chunks_cover_a_tensor_once(
+    shape: tuple[int, ...], chunks: list[reader._Chunk], covers: bool
+) -> None:
+    assert reader._is_grid(chunks, shape) is covers
+
+
+def test_many_chunks_take_no_time(tmp_path: Path) -> None:
+    """Compared in pairs, these took ten seconds each time."""
+    metadata = sharded(tmp_path / "dcp")
+    nothing = ChunkStorageMetadata(torch.Size([0, 0]), torch.Size([0, 0]))
+    metadata.state_dict_metadata[KEY].chunks[:] = [nothing] * reader.MAX_CHUNKS
+    write(metadata, tmp_path / "dcp")
+    file = DcpFile(tmp_path / "dcp" / ".metadata")
+    start = time.process_time()
+    for _ in range(20):
+        with pytest.raises(CheckpointError, match="do not cover"):
+            file.read([KEY])
+    assert time.process_time() - start < 20
 
 
 def test_a_chunk_that_is_no_tensor_is_refused(tmp_path: Path) -> None:

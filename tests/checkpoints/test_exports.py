@@ -209,9 +209,43 @@ def test_hostile_files_are_refused(name: str, tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{path}: ")
 
 
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what will be read, in order."""
+    read: list[int] = []
+    real = exported._Reader.read
+
+    def spy(self: exported._Reader, n: int) -> bytes:
+        read.append(n)
+        return real(self, n)
+
+    monkeypatch.setattr(exported._Reader, "read", spy)
+    return read
+
+
 def test_a_vocabulary_is_not_gone_through(tmp_path: Path) -> None:
     path = written("GGUF", tmp_path, b"GGUF" + vocabulary(200_000) + bytes(99))
     assert exported.exported_document(path) == ("GGUF", "")
+
+
+def test_metadata_longer_than_ours_are_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = text(b"words") + struct.pack("<IIQ", 9, 8, 2_000) + text(bytes(10)) * 2_000
+    last = text(b"last") + struct.pack("<IB", 0, 1)
+    path = written("GGUF", tmp_path, HEAD + struct.pack("<Q", 2) + words + last)
+    monkeypatch.setattr(exported, "MAX_METADATA", 1_000)
+    assert exported.exported_document(path) == ("GGUF", "")
+    for call in (load_projector, inspect_checkpoint):
+        with pytest.raises(CheckpointError, match="a GGUF file") as caught:
+            call(path)
+        assert "cut off" not in str(caught.value)
+
+
+def test_few_fields_of_a_property_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written("ONNX", tmp_path, message(14, b"\x18\x00" * 10_000))
+    read = reads(monkeypatch)
+    assert exported.exported_document(path) == ("ONNX", "")
+    assert len(read) < 20
 
 
 def test_a_document_that_does_not_fit(tmp_path: Path) -> None:
@@ -223,13 +257,6 @@ def test_a_document_that_does_not_fit(tmp_path: Path) -> None:
 
 def test_little_is_read_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written("ONNX", tmp_path, onnx(graph=20_000_000))
-    read: list[int] = []
-    real = exported._Reader.read
-
-    def spy(self: exported._Reader, n: int) -> bytes:
-        read.append(n)
-        return real(self, n)
-
-    monkeypatch.setattr(exported._Reader, "read", spy)
+    read = reads(monkeypatch)
     assert inspect_checkpoint(path).spec == SPEC
     assert sum(read) < 2 * len(DOCUMENT) + 200  # the property, and what is in it

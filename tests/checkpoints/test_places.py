@@ -1,6 +1,7 @@
 """Paths that are no checkpoint: each is named for what it is, with what to do next."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 from helpers.checkpoints import INDEX, WEIGHTS, hf_mlp, mlp, same
+from helpers.command import run
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed import checkpoint as dcp
 
+from mobilevlm import build_projector, dump_spec, load_spec, save_projector, spec_of
 from mobilevlm.checkpoints.convert import convert_checkpoint
 from mobilevlm.checkpoints.errors import CheckpointError
 from mobilevlm.checkpoints.inspection import inspect_checkpoint
@@ -179,6 +183,67 @@ def test_the_path_of_an_index_of_pickles(tmp_path: Path, state: dict[str, Tensor
         "Convert it: convert_checkpoint('X', 'projector', from_pickle=True)"
     )
     assert convert(index).family == "mlp"
+
+
+# ---------------------------------------------------------------- a file of a folder
+
+
+@pytest.mark.parametrize("call", [load_projector, inspect_checkpoint, convert])
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
+def test_a_file_of_a_distributed_checkpoint(
+    name: str, call: Callable[..., Any], tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    folder = tmp_path / "dcp"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(state, checkpoint_id=folder, no_dist=True)
+    found = "X: a file of a checkpoint of torch.distributed.checkpoint; expected its folder. "
+    assert refusal(folder / name, call) == (
+        f"{found}Convert it: convert_checkpoint({str(folder)!r}, 'projector', from_pickle=True)"
+    )
+    assert convert(folder).family == "mlp"  # the hint works
+    (folder / ".metadata").unlink()
+    assert refusal(folder / "__0_0.distcp", call) == (
+        f"{found}The folder's file .metadata is missing: copy that too."
+    )
+
+
+JSON = "X: JSON, in which there are no weights; expected a checkpoint. "
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.JSON"])
+def test_the_config_of_a_model(name: str, tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, tmp_path / WEIGHTS)
+    path = tmp_path / name
+    for text in ('{"model_type": "llava"}', "[1]", "{"):
+        path.write_text(text)
+        for call in (load_projector, inspect_checkpoint):
+            assert refusal(path, call) == (
+                f"{JSON}Name the model's folder: load_projector({str(tmp_path)!r})"
+            )
+        assert refusal(path, convert) == (
+            f"{JSON}Convert it: convert_checkpoint({str(tmp_path)!r}, 'projector', "
+            "from_pickle=True)"
+        )
+    assert refusal(tmp_path / "missing.json").startswith("X: cannot be read: ")
+
+
+def test_the_path_of_a_document(tmp_path: Path) -> None:
+    document = tmp_path / "alone" / "config.json"
+    document.parent.mkdir()
+    dump_spec(spec_of("mlp", 64, 96), document)
+    hint = f"It is a document: build_projector(load_spec({str(document)!r}))"
+    for call in (load_projector, inspect_checkpoint, convert):
+        assert refusal(document, call) == JSON + hint.replace(str(document), "X")
+    assert build_projector(load_spec(document)).spec.out == 96  # the hint works
+    said = run("inspect", str(document))[2]
+    assert said.rstrip().endswith(f"It is a document: mobilevlm show {document}")
+    document.write_text('{"in": 64, "out": 96, "blocks": []}')  # as written by hand
+    assert refusal(document) == JSON + hint.replace(str(document), "X")
+    save_projector(build_projector("linear", 4, 6), tmp_path / "own")
+    assert refusal(tmp_path / "own" / "config.json") == (
+        f"{JSON}Name the model's folder: load_projector({str(tmp_path / 'own')!r})"
+    )
 
 
 # --------------------------------------------------------------------- other formats

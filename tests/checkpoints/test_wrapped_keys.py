@@ -221,6 +221,45 @@ def test_an_adapter_that_is_not_merged_is_named(state: State, tmp_path: Path) ->
     assert "mm_projector.0." in said
 
 
+PEFT = "base_model.model."
+
+
+def lora(*layers: str) -> State:
+    names = [f"{PEFT}{layer}.lora_{which}.weight" for layer in layers for which in "AB"]
+    return {name: torch.zeros(2, 2) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("state", "first"),
+    [
+        (lora("multi_modal_projector.linear_1", "lm.layers.0.q_proj"), "multi_modal_projector."),
+        (lora("lm.layers.0.q_proj", "multi_modal_projector.linear_1"), "multi_modal_projector."),
+        (lora("lm.layers.0.q_proj", "lm.layers.1.q_proj"), "lm.layers.0."),
+        ({**lora("vision_connector.up"), f"{PEFT}lm.head.weight": torch.ones(2)}, "vision_conn"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [{}, {"family": "linear"}])
+def test_a_file_of_an_adapter_alone_is_named(
+    state: State, first: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = saved(state, tmp_path / "x")
+    for path in (folder, folder / "model.safetensors"):
+        said = refusal(path, **arguments)
+        assert said.startswith(f"X['{PEFT}{first}")
+        assert said.endswith(MERGE)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{f"{PEFT}vision_connector.up.weight": torch.ones(2, 2)}, {"bridge.weight": torch.ones(2, 2)}],
+)
+def test_beside_an_unknown_projector_an_adapter_is_nobodys_business(
+    more: State, tmp_path: Path
+) -> None:
+    state = {**lora("lm.layers.0.q_proj"), **more}
+    assert "no projector that is known" in refusal(saved(state, tmp_path / "x"))
+
+
 def test_an_adapter_of_the_language_model_is_nobodys_business(tmp_path: Path) -> None:
     state = {
         **within("base_model.model.model.", "modules_to_save.default."),
@@ -261,6 +300,20 @@ def test_keys_without_end_take_no_time(tmp_path: Path) -> None:
     start = time.process_time()
     refusal(folder)
     assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [("merger" * 8_000, {}), ("merge" * 9_000, mlp()), ("blocks.0.a." * 5_000, {})],
+    ids=["a connector", "half of a projector", "our own keys"],
+)
+def test_keys_with_a_line_break_take_no_time(name: str, others: State, tmp_path: Path) -> None:
+    """It is where `.` stops: a pattern that tries again from each letter takes minutes here."""
+    state = {f"{name}{n}\n.w": torch.zeros(1) for n in range(400)}
+    folder = saved({**state, **others}, tmp_path / "x")
+    start = time.process_time()
+    refusal(folder)
+    assert time.process_time() - start < 20
 
 
 # -------------------------------------------------------------------------- quantisation
