@@ -28,7 +28,7 @@ class Ldp(Preset):
 
     Source: Chu et al., "MobileVLM", 2023; Meituan-AutoML/MobileVLM, ``README.md``.
 
-    Note: MobileVLM's released projectors are `ldpnet` and `ldpnetv2`; llama.cpp's ``ldp`` is
+    Note: MobileVLM's released projectors are `ldpnet` and `ldpnetv2`; llama.cpp's `ldp` is
     `ldpnet`.
 
     The description calls the second skip "the downsampled input to the block". By default that is

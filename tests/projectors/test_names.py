@@ -244,7 +244,7 @@ def test_ldp_says_that_it_is_not_the_released_one(verb: str) -> None:
     status, out, _ = run(verb, "ldp")
     assert status == 0
     assert "MobileVLM's released projectors are `ldpnet` and `ldpnetv2`" in out
-    assert "llama.cpp's ``ldp`` is `ldpnet`" in out
+    assert "llama.cpp's `ldp` is `ldpnet`" in out
     assert "released" not in run(verb, "linear")[1]
 
 
