@@ -8,22 +8,14 @@ from ..projectors.index import upstream_index
 from ..registry import quote
 from .attempt import attempt_all
 from .connectors import connectors
-from .errors import CheckpointError, convert_pickle
+from .errors import CheckpointError, convert_pickle, listed
 from .families import find_family
 from .own import missing_document
 from .recognise import Config, is_known, recognise_as
 from .request import Request, load_call
 from .weights import Weights
 
-__all__ = ["family_hint", "listed", "not_asked", "nothing_known"]
-
-_SHOWN = 8  # of a list in a message
-
-
-def listed(items: list[str]) -> str:
-    """List the first few for a message, and say how many more there are."""
-    more = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+__all__ = ["family_hint", "not_asked", "nothing_known"]
 
 
 def not_asked(broken: Mapping[str, str]) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..projectors.device import check_device, check_dtype
 from ..projectors.projector import Projector
 from ..registry import describe_error, quote
-from .advice import family_hint, listed, not_asked, nothing_known
+from .advice import family_hint, not_asked, nothing_known
 from .attempt import attempt_all
-from .errors import CheckpointError
+from .errors import CheckpointError, listed
 from .families import find_family, plugin_families
 from .keys import seen_through
 from .known import Known
