@@ -212,11 +212,13 @@ def recognise_projector(weights: Weights, request: Request) -> Known:
         first.found += not_asked(broken)
         own_hint = first.hint
         if not request.family:
-            first.hint = lambda: family_hint(weights, config) or own_hint
+            first.hint = lambda: family_hint(weights, config, request) or own_hint
         raise first
+    if request.family and request.root is not None:
+        fits = recognise_as(family, config, weights.keys)
     if fits and request.root is not None:
         raise _nothing_there(fits, request, weights)
-    raise nothing_known(weights, config, broken)
+    raise nothing_known(weights, config, broken, request)
 
 
 def _built_in(weights: Weights, config: Config, request: Request) -> list[Candidate]:

@@ -13,7 +13,7 @@ from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError, listed
 from .known import Known, check_fit, refuse_packed
-from .mapping import Part, parts
+from .mapping import Part, named_parts, parts
 from .request import Request, load_call
 from .save import DOCUMENT
 from .weights import Weights
@@ -75,7 +75,12 @@ def by_spec(weights: Weights, spec: Stack, request: Request) -> Known:
     projector = Projector(request.applied(spec), grid=request.grid, device="meta")
     pairs = _own_pairs(projector)
     if request.names is not None:
-        pairs = [(part.theirs, part) for part in parts(projector, request.names)]
+        pair = parts if request.layout else named_parts
+        try:
+            pairs = [(part.theirs, part) for part in pair(projector, request.names)]
+        except CheckpointError as error:
+            error.where = error.where or str(weights.path)
+            raise
     return _at_root(weights, projector, pairs, request, request.layout)
 
 
