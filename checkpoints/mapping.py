@@ -32,6 +32,8 @@ __all__ = [
     "to_upstream",
 ]
 
+_OTHER_FAMILY = "It belongs to another family."
+
 
 @dataclass(frozen=True)
 class Part:
@@ -102,7 +104,7 @@ def parts(projector: Projector, layout: Names) -> Iterator[Part]:
         raise CheckpointError(
             f"the layout names {told} module{'s' if told != 1 else ''}, the projector has "
             f"{len(leaves)}",
-            hint="It belongs to another family.",
+            hint=_OTHER_FAMILY,
         )
     for entry in names:
         if isinstance(entry, Fused):
@@ -144,8 +146,9 @@ def named_parts(projector: Projector, names: Names) -> list[Part]:
     try:
         return list(parts(projector, names))
     except CheckpointError as error:
-        ours = [f"{path} ({type(module).__name__})" for path, module in _leaves(projector)]
-        error.hint = f"The modules that hold parameters are, in order of use: {listed(ours)}."
+        if error.hint == _OTHER_FAMILY:
+            ours = [f"{path} ({type(module).__name__})" for path, module in _leaves(projector)]
+            error.hint = f"The modules that hold parameters are, in order of use: {listed(ours)}."
         raise
 
 
@@ -246,9 +249,7 @@ def to_upstream(projector: nn.Module, family: str | Names) -> dict[str, Tensor]:
 
 
 def _misfit() -> CheckpointError:
-    return CheckpointError(
-        "the layout does not fit the projector's modules", hint="It belongs to another family."
-    )
+    return CheckpointError("the layout does not fit the projector's modules", hint=_OTHER_FAMILY)
 
 
 def names_of(layout: str | Names, where: str) -> Names:

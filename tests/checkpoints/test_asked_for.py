@@ -25,7 +25,7 @@ from mobilevlm import (
     load_projector,
     to_upstream,
 )
-from mobilevlm.projectors.upstream import Fused, Name
+from mobilevlm.projectors.upstream import Axes, Fused, Name
 
 
 def folder(path: Path, state: dict[str, Tensor], **config: Any) -> Path:
@@ -313,7 +313,7 @@ def test_a_function_that_returns_the_names(tmp_path: Path) -> None:
     names = ["linear_1", "linear_2"]
     loaded = load_projector(tmp_path, spec=projector.spec, module_names=lambda stack: names)
     assert same(loaded, load_projector(tmp_path, spec=projector.spec, module_names=names))
-    with pytest.raises(CheckpointError, match=r"^names\[0\]: 1; expected a module's name"):
+    with pytest.raises(CheckpointError, match=r"^names\[0\]: 1; expected .* or an Axes$"):
         load_projector(tmp_path, spec=projector.spec, module_names=lambda stack: [1])  # type: ignore[list-item, return-value]
 
 
@@ -330,6 +330,10 @@ def test_too_few_names_are_told_with_the_modules_that_need_one(tmp_path: Path) -
     with pytest.raises(CheckpointError) as caught:
         to_upstream(projector, ["linear_1"])
     assert str(caught.value) == found
+    with pytest.raises(CheckpointError) as caught:
+        to_upstream(projector, [Axes("rows", "columns"), "linear_2"])
+    modules = found.partition(". ")[2]
+    assert str(caught.value) == f"the layout does not fit the projector's modules. {modules}"
     with pytest.raises(CheckpointError) as caught:
         load_projector(tmp_path, spec=projector.spec, module_names="qwen2-vl")
     assert str(caught.value) == (
