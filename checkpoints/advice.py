@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ..projectors.index import upstream_index
+from ..projectors.upstream import Upstream
 from ..registry import quote
 from .attempt import attempt_all
 from .connectors import connectors
-from .errors import CheckpointError, convert_pickle
+from .errors import CheckpointError, convert_pickle, listed
 from .families import find_family
 from .own import missing_document
-from .recognise import Config, is_known, recognise_as
+from .recognise import Config, entries_tried, is_known, recognise_as
 from .request import Request, load_call
 from .weights import Weights
 
-__all__ = ["family_hint", "listed", "not_asked", "nothing_known"]
-
-_SHOWN = 8  # of a list in a message
-
-
-def listed(items: list[str]) -> str:
-    """List the first few for a message, and say how many more there are."""
-    more = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+__all__ = ["family_hint", "not_asked", "nothing_known"]
 
 
 def not_asked(broken: Mapping[str, str]) -> str:
@@ -31,22 +24,24 @@ def not_asked(broken: Mapping[str, str]) -> str:
     return "".join(f"; {name} cannot be asked ({why})" for name, why in broken.items())
 
 
-def family_hint(weights: Weights, config: Config) -> str:
-    """Name the families that the tensors fit, where the config names no model that is known.
+def family_hint(weights: Weights, config: Config, meant: Request) -> str:
+    """Name the families that the tensors fit, at the root that is given or where they find it.
 
-    Each of them loads when it is asked for. A config of a known model is believed.
+    Each of them loads when it is asked for. A config of a known model, or none, is believed unless
+    the caller has asked for a family, which is then another.
     """
     rows = upstream_index()
     models = {name: sum((each.model_types for each in row), ()) for name, row in rows.items()}
-    if config.get("model_type") is None or is_known(config):
+    if not meant.family and (config.get("model_type") is None or is_known(config)):
         return ""
     fitting: dict[str, str] = {}  # by family with its widths: the call
     for name in sorted(models, key=lambda name: -len(models[name])):
-        request = Request(family=name)
-        fits = recognise_as(find_family(name), config, weights.keys)
+        request = Request(root=meant.root, family=name)
+        fits = recognise_as(find_family(name), config, weights.keys, meant.root)
         done, _ = attempt_all(weights, config, fits, request)
         if done and not any(each.notes for each in done):
-            root = quote(done[0].root, 200) if done[1:] else None
+            one_of_many = done[1:] or meant.root is not None
+            root = quote(done[0].root, 200) if one_of_many else None
             spec = done[0].projector.spec
             call = load_call(weights.path, root=root, family=quote(name))
             fitting[f"{name} ({spec.in_} -> {spec.out})"] = call
@@ -57,8 +52,13 @@ def family_hint(weights: Weights, config: Config) -> str:
     return f"The tensors fit {listed(list(fitting))}; ask for {which}: {call}."
 
 
-def nothing_known(weights: Weights, config: Config, broken: Mapping[str, str]) -> CheckpointError:
-    """Return the error that nothing is recognised, which names what looks like a connector."""
+def nothing_known(
+    weights: Weights, config: Config, broken: Mapping[str, str], request: Request
+) -> CheckpointError:
+    """Return the error that nothing is recognised, or nothing of the family that is asked for.
+
+    The former names what looks like a connector, the latter what the family's tensors are called.
+    """
     ours = missing_document(weights)
     if ours is not None:
         return ours
@@ -66,7 +66,14 @@ def nothing_known(weights: Weights, config: Config, broken: Mapping[str, str]) -
     which = f" of model type {quote(model_type)}" if model_type else ""
     likely = connectors(weights.keys)
     found = f"no projector that is known{which}, among {len(weights.keys)} tensors"
-    if likely:
+    expected = ""
+    if request.family:
+        tried = entries_tried(find_family(request.family), config)
+        found = f"no tensors of {request.family}'s, among {len(weights.keys)}"
+        expected = f"keys that end in {listed(_first_missing(tried, weights.keys))}"
+        if not tried:
+            found, expected = f"{request.family} is not read from checkpoints", ""
+    elif likely:
         names = [quote(root.rstrip("."), 200) for root in likely]
         found += f"; {listed(names)} look{'s' if len(likely) == 1 else ''} like one"
     else:
@@ -75,10 +82,23 @@ def nothing_known(weights: Weights, config: Config, broken: Mapping[str, str]) -
     if weights.pickled_files and not weights.pickled:
         hint = f"Is it in {weights.pickled_files[0]}, a pickle? "
         hint += convert_pickle(weights.path / weights.pickled_files[0])
-        return CheckpointError(found, str(weights.path), hint=hint)
+        return CheckpointError(found, str(weights.path), expected, hint)
     root = quote(next(iter(likely)), 200) if likely else None
     call = load_call(weights.path, root=root, spec="document", module_names="[...]")
     by_spec = f"Describe it as a document, and name its modules in order of use: {call}."
     return CheckpointError(
-        found, str(weights.path), hint=lambda: family_hint(weights, config) or by_spec
+        found, str(weights.path), expected, lambda: family_hint(weights, config, request) or by_spec
     )
+
+
+def _first_missing(entries: Sequence[Upstream], keys: Sequence[str]) -> list[str]:
+    """Return, for each entry, the first of its tensors that stands at no root."""
+    first: dict[str, None] = {}
+    for entry in entries:
+        missing = (
+            tensor
+            for tensor in entry.tensors
+            if not any(f".{key}".endswith(f".{tensor}") for key in keys)
+        )
+        first[quote(next(missing, entry.tensors[0]), 200)] = None
+    return list(first)

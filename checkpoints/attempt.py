@@ -16,7 +16,7 @@ from ..projectors.tokens import with_tokens
 from ..projectors.upstream import Checkpoint, Match, Upstream
 from ..registry import MobileVLMError, describe_error, quote
 from .connectors import connectors, does_half, halves_beside
-from .errors import CheckpointError
+from .errors import CheckpointError, listed
 from .known import Known, check_fit, refuse_packed, refuse_turned
 from .mapping import parts
 from .recognise import Candidate, Config, recognise, recognise_beside
@@ -77,13 +77,13 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
     halves = _other_halves(weights, config, known, anywhere=said)
     if fit.entry.secondary or not halves:
         return known
-    listed = ", ".join(quote(half, 200) for half in halves[:8])
+    places = listed([quote(half, 200) for half in halves])
     if said:
-        note = f"{listed} beside it may be another part of the projector, and is not read"
+        note = f"{places} beside it may be another part of the projector, and is not read"
         return known._replace(notes=(*known.notes, note))
     root = quote(known.root, 200)
     raise CheckpointError(
-        f"half a projector: {listed} beside {root} must be the other half",
+        f"half a projector: {places} beside {root} must be the other half",
         str(weights.path),
         "one module that is all of it",
         f"If it is not, say so: {load_call(weights.path, family=quote(known.family))}.",

@@ -1,12 +1,25 @@
-"""The error of this room."""
+"""The error of this room, and what its messages share."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..projectors.errors import CheckpointError
 
-__all__ = ["CheckpointError", "convert_pickle"]
+__all__ = ["CheckpointError", "convert_pickle", "listed"]
+
+_SHOWN = 8  # of a list in a message
+
+
+def listed(items: Sequence[str]) -> str:
+    """List the first few for a message, and say how many more there are.
+
+    >>> listed([*"abcdefghij"])
+    'a, b, c, d, e, f, g, h and 2 more'
+    """
+    more = len(items) - _SHOWN
+    return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def convert_pickle(path: Path) -> str:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..projectors import PROJECTORS
-from ..projectors.index import aliases, upstream_index
+from ..projectors.index import aliases, find_model, upstream_index
 from ..projectors.upstream import Upstream
-from ..registry import Entry, RegistryError, describe_error, quote
+from ..registry import Entry, RegistryError, UnknownName, describe_error, quote
 
 __all__ = ["Family", "find_family", "plugin_families"]
 
@@ -40,9 +40,17 @@ def find_family(name: str) -> Family:
     """Return the family of a registered name.
 
     Raises:
-        RegistryError: There is none, or its plugin is broken.
+        RegistryError: There is none, or its plugin is broken. For a model's name it says which.
     """
-    found = PROJECTORS.find(name)
+    try:
+        found = PROJECTORS.find(name)
+    except UnknownName as error:
+        meant = find_model(name) if isinstance(name, str) else None
+        if meant is not None:
+            model, family, options = meant
+            call = "".join(f", {key}={value!r}" for key, value in options.items())
+            error.hint = f"{model} uses {family}: write family={family!r}{call}."
+        raise
     family, options = aliases().get(found.name, (found.name, {}))
     entries = _entries(PROJECTORS.get(family))
     if family in upstream_index():

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..projectors.device import check_device, check_dtype
 from ..projectors.projector import Projector
 from ..registry import describe_error, quote
-from .advice import family_hint, listed, not_asked, nothing_known
+from .advice import family_hint, not_asked, nothing_known
 from .attempt import attempt_all
-from .errors import CheckpointError
+from .errors import CheckpointError, listed
 from .families import find_family, plugin_families
 from .keys import seen_through
 from .known import Known
@@ -212,11 +212,13 @@ def recognise_projector(weights: Weights, request: Request) -> Known:
         first.found += not_asked(broken)
         own_hint = first.hint
         if not request.family:
-            first.hint = lambda: family_hint(weights, config) or own_hint
+            first.hint = lambda: family_hint(weights, config, request) or own_hint
         raise first
+    if request.family and request.root is not None:
+        fits = recognise_as(family, config, weights.keys)
     if fits and request.root is not None:
         raise _nothing_there(fits, request, weights)
-    raise nothing_known(weights, config, broken)
+    raise nothing_known(weights, config, broken, request)
 
 
 def _built_in(weights: Weights, config: Config, request: Request) -> list[Candidate]:

@@ -17,11 +17,22 @@ from ..projectors.projector import Projector
 from ..projectors.unwrap import unwrap
 from ..projectors.upstream import Axes, Fused, Name, Names
 from ..registry import MobileVLMError, did_you_mean, quote
-from .errors import CheckpointError
+from .errors import CheckpointError, listed
 from .families import plugin_families
 from .state import checked_state_dict
 
-__all__ = ["Part", "find_layout", "from_upstream", "layouts", "parts", "to_upstream"]
+__all__ = [
+    "Part",
+    "find_layout",
+    "from_upstream",
+    "layouts",
+    "named_parts",
+    "names_of",
+    "parts",
+    "to_upstream",
+]
+
+_OTHER_FAMILY = "It belongs to another family."
 
 
 @dataclass(frozen=True)
@@ -79,11 +90,7 @@ class Part:
 
 def parts(projector: Projector, layout: Names) -> Iterator[Part]:
     """Pair every parameter of a projector with upstream's."""
-    leaves = [
-        (path, module)
-        for path, module in projector.blocks.named_modules(prefix="blocks")
-        if any(parameter is not None for parameter in module._parameters.values())
-    ]
+    leaves = _leaves(projector)
     ours = iter(leaves)
     try:
         names = layout(projector.spec) if callable(layout) else layout
@@ -91,11 +98,13 @@ def parts(projector: Projector, layout: Names) -> Iterator[Part]:
         raise
     except (LookupError, ValueError) as error:  # it looks for blocks that only its family has
         raise _misfit() from error
+    _check_names(names, "names")
     told = sum(len(entry.order) if isinstance(entry, Fused) else 1 for entry in names)
     if told != len(leaves):
         raise CheckpointError(
-            f"the layout names {told} modules, the projector has {len(leaves)}",
-            hint="It belongs to another family.",
+            f"the layout names {told} module{'s' if told != 1 else ''}, the projector has "
+            f"{len(leaves)}",
+            hint=_OTHER_FAMILY,
         )
     for entry in names:
         if isinstance(entry, Fused):
@@ -130,6 +139,26 @@ def parts(projector: Projector, layout: Names) -> Iterator[Part]:
             turned = name.form == "matrix"
             hwc = name.order == "hwc" and leaf == "weight"
             yield Part(f"{path}.{leaf}", shape, theirs, stored, None, turned, name.skip, hwc=hwc)
+
+
+def named_parts(projector: Projector, names: Names) -> list[Part]:
+    """Return the pairs of names that a caller gave; where they misfit, name our modules."""
+    try:
+        return list(parts(projector, names))
+    except CheckpointError as error:
+        if error.hint == _OTHER_FAMILY:
+            ours = [f"{path} ({type(module).__name__})" for path, module in _leaves(projector)]
+            error.hint = f"The modules that hold parameters are, in order of use: {listed(ours)}."
+        raise
+
+
+def _leaves(projector: Projector) -> list[tuple[str, nn.Module]]:
+    """Return our modules that hold parameters, in order of use."""
+    return [
+        (path, module)
+        for path, module in projector.blocks.named_modules(prefix="blocks")
+        if any(parameter is not None for parameter in module._parameters.values())
+    ]
 
 
 def _fused(ours: Sequence[tuple[str, nn.Module]], entry: Fused) -> Iterator[Part]:
@@ -174,7 +203,7 @@ def from_upstream(
     """
     found: dict[str, Tensor] = {}
     left = dict.fromkeys(state)
-    for part in parts(projector, _names_of(layout)):
+    for part in parts(projector, names_of(layout, "layout")):
         if part.theirs not in state:
             raise CheckpointError("missing", part.theirs, f"a tensor of {tuple(part.stored)}")
         tensor = state[part.theirs]
@@ -198,15 +227,16 @@ def to_upstream(projector: nn.Module, family: str | Names) -> dict[str, Tensor]:
             names in order of use, or a function from the projector's stack to them.
 
     Raises:
-        CheckpointError: It is no projector; there is no such layout, it does not name this
-            projector's weights, or these are not those of its specification, as with adapters
-            that are not merged.
+        CheckpointError: It is no projector; there is no such layout, what is given are no names, or
+            not those of this projector's weights; or these are not those of its specification, as
+            with adapters that are not merged.
     """
-    layout = _names_of(family)
+    layout = names_of(family, "family")
     inner = unwrap(projector, CheckpointError)
     state = checked_state_dict(inner)
     found: dict[str, Tensor] = {}
-    for part in parts(inner.unloaded().native(), layout):
+    pair = parts if isinstance(family, str) else named_parts
+    for part in pair(inner.unloaded().native(), layout):
         tensor = part.write(state[part.key])
         before = found.get(part.theirs)
         if before is not None:
@@ -219,13 +249,35 @@ def to_upstream(projector: nn.Module, family: str | Names) -> dict[str, Tensor]:
 
 
 def _misfit() -> CheckpointError:
-    return CheckpointError(
-        "the layout does not fit the projector's modules", hint="It belongs to another family."
-    )
+    return CheckpointError("the layout does not fit the projector's modules", hint=_OTHER_FAMILY)
 
 
-def _names_of(layout: str | Names) -> Names:
-    return find_layout(layout) if isinstance(layout, str) else layout
+def names_of(layout: str | Names, where: str) -> Names:
+    """Return the module names that an argument gives, itself or by a layout's name.
+
+    Raises:
+        CheckpointError: There is no such layout, or it is no list of names.
+    """
+    if isinstance(layout, str):
+        return find_layout(layout)
+    if not callable(layout):
+        _check_names(layout, where)
+    return layout
+
+
+def _check_names(names: object, where: str) -> None:
+    """Refuse what are not module names."""
+    if not isinstance(names, Sequence) or isinstance(names, str | bytes):
+        expected = "a layout's name, or a list of module names in order of use"
+        raise CheckpointError(quote(names), where, expected)
+    for index, name in enumerate(names):
+        place = f"{where}[{index}]"
+        if not isinstance(name, str | Name | Fused | Axes):
+            expected = "a module's name, a Name, a Fused or an Axes"
+            raise CheckpointError(quote(name), place, expected)
+        if isinstance(name, Fused) and set(name.order) != set(range(len(name.order))):
+            expected = f"each of {', '.join(map(str, range(len(name.order))))} once"
+            raise CheckpointError(f"order={quote(name.order)}", place, expected)
 
 
 def layouts() -> list[str]:

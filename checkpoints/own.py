@@ -11,16 +11,15 @@ from ..projectors.document import parse_spec
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
-from .errors import CheckpointError
+from .errors import CheckpointError, listed
 from .known import Known, check_fit, refuse_packed
-from .mapping import Part, parts
+from .mapping import Part, named_parts, parts
 from .request import Request, load_call
 from .save import DOCUMENT
 from .weights import Weights
 
 __all__ = ["by_document", "by_spec", "is_document", "missing_document"]
 
-_SHOWN = 8  # roots in a message
 _OWN_KEY = re.compile(r"(?<![^.])blocks\.\d+\.\w")
 
 
@@ -76,7 +75,12 @@ def by_spec(weights: Weights, spec: Stack, request: Request) -> Known:
     projector = Projector(request.applied(spec), grid=request.grid, device="meta")
     pairs = _own_pairs(projector)
     if request.names is not None:
-        pairs = [(part.theirs, part) for part in parts(projector, request.names)]
+        pair = parts if request.layout else named_parts
+        try:
+            pairs = [(part.theirs, part) for part in pair(projector, request.names)]
+        except CheckpointError as error:
+            error.where = error.where or str(weights.path)
+            raise
     return _at_root(weights, projector, pairs, request, request.layout)
 
 
@@ -143,9 +147,8 @@ def _at_root(
             hint="Name the modules that these tensors are of, in order of use: module_names=[...].",
         )
     if len(roots) > 1:
-        listed = ", ".join(quote(root, 200) for root in roots[:_SHOWN])
         raise CheckpointError(
-            f"the document fits under {listed}",
+            f"the document fits under {listed([quote(root, 200) for root in roots])}",
             str(weights.path),
             hint=f"Say which one, as root={quote(roots[0], 200)}.",
         )
@@ -186,11 +189,11 @@ def missing_document(weights: Weights) -> CheckpointError | None:
     ]
     if not ours:
         return None
-    listed = ", ".join(quote(root, 200) for root in ours[:_SHOWN])
+    under = f" under {listed([quote(root, 200) for root in ours])}" if any(ours) else ""
     root = quote(ours[0], 200) if ours[0] else None
     call = load_call(weights.path, root=root, spec="document")
     return CheckpointError(
-        f"our own keys{f' under {listed}' if any(ours) else ''} without their document",
+        f"our own keys{under} without their document",
         str(weights.path),
         hint=f"Give it: {call}. Or write it into config.json beside them, under {DOCUMENT!r}.",
     )

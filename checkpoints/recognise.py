@@ -15,6 +15,7 @@ from .own import is_document
 __all__ = [
     "Candidate",
     "Config",
+    "entries_tried",
     "inner_config",
     "is_known",
     "recognise",
@@ -81,10 +82,7 @@ def recognise_as(
     """
     keys = list(keys)
     known = set(keys)
-    entries = [entry for entry in family.entries if entry.read is not None and entry.tensors]
-    stated = [entry for entry in entries if config.get("model_type") in entry.model_types]
-    if stated:
-        entries = [entry for entry in entries if entry in stated or not entry.model_types]
+    entries = entries_tried(family, config)
     found = []
     for entry in entries:
         roots = _roots(entry, keys, known)
@@ -101,6 +99,15 @@ def recognise_as(
         ]
     main = {fit.root for fit in found if not fit.entry.secondary}
     return _sorted(fit for fit in found if not fit.entry.secondary or fit.root not in main)
+
+
+def entries_tried(family: Family, config: Config) -> list[Upstream]:
+    """Return the entries that `recognise_as` tries; none of a family that is not read."""
+    entries = [entry for entry in family.entries if entry.read is not None and entry.tensors]
+    stated = [entry for entry in entries if config.get("model_type") in entry.model_types]
+    if stated:
+        return [entry for entry in entries if entry in stated or not entry.model_types]
+    return entries
 
 
 def recognise_plugin(family: Family, config: Config, keys: Iterable[str]) -> list[Candidate]:

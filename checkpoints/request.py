@@ -6,21 +6,22 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Grid, check_grid
+from ..projectors import PROJECTORS
 from ..projectors.lookup import to_stack
 from ..projectors.stack import Stack
-from ..projectors.upstream import Fused, Name, Names
+from ..projectors.upstream import Names
 from ..registry import did_you_mean, quote
 from .errors import CheckpointError
-from .mapping import find_layout
+from .mapping import names_of
 
 __all__ = ["ModuleNames", "Request", "Spec", "load_call"]
 
-Spec = Mapping[str, Any] | Stack
-ModuleNames = str | Sequence[str | Name | Fused]
+Spec: TypeAlias = Mapping[str, Any] | Stack
+ModuleNames: TypeAlias = str | Names
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,9 @@ class Request:
             SpecError: One of them does not fit by itself.
             GridError: The grid is none.
         """
+        if root is not None and not isinstance(root, str):
+            expected = "what stands before the keys, such as 'model.connector'"
+            raise SpecError(quote(root), "root", expected)
         if root:
             root = root.removesuffix(".") + "."
         if family is not None and spec is not None:
@@ -92,7 +96,7 @@ class Request:
             root,
             family or "",
             None if spec is None else _stack(spec),
-            find_layout(module_names) if isinstance(module_names, str) else module_names,
+            None if module_names is None else names_of(module_names, "module_names"),
             layout,
             None if grid is None else check_grid(grid),
             given,
@@ -107,7 +111,9 @@ class Request:
 
 def _stack(spec: Spec) -> Stack:
     if isinstance(spec, str) and not spec.lstrip().startswith("{"):
-        hint = f"Expand a name first: spec=spec_of({quote(spec)}, 1024, 2048)."
+        hint = f"Read a file with load_spec: spec=load_spec({quote(spec, 200)})."
+        if spec in PROJECTORS:
+            hint = f"Expand a name first: spec=spec_of({quote(spec)}, 1024, 2048)."
         raise SpecError(quote(spec), "spec", "a mapping or a Stack", hint)
     return to_stack(spec, None, None, {})
 

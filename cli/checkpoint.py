@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,7 @@ def inspect(
         from ..checkpoints.inspection import inspect_checkpoint
 
         meant = _meant(
+            inspect_checkpoint,
             options,
             root=root,
             family=family,
@@ -92,7 +94,12 @@ def inspect(
 
 
 def _meant(
-    options: list[str] | None, *, spec: Path | None, module_names: str | None, **given: Any
+    function: Callable[..., object],
+    options: list[str] | None,
+    *,
+    spec: Path | None,
+    module_names: str | None,
+    **given: Any,
 ) -> dict[str, Any]:
     """Return the arguments that say which projector of a checkpoint is meant.
 
@@ -100,17 +107,34 @@ def _meant(
         UsageError: A word is wrong.
         SpecError: The document cannot be read.
     """
-    from ..checkpoints.mapping import layouts
+    from ..checkpoints.request import Request
 
-    names: Any = module_names
-    if names is not None and names.replace("_", "-") not in layouts():
-        names = names.split(",")
+    words = settings(options or [])
+    taken = {*signature(function).parameters} - {*signature(Request.of).parameters}
+    for word in words:
+        if word in taken:
+            hint = "Write --force." if word == "replace" else "Leave it out."
+            raise UsageError(f"{word!r} is not an option of a projector", hint=hint)
     return {
         **given,
         "spec": None if spec is None else document(str(spec)),
-        "module_names": names,
-        **settings(options or []),
+        "module_names": None if module_names is None else _names(module_names),
+        **words,
     }
+
+
+def _names(text: str) -> str | list[str]:
+    """Return the modules' names; or, of one name alone, the layout that has it."""
+    from ..checkpoints.errors import CheckpointError
+    from ..checkpoints.mapping import find_layout
+
+    if "," in text:
+        return text.split(",")
+    try:
+        find_layout(text)
+    except CheckpointError:
+        return [text]
+    return text
 
 
 def _echo_values(found: Sequence[Values]) -> None:
@@ -180,6 +204,7 @@ def convert(
         if prefix and to is None:
             raise UsageError("--prefix without --to", hint="Our own format has its own keys.")
         meant = _meant(
+            convert_checkpoint,
             options,
             root=root,
             family=family,

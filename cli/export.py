@@ -101,7 +101,7 @@ def _projector(target: str, words: list[str]) -> Projector:
         from ..checkpoints.load import load_projector
 
         own = [name for name in keywords if name not in _OF_A_CHECKPOINT]
-        if own and "family" not in keywords:
+        if own and ("family" not in keywords or "path" in own):
             raise UsageError(f"{own[0]!r} comes from the checkpoint", target)
         return load_projector(target, **keywords)
     from ..projectors.build import build_projector

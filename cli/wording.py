@@ -17,6 +17,7 @@ _TEXT = r"""(?<!\w)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 # Of a call, what stands after the path: without groups of its own.
 _ARGUMENTS = r"""(?:, [a-z_]+=(?:'(?:[^'\\]|\\.)*'|\w+|\[\.\.\.\]))*"""
 _INSPECT = "mobilevlm inspect {}{}"
+_FAMILY = "--family {}{}"
 # What the library's messages advise, and what to write in a shell instead.
 _REWORDINGS = [
     (re.compile(python), shell)
@@ -45,7 +46,7 @@ _REWORDINGS = [
         (r"\bspec=(?=[.:\s])", "--spec"),
         (r"\bmodule_names=\[\.\.\.\]", "--module-names A,B"),
         (r"\bmodule_names=('[^']*')", "--module-names {}"),
-        (r"\bfamily=('[^']*')", "--family {}"),
+        (rf"\bfamily=('[^']*')({_ARGUMENTS})", _FAMILY),
         (r"\broot=('[^']*')", "--root {}"),
         (r"\b([a-z_]+)='([\w-]+)'", "{}={}"),
         (_TEXT, "{}"),  # any other quoted text is the user's own
@@ -82,9 +83,9 @@ def _reword(match: re.Match[str]) -> str:
         found = python.fullmatch(match[0])
         if found:
             words = found.groups()
-            if shell == _INSPECT:
-                rest = on_the_command_line(words[1].replace(",", ""))
-                return f"mobilevlm inspect {_shell_quoted(words[0])}{rest}"
+            if shell in (_INSPECT, _FAMILY):
+                first = words[0] if shell == _FAMILY else _shell_quoted(words[0])
+                return shell.format(first, on_the_command_line(words[1].replace(",", "")))
             if "mobilevlm" in shell:
                 words = tuple(map(_shell_quoted, words))
             return shell.format(*words)

@@ -86,6 +86,9 @@ def _check(
     count = _count(preset, grid, widths)
     if count == tokens:
         return
+    if count is None and not given:
+        found = f"{tokens} without a grid, and no option of {name} sets the number of tokens"
+        raise SpecError(found, "tokens", hint="Leave out tokens.")
     if count is None:
         raise _without_grid(name)
     options = ", ".join(f"{option}={getattr(preset, option)!r}" for option in given)

@@ -40,9 +40,8 @@ def _queries(tokens: int, preset: CAbstractor) -> int:
     side = math.isqrt(max(tokens - end, 0))
     if side * side + end != tokens:
         hint = f"Try {side * side + end} or {(side + 1) ** 2 + end}."
-        raise SpecError(
-            f"{tokens} tokens, end={end} of them", expected="a square and those", hint=hint
-        )
+        expected = "a square number" + (f" plus the {end} of end={end}" if end else "")
+        raise SpecError(f"{tokens} tokens", expected=expected, hint=hint)
     return tokens - end
 
 

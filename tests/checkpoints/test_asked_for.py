@@ -26,7 +26,7 @@ from mobilevlm import (
     load_projector,
     to_upstream,
 )
-from mobilevlm.projectors.upstream import Fused, Name
+from mobilevlm.projectors.upstream import Axes, Fused, Name
 
 
 def folder(path: Path, state: dict[str, Tensor], **config: Any) -> Path:
@@ -254,9 +254,7 @@ def test_a_number_of_tokens_sets_the_familys_option(tmp_path: Path) -> None:
     assert same(loaded, projector)
     for call in (inspect_checkpoint, load_projector):
         assert call(tmp_path, family="qwen2-vl", tokens=64, grid=(24, 24)).spec == projector.spec
-    with pytest.raises(
-        CheckpointError, match=r": tokens: 65 tokens of 24x24; expected one of 5"
-    ):
+    with pytest.raises(CheckpointError, match=r": tokens: 65 tokens of 24x24; expected one of 5"):
         load_projector(tmp_path, family="qwen2-vl", tokens=65, grid=(24, 24))
     with pytest.raises(SpecError, match=r"^option 'tokens' without a family\. Options belong to "):
         load_projector(tmp_path, tokens=64, grid=(24, 24))
@@ -265,7 +263,7 @@ def test_a_number_of_tokens_sets_the_familys_option(tmp_path: Path) -> None:
     folder(tmp_path / "c", stored(abstractor, "c-abstractor", "abstractor."))
     options = {"family": "c-abstractor", "grid": (6, 6)}
     assert load_projector(tmp_path / "c", tokens=18, **options).spec == abstractor.spec
-    with pytest.raises(CheckpointError, match=r": tokens: 16 tokens, end=2 "):
+    with pytest.raises(CheckpointError, match=r": tokens: 16 tokens; expected a square number plus the 2 of end=2"):
         load_projector(tmp_path / "c", tokens=16, **options)
     with pytest.raises(CheckpointError, match=r"Does tokens=144 contradict the tensors\?"):
         load_projector(tmp_path, family="qwen2-vl", tokens=144, grid=(24, 24))
@@ -296,10 +294,146 @@ def test_arguments_that_do_not_go_together(tmp_path: Path) -> None:
     )
     with pytest.raises(RegistryError, match=r"^unknown projector 'mlpp'. Did you mean 'mlp'\?"):
         load_projector(tmp_path, family="mlpp")
-    with pytest.raises(CheckpointError, match="no projector that is known of model type 'llava'"):
+
+
+@pytest.mark.parametrize(
+    ("family", "found"),
+    [
+        ("flamingo", "no tensors of flamingo's, among 4; expected keys that end in 'latents'"),
+        ("deco", "deco is not read from checkpoints"),
+        ("ldp", "ldp is not read from checkpoints"),  # others have no names for it
+    ],
+)
+@pytest.mark.parametrize("root", [None, "multi_modal_projector."])
+def test_a_family_that_the_tensors_are_not_of(
+    family: str, found: str, root: str | None, tmp_path: Path
+) -> None:
+    """Of a model that is known, too: the caller insists on another family."""
+    folder(tmp_path, hf_mlp(), model_type="llava")
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, family=family, root=root)
+    message = str(caught.value).replace(str(tmp_path), "X")
+    place = "" if root is None else f"root={root!r}, "
+    assert message == (
+        f"X: {found}. The tensors fit mlp (16 -> 24), internvl (4 -> 24), perception-lm (16 -> 24);"
+        f" ask for the one that the model computes: load_projector('X', {place}family='mlp')."
+    )
+    for fitting in ("mlp", "internvl", "perception-lm"):
+        assert load_projector(tmp_path, family=fitting, root=root).spec.out == 24
+
+
+def test_the_first_tensor_of_each_naming_that_is_not_there_is_named(tmp_path: Path) -> None:
+    folder(tmp_path, {"merger.ln_q.weight": torch.zeros(16)}, model_type="my_vlm")
+    with pytest.raises(CheckpointError) as caught:
         load_projector(tmp_path, family="qwen2-vl")
-    with pytest.raises(CheckpointError, match="no projector"):
-        load_projector(tmp_path, family="ldp")  # others have no names for it
+    start = f"{tmp_path}: no tensors of qwen2-vl's, among 1; expected keys that end in 'mlp.0."
+    assert str(caught.value).startswith(start)
+    assert "'merger.ln_q" not in caught.value.expected
+    assert caught.value.hint.startswith("Describe it as a document, and name its modules")
+
+
+def test_a_family_elsewhere_than_at_the_root_that_is_given(tmp_path: Path) -> None:
+    folder(tmp_path, hf_mlp(), model_type="llava")
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, family="mlp", root="visual")
+    assert str(caught.value) == (
+        f"{tmp_path}: no projector at root='visual.'; expected one of 'multi_modal_projector.'"
+    )
+
+
+@pytest.mark.parametrize("more", [{}, {"tokens": 64}])
+def test_a_models_name_for_a_family(more: dict[str, Any], tmp_path: Path) -> None:
+    folder(tmp_path, hf_mlp(), model_type="llava")
+    for name, hint in {
+        "SmolVLM": "SmolVLM uses idefics3: write family='idefics3', merge=3.",
+        "qwen2vl": "Qwen2-VL uses qwen2-vl: write family='qwen2-vl'.",
+        "idefics33": "Did you mean 'idefics3' or 'idefics'?",
+    }.items():
+        with pytest.raises(RegistryError) as caught:
+            load_projector(tmp_path, family=name, **more)
+        assert str(caught.value) == f"unknown projector {name!r}. {hint}"
+
+
+def test_a_path_or_a_name_is_no_specification(tmp_path: Path) -> None:
+    folder(tmp_path, hf_mlp(), model_type="llava")
+    for spec, hint in {
+        "doc.json": "Read a file with load_spec: spec=load_spec('doc.json').",
+        "mlp": "Expand a name first: spec=spec_of('mlp', 1024, 2048).",
+    }.items():
+        with pytest.raises(SpecError) as caught:
+            load_projector(tmp_path, spec=spec)  # type: ignore[arg-type]
+        assert str(caught.value) == f"spec: {spec!r}; expected a mapping or a Stack. {hint}"
+
+
+@pytest.mark.parametrize("root", [Path("foo"), 5, 0])
+def test_a_root_that_is_no_text(root: Any, tmp_path: Path) -> None:
+    folder(tmp_path, hf_mlp(), model_type="llava")
+    for call in (load_projector, inspect_checkpoint, inspect_values):
+        with pytest.raises(SpecError) as caught:
+            call(tmp_path, root=root)
+        assert str(caught.value) == (
+            f"root: {root!r}; expected what stands before the keys, such as 'model.connector'"
+        )
+
+
+_A_NAME = "expected a module's name, a Name, a Fused or an Axes"
+_NAMES = "expected a layout's name, or a list of module names in order of use"
+NO_NAMES: list[tuple[Any, str]] = [
+    ([1], f"[0]: 1; {_A_NAME}"),
+    ([None, "y"], f"[0]: None; {_A_NAME}"),
+    (["x", ("y",)], f"[1]: ('y',); {_A_NAME}"),
+    ([Fused("x", (0, 5))], "[0]: order=(0, 5); expected each of 0, 1 once"),
+    ([Fused("x", (0, 0))], "[0]: order=(0, 0); expected each of 0, 1 once"),
+    (5, f": 5; {_NAMES}"),
+    ({"x": "y"}, f": {{'x': 'y'}}; {_NAMES}"),
+]
+
+
+@pytest.mark.parametrize(("names", "message"), NO_NAMES)
+def test_what_are_no_names_of_modules(names: Any, message: str, tmp_path: Path) -> None:
+    folder(tmp_path, hf_mlp(), model_type="llava")
+    projector = build_projector("mlp", 16, 24)
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, spec=projector.spec, module_names=names)
+    assert str(caught.value) == f"module_names{message}"
+    with pytest.raises(CheckpointError) as caught:
+        to_upstream(projector, names)
+    assert str(caught.value) == f"family{message}"
+
+
+def test_a_function_that_returns_the_names(tmp_path: Path) -> None:
+    folder(tmp_path, hf_mlp(), model_type="llava")
+    projector = build_projector("mlp", 16, 24)
+    names = ["linear_1", "linear_2"]
+    loaded = load_projector(tmp_path, spec=projector.spec, module_names=lambda stack: names)
+    assert same(loaded, load_projector(tmp_path, spec=projector.spec, module_names=names))
+    with pytest.raises(CheckpointError, match=r"^names\[0\]: 1; expected .* or an Axes$"):
+        load_projector(tmp_path, spec=projector.spec, module_names=lambda stack: [1])  # type: ignore[list-item, return-value]
+
+
+def test_too_few_names_are_told_with_the_modules_that_need_one(tmp_path: Path) -> None:
+    folder(tmp_path, hf_mlp(), model_type="llava")
+    projector = build_projector("mlp", 16, 24)
+    found = (
+        "the layout names 1 module, the projector has 2. The modules that hold parameters are, in "
+        "order of use: blocks.0 (Linear), blocks.2 (Linear)."
+    )
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, spec=projector.spec, module_names=["linear_1"])
+    assert str(caught.value) == f"{tmp_path}: {found}"
+    with pytest.raises(CheckpointError) as caught:
+        to_upstream(projector, ["linear_1"])
+    assert str(caught.value) == found
+    with pytest.raises(CheckpointError) as caught:
+        to_upstream(projector, [Axes("rows", "columns"), "linear_2"])
+    modules = found.partition(". ")[2]
+    assert str(caught.value) == f"the layout does not fit the projector's modules. {modules}"
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, spec=projector.spec, module_names="qwen2-vl")
+    assert str(caught.value) == (
+        f"{tmp_path}: the layout names 3 modules, the projector has 2. It belongs to another "
+        "family."
+    )
 
 
 def test_a_reason_against_a_family_is_kept(tmp_path: Path) -> None:
@@ -391,7 +525,7 @@ def test_the_name_of_a_layout_stands_for_its_names(tmp_path: Path) -> None:
         )
     with pytest.raises(CheckpointError, match=r"^unknown layout 'lava'. Did you mean 'llava' or"):
         load_projector(tmp_path, spec=projector.spec, module_names="lava")
-    with pytest.raises(CheckpointError, match="the layout names 1 modules, the projector has 2"):
+    with pytest.raises(CheckpointError, match="the layout names 1 module, the projector has 2"):
         load_projector(tmp_path, spec=projector.spec, module_names=["linear_1"])
 
 

@@ -185,6 +185,18 @@ def test_half_a_projector_is_refused(
     assert half.spec == build_projector("mlp", 16, 24).spec
 
 
+def test_many_halves_are_counted(tmp_path: Path) -> None:
+    halves = [f"model.vision_sampler_{number}." for number in range(10)]
+    state = {f"model.{key}": tensor for key, tensor in mlp().items()}
+    for half in halves:
+        state |= linear(f"{half}proj.", 16, 16)
+    save_file(state, tmp_path / WEIGHTS)
+    shown = ", ".join(map(repr, halves[:8])) + " and 2 more"
+    assert refusal(tmp_path).startswith(f"X: half a projector: {shown} beside 'model.mm_projector.")
+    [note] = inspect_checkpoint(tmp_path, family="mlp").notes
+    assert note.startswith(f"{shown} beside it")
+
+
 def test_both_halves_of_minimax_m3_are_one_projector_without_its_config(tmp_path: Path) -> None:
     """Whose released widths make one half look like an MLP."""
     state = {key.replace("token_merge", "patch_merge"): each for key, each in merging().items()}

@@ -216,6 +216,23 @@ def test_a_document_that_does_not_fit(tmp_path: Path) -> None:
     assert re.match(r"X: 0 tensors missing and \d+ left over for document", refusal(tmp_path))
 
 
+def test_a_list_of_places_says_how_many_more_there_are(tmp_path: Path) -> None:
+    projector = make("mlp")
+    state = {
+        f"m{place}.{key}": tensor.clone()
+        for place in range(10)
+        for key, tensor in projector.state_dict().items()
+    }
+    save_file(state, tmp_path / WEIGHTS)
+    shown = ", ".join(f"'m{place}.'" for place in range(8)) + " and 2 more"
+    assert refusal(tmp_path).startswith(f"X: our own keys under {shown} without their document.")
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, spec=projector.spec)
+    assert str(caught.value) == (
+        f"{tmp_path}: the document fits under {shown}. Say which one, as root='m0.'."
+    )
+
+
 def test_a_document_without_its_tensors(tmp_path: Path) -> None:
     save_file({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / WEIGHTS)
     with pytest.raises(CheckpointError) as caught:

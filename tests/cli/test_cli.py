@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.command import on_a_terminal, run
+from helpers.plugins import Site
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -461,6 +462,10 @@ def test_export_without_a_grid_says_how_one_is_written(tmp_path: Path) -> None:
         ("as root='a.b.'.", "as --root 'a.b.'."),
         ("as family='mlp'.", "as --family 'mlp'."),
         (
+            "write family='idefics3', merge=3, act='silu'.",
+            "write --family 'idefics3' merge=3 act=silu.",
+        ),
+        (
             "Give it: load_projector('a b', root='x.', spec=document).",
             "Give it: mobilevlm inspect 'a b' --root 'x.' --spec document.json.",
         ),
@@ -720,6 +725,84 @@ def test_inspect_and_convert_take_what_the_caller_knows(tmp_path: Path) -> None:
     assert run("export", path, out, "act=relu")[2] == (
         f"error: {path}: 'act' comes from the checkpoint\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("verb", "word", "hint"),
+    [
+        ("inspect", "path=1", "Leave it out."),
+        ("convert", "path=1", "Leave it out."),
+        ("convert", "out=x", "Leave it out."),
+        ("convert", "progress=3", "Leave it out."),
+        ("convert", "replace=1", "Write --force."),
+    ],
+)
+def test_a_word_that_is_no_option_of_a_family(
+    verb: str, word: str, hint: str, tmp_path: Path
+) -> None:
+    save_file({"mm_projector.weight": torch.zeros(24, 16)}, tmp_path / "x.safetensors")
+    paths = [str(tmp_path / "x.safetensors"), *([str(tmp_path / "y")] if verb == "convert" else [])]
+    key = word.partition("=")[0]
+    for words in (["--family", "mlp"], []):
+        assert run(verb, *paths, *words, word) == (
+            2,
+            "",
+            f"error: {key!r} is not an option of a projector. {hint}\n",
+        )
+    out = str(tmp_path / "x.pt2")
+    assert run("export", paths[0], out, "family=mlp", "path=1") == (
+        2,
+        "",
+        f"error: {paths[0]}: 'path' comes from the checkpoint\n",
+    )
+
+
+def test_a_models_name_for_a_family_is_answered_in_words_of_a_shell(tmp_path: Path) -> None:
+    projector = build_projector("idefics3", 16, 24, merge=3)
+    state = to_upstream(projector, "idefics3")
+    root = "model.connector.modality_projection."
+    save_file({f"{root}{key}": each for key, each in state.items()}, tmp_path / "x.safetensors")
+    path = str(tmp_path / "x.safetensors")
+    status, _, err = run("inspect", path, "--family", "SmolVLM")
+    assert (status, err) == (
+        2,
+        "error: unknown projector 'SmolVLM'. SmolVLM uses idefics3: write --family 'idefics3' "
+        "merge=3.\n",
+    )
+
+
+def test_a_plugins_layout_and_the_name_of_one_module(site: Site, tmp_path: Path) -> None:
+    source = """
+from mobilevlm import Preset, Stack
+from mobilevlm.projectors.upstream import Upstream
+
+
+class Bridge(Preset):
+    def expand(self, in_, out):
+        return Stack.parse({"in": in_, "out": out, "blocks": ["pointwise"]})
+
+    upstream = (Upstream("acme-layout", ("up",)),)
+"""
+    point = "[mobilevlm.projectors]\nbridge = acme_bridge:Bridge\n"
+    site.install("acme-bridge", "1.0", point, {"acme_bridge.py": source})
+    PROJECTORS.refresh()
+    save_file(
+        {"m.up.weight": torch.zeros(24, 16), "m.up.bias": torch.zeros(24)},
+        tmp_path / "x.safetensors",
+    )
+    path, document = str(tmp_path / "x.safetensors"), str(tmp_path / "document.json")
+    Path(document).write_text('{"in": 16, "out": 24, "blocks": ["pointwise"]}')
+    for names, layout in {
+        "acme-layout": "acme-layout",
+        "acme-bridge/acme-layout": "acme-bridge/acme-layout",
+        "up": "",
+    }.items():
+        words = ("--spec", document, "--module-names", names, "--json")
+        status, out, _ = run("inspect", path, *words)
+        assert status == 0
+        assert json.loads(out)["layout"] == layout
+    assert run("inspect", path, "--spec", document, "module_names=up")[0] == 0
+    sys.modules.pop("acme_bridge")
 
 
 def test_what_a_stale_config_says_is_told(tmp_path: Path) -> None:

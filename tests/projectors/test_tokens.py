@@ -113,7 +113,12 @@ def test_every_family_gives_what_it_is_asked_for(name: str) -> None:
         (
             "c-abstractor",
             {"tokens": 144, "end": 1},
-            "tokens: 144 tokens, end=1 of them; expected a square and those. Try 122 or 145.",
+            "tokens: 144 tokens; expected a square number plus the 1 of end=1. Try 122 or 145.",
+        ),
+        (
+            "c-abstractor",
+            {"tokens": 150},
+            "tokens: 150 tokens; expected a square number. Try 144 or 169.",
         ),
         (
             "ldp",
@@ -123,8 +128,20 @@ def test_every_family_gives_what_it_is_asked_for(name: str) -> None:
         (
             "mlp",
             {"tokens": 576},
-            "tokens: the number of tokens depends on the grid, of mlp. Give the token grid too: "
-            "grid=(24, 24).",
+            "tokens: 576 without a grid, and no option of mlp sets the number of tokens. Leave out "
+            "tokens.",
+        ),
+        (
+            "ldp",
+            {"tokens": 5},
+            "tokens: 5 without a grid, and no option of ldp sets the number of tokens. Leave out "
+            "tokens.",
+        ),
+        (
+            "internvl",
+            {"tokens": 64, "merge": 3},
+            "tokens: the number of tokens depends on the grid, of internvl. Give the token grid "
+            "too: grid=(24, 24).",
         ),
         ("mlp", {"tokens": True}, "tokens: True; expected a number of tokens, at least 1"),
         ("mlp", {"tokens": 0}, "tokens: 0; expected a number of tokens, at least 1"),

@@ -67,8 +67,9 @@ WRONG_ENTRIES: dict[str, tuple[Upstream, dict[str, Any], str]] = {
     "too few names": (
         entry(names=("up",)),
         {},
-        "its upstream entry 'bridge': the layout names 1 modules, the projector has 2. It belongs "
-        "to another family.; expected the name of each module that holds parameters",
+        "its upstream entry 'bridge': the layout names 1 module, the projector has 2. The modules "
+        "that hold parameters are, in order of use: blocks.0 (Linear), blocks.2 (Linear).; "
+        "expected the name of each module that holds parameters",
     ),
     "a name that is always the same": (
         entry(read=lambda checkpoint: Match(48, 96, {"act": 1})),
