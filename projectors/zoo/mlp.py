@@ -82,14 +82,17 @@ def _read_megatron(ckpt: Checkpoint) -> Match:
     return _match(2, ckpt, "linear_fc1", "linear_fc2")
 
 
-def _read_janus(ckpt: Checkpoint, part: str = "vision_config") -> Match:
-    depth = sum(key.endswith(".weight") for key in ckpt.shapes)
-    last = f"hidden_layers.{depth - 2}" if depth > 1 else "fc1"
-    return _match(depth, ckpt, "fc1", last, ckpt.act(f"{part}.hidden_act"))
+def _read_janus(ckpt: Checkpoint, part: str = "vision_config", setting: str = "depth") -> Match:
+    later = ckpt.layers("hidden_layers")
+    # Transformers' default; without its section the config says nothing.
+    stated = ckpt.option("depth", f"{part}.{setting}", 2 if ckpt.config.get(part) else 1)
+    last = f"hidden_layers.{later - 1}"
+    last = last if f"{last}.weight" in ckpt.shapes else "fc1"
+    return _match(max(1 + later, stated), ckpt, "fc1", last, ckpt.act(f"{part}.hidden_act"))
 
 
 def _read_janus_generation(ckpt: Checkpoint) -> Match:
-    return _read_janus(ckpt, "vq_config")
+    return _read_janus(ckpt, "vq_config", "num_hidden_layers")
 
 
 def _read_qwen3_asr(ckpt: Checkpoint) -> Match:

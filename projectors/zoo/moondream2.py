@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from ...blocks.core.activation import Act
-from ...blocks.norm_act import NormAct
-from ...blocks.pointwise import Pointwise
 from ..preset import Aliases, Channels, Preset
 from ..stack import Stack
 from ..upstream import Checkpoint, Match, Upstream
+from .mlp import Mlp
 
 __all__ = ["Moondream2"]
 
@@ -38,8 +37,7 @@ class Moondream2(Preset):
     act: Act = "gelu-tanh"
 
     def expand(self, in_: int, out: int) -> Stack:
-        act = NormAct(norm="none", act=self.act)
-        return Stack(in_=in_, out=out, blocks=(Pointwise(out=self.hidden), act, Pointwise()))
+        return Mlp(hidden=self.hidden, act=self.act).expand(in_, out)
 
     models: ClassVar[Aliases] = {"Moondream 2": {}}
     upstream = (

@@ -284,6 +284,71 @@ def test_it_is_recognised_whatever_the_config_says(name: str, tmp_path: Path) ->
     assert all(torch.equal(tensor, state[key]) for key, tensor in back.items())
 
 
+def janus(root: str, *modules: str) -> dict[str, Tensor]:
+    state = {}
+    for path in modules:
+        state[f"{root}.{path}.weight"] = torch.randn(24, 16 if path == "fc1" else 24)
+        state[f"{root}.{path}.bias"] = torch.randn(24)
+    return state
+
+
+# Janus' tensors, what its config says, and the refusal.
+JANUS: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
+    "another second layer": (
+        janus("aligner", "fc1", "fc2"),
+        {},
+        "0 tensors missing and 2 left over for mlp\n"
+        "  extra    aligner.fc2.bias (24,)\n"
+        "  extra    aligner.fc2.weight (24, 24)",
+    ),
+    "a layer is missing": (
+        janus("aligner", "fc1", "hidden_layers.0"),
+        {"vision_config": {"depth": 3}},
+        "2 tensors missing and 0 left over for mlp\n"
+        "  missing  aligner.hidden_layers.1.weight (24, 24)\n"
+        "  missing  aligner.hidden_layers.1.bias (24,)",
+    ),
+    "a layer of transformers' default is missing": (
+        janus("aligner", "fc1"),
+        {"vision_config": {"model_type": "janus_vision_model"}},
+        "2 tensors missing and 0 left over for mlp\n"
+        "  missing  aligner.hidden_layers.0.weight (24, 24)\n"
+        "  missing  aligner.hidden_layers.0.bias (24,)",
+    ),
+    "a layer within is missing": (
+        janus("aligner", "fc1", "hidden_layers.1"),
+        {},
+        "2 tensors missing and 0 left over for mlp\n"
+        "  missing  aligner.hidden_layers.0.weight (24, 24)\n"
+        "  missing  aligner.hidden_layers.0.bias (24,)",
+    ),
+    "a weight is missing": (
+        {**janus("aligner", "fc1"), "aligner.hidden_layers.0.bias": torch.zeros(24)},
+        {},
+        "1 tensors missing and 0 left over for mlp\n"
+        "  missing  aligner.hidden_layers.0.weight (24, 24)",
+    ),
+    "the aligner of generated tokens": (
+        janus("generation_aligner", "fc1", "hidden_layers.0"),
+        {"vq_config": {"num_hidden_layers": 3}},
+        "2 tensors missing and 0 left over for mlp\n"
+        "  missing  generation_aligner.hidden_layers.1.weight (24, 24)\n"
+        "  missing  generation_aligner.hidden_layers.1.bias (24,)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JANUS)
+def test_janus_is_refused_with_the_tensors_that_are_missing(name: str, tmp_path: Path) -> None:
+    state, config, message = JANUS[name]
+    save_file(state, tmp_path / "model.safetensors")
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "janus", **config}))
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(tmp_path, root=next(iter(state)).split(".")[0])
+    assert caught.value.found == message
+
+
 BARE = (
     {"fc1": (24, 16), "fc2": (24, 24)},
     {"linear_fc1": (24, 16), "linear_fc2": (24, 24)},
@@ -298,7 +363,7 @@ def test_names_that_say_too_little_without_their_path(
 ) -> None:
     state = {f"{path}.weight": torch.zeros(shape) for path, shape in modules.items()}
     save_file(state, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"no projector that is known|as janus"):
+    with pytest.raises(CheckpointError, match=r"no projector that is known|1 left over for mlp"):
         load_projector(tmp_path)
 
 
