@@ -66,7 +66,7 @@ def folded(text: str) -> str:
     >>> folded("SmolVLM-2.2B"), folded("[a-c]*_x")
     ('smolvlm22b', '[a-c]*x')
     """
-    parts = re.split(r"(\[[^\]]*\])", text.lower())
+    parts = re.split(r"(\[[^\[\]]*\])", text.lower())
     return "".join(part if part.startswith("[") else re.sub(r"[-_.\s]", "", part) for part in parts)
 
 

@@ -263,7 +263,9 @@ def test_a_number_of_tokens_sets_the_familys_option(tmp_path: Path) -> None:
     folder(tmp_path / "c", stored(abstractor, "c-abstractor", "abstractor."))
     options = {"family": "c-abstractor", "grid": (6, 6)}
     assert load_projector(tmp_path / "c", tokens=18, **options).spec == abstractor.spec
-    with pytest.raises(CheckpointError, match=r": tokens: 16 tokens; expected a square number plus the 2 of end=2"):
+    with pytest.raises(
+        CheckpointError, match=r": tokens: 16 tokens; expected a square number plus "
+    ):
         load_projector(tmp_path / "c", tokens=16, **options)
     with pytest.raises(CheckpointError, match=r"Does tokens=144 contradict the tensors\?"):
         load_projector(tmp_path, family="qwen2-vl", tokens=144, grid=(24, 24))
