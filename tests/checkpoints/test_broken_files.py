@@ -142,7 +142,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "X: its tensors leave a hole at byte 1. Download or save it again.",
     ),
     "a dtype of the projector's": (
-        lambda: with_unknown_dtype("mm_projector.0.weight"),
+        lambda: with_unknown_dtype("mm_projector.0.weight", mlp()),
         "X['mm_projector.0.weight']: a tensor of (48, 16), of the dtype 'F6_E2M3', which is not "
         "known; expected a tensor of its own numbers. Save it again in one of BF16, F16, F32, F64 "
         "and the like.",
@@ -490,10 +490,10 @@ def test_the_root_of_the_first_of_several_that_fit_is_named(tmp_path: Path) -> N
     )
 
 
-def with_unknown_dtype(key: str) -> bytes:
-    """The MLP in safetensors, with a tensor of a dtype that nobody knows."""
+def with_unknown_dtype(key: str, state: dict[str, Tensor]) -> bytes:
+    """Tensors in safetensors, with one of a dtype that nobody knows."""
     described = {"dtype": "F6_E2M3", "shape": [48, 16], "data_offsets": [0, 576]}
-    rest = {name: tensor for name, tensor in mlp().items() if name != key}
+    rest = {name: tensor for name, tensor in state.items() if name != key}
     entries, data = {key: described}, bytes(576)
     for name, tensor in rest.items():
         span = [len(data), len(data) + tensor.nbytes]
@@ -504,9 +504,10 @@ def with_unknown_dtype(key: str) -> bytes:
 
 def test_a_dtype_that_nobody_knows_spoils_only_its_tensor(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
-    path.write_bytes(with_unknown_dtype("language_model.weight"))
+    state = mlp()  # once: threads share the random numbers
+    path.write_bytes(with_unknown_dtype("language_model.weight", state))
     assert (inspect_checkpoint(path).family, inspect_checkpoint(path).left) == ("mlp", 1)
-    save_file(mlp(), tmp_path / "y.safetensors")
+    save_file(state, tmp_path / "y.safetensors")
     assert same(load_projector(path), load_projector(tmp_path / "y.safetensors"))
     with pytest.raises(CheckpointError, match="of the dtype 'F6_E2M3', which is not known"):
         SafetensorsFile(path).read(["language_model.weight"])
