@@ -10,7 +10,12 @@ from mobilevlm import PROJECTORS, Projector, build_projector, build_vision_proje
 
 V, D = 48, 64  # the widths of the vision encoder and of the language model
 GRID = (12, 12)
-SMALL: dict[str, dict[str, Any]] = {"blip2": {"depth": 2}, "idefics2": {"depth": 1}}
+SMALL: dict[str, dict[str, Any]] = {
+    "blip2": {"depth": 2},
+    "idefics2": {"depth": 1},
+    # The mean of 65,531 random embeddings is nearly zero.
+    "ovis2": {"words": 95},
+}
 DROP_INS = ["linear", "mlp2x_gelu", "mlp2x_res2x_gelu", "ldpnet", "ldpnetv2"]
 NATIVE = [
     entry.name
