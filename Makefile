@@ -25,6 +25,8 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests -q
 TWO := -n 2 --dist loadfile
+# Of the steps of `make test-all`, that which runs most tests.
+TESTS := pytest
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .PHONY: help demo test test-all lint types pytest coverage test-slow test-threads test-isa test-clone \
@@ -40,8 +42,8 @@ demo: $(DEMO)  ## Project a photograph with three projectors.
 test: lint types pytest  ## The gates of every change: under 6 minutes on two idle cores.
 
 test-all:  ## Every gate, with the minutes of each.
-	@.ci/steps demo lint types pytest test-slow test-threads test-isa test-export test-litert \
-		test-zeta test-adapters $(MORE)
+	@.ci/steps demo lint types $(TESTS) test-slow test-threads test-isa test-export test-litert \
+		test-zeta test-adapters
 
 lint: $(TEST)  ## ruff, on code and format; codespell, on everything.
 	$(BIN)/ruff check .
