@@ -150,8 +150,8 @@ def test_values_that_zeta_refuses() -> None:
         "norm_type='low_precision_layernorm', fc_type='torch', verbose=0, device=None)."
     )
     assert refused({"type": "zeta-pseudo-conv3d", "kernel_size": 4}) == (
-        "zeta.nn.PseudoConv3d(kernel_size=4, temporal_kernel_size=None, dim=64, dim_out=32): it "
-        "makes (1, 32, 9, 9) of (1, 64, 8, 8); expected (1, 32, 8, 8). Its signature is "
+        "zeta.nn.PseudoConv3d(kernel_size=4, temporal_kernel_size=None, dim=64, dim_out=32): an "
+        "input of (1, 64, 8, 8) gives (1, 32, 9, 9); expected (1, 32, 8, 8). Its signature is "
         "PseudoConv3d(dim, dim_out=None, kernel_size=3, temporal_kernel_size=None)."
     )
 
