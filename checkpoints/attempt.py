@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Grid
-from ..projectors import PROJECTORS
 from ..projectors.index import aliases
 from ..projectors.lookup import instantiate, to_stack
 from ..projectors.projector import Projector
@@ -39,13 +38,13 @@ def attempt_all(
             failures.append(error)
             continue
         # Entries of one family that differ only in the models that they name say the same.
-        said = (
+        says = (known.family, known.projector.spec)
+        same = (
             known.root == other.root
-            and (request.family or known.family == other.family)
-            and (request.family or known.projector.spec == other.projector.spec)
+            and (request.family or says == (other.family, other.projector.spec))
             for other in done
         )
-        if not any(said):
+        if not any(same):
             done.append(known)
     return done, failures
 
@@ -104,25 +103,22 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
         bias = stored.get(key.removesuffix("weight") + "bias")
         if bias is not None:
             refuse_turned(f"{where}[{quote(root + key)}]", tensor.shape, bias.shape)
-    asked = PROJECTORS.find(request.family).name if request.family else ""
-    alias = aliases().get(asked)
     if request.family and entry.model_types and not fit.is_of(config):
         config = {**config, "model_type": entry.model_types[0]}
     shapes = {key: tensor.shape for key, tensor in stored.items()}
-    given = {**(alias[1] if alias else {}), **request.options}
+    given = {**fit.family.options, **request.options}
     ckpt = Checkpoint(config, shapes, root, family, bool(request.family), given)
     try:
         if request.tokens is not None:
             given = _with_tokens(request.tokens, ckpt, entry, request.grid)
             ckpt = replace(ckpt, given=given)
-        # `recognise` returns no entry without a reader.
-        match = cast("Callable[[Checkpoint], Match]", entry.read)(ckpt)
+        match = _match(entry, ckpt)
         name, options = match.preset or family, dict(match.options)
         if request.family:
             # What a name of the family stands for may be overridden, so it is no part of the name.
             alias_of, meant = aliases().get(match.preset, ("", {}))
             name = alias_of or name
-            options = {**({} if alias else meant), **options, **given}
+            options = {**({} if fit.family.alias else meant), **options, **given}
         grid = None if match.grid is None else request.grid or match.grid
         stack = request.applied(to_stack(name, match.in_, match.out, options))
         projector = Projector(stack, grid=grid, device="meta")
@@ -141,11 +137,16 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
     except CheckpointError as error:
         hint = _doubt(request) or error.hint
         raise CheckpointError(error.found, where, error.expected, hint) from error
-    shown = asked if alias else match.preset or family
+    shown = fit.family.alias or match.preset or family
     check_fit(pairs, stored, shown, weights, root, _doubt(request))
     keys = [(root + key, part) for key, part in pairs]
     layout, notes = fit.family.layout(entry), tuple(ckpt.notes)
     return Known(shown, projector, keys, root, layout, notes)
+
+
+def _match(entry: Upstream, ckpt: Checkpoint) -> Match:
+    # `recognise` returns no entry without a reader.
+    return cast("Callable[[Checkpoint], Match]", entry.read)(ckpt)
 
 
 def _with_tokens(
@@ -159,7 +160,7 @@ def _with_tokens(
     ways = type(preset).tokens_by
     defaults = {name: getattr(preset, name) for name in ways}  # what a reader may wait for
     ckpt = replace(ckpt, given={**defaults, **ckpt.given})
-    found = cast("Callable[[Checkpoint], Match]", entry.read)(ckpt).options
+    found = _match(entry, ckpt).options
     others = {name: value for name, value in found.items() if name not in ways}
     return with_tokens(ckpt.family, {**others, **given}, tokens, grid)
 

@@ -22,12 +22,14 @@ class Family:
         name: Its registered name; a plugin's is qualified.
         entries: Its upstream entries.
         plugin: Whether it is not built in.
-        options: The options that the name which was asked for stands for.
+        alias: The name that was asked for, where it is not the family's own.
+        options: The options that this name stands for.
     """
 
     name: str
     entries: tuple[Upstream, ...]
     plugin: bool = False
+    alias: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def layout(self, entry: Upstream) -> str:
@@ -51,10 +53,11 @@ def find_family(name: str) -> Family:
             call = "".join(f", {key}={value!r}" for key, value in options.items())
             error.hint = f"{model} uses {family}: write family={family!r}{call}."
         raise
-    family, options = aliases().get(found.name, (found.name, {}))
+    alias = found.name if found.name in aliases() else ""
+    family, options = aliases().get(alias, (found.name, {}))
     entries = _entries(PROJECTORS.get(family))
     if family in upstream_index():
-        return Family(family, entries, options=options)
+        return Family(family, entries, alias=alias, options=options)
     return Family(_qualified(found), entries, plugin=True)
 
 

@@ -15,6 +15,7 @@ from .errors import CheckpointError, listed
 from .known import Known, check_fit, refuse_packed
 from .mapping import Part, named_parts, parts
 from .request import Request, load_call
+from .roots import Roots
 from .save import DOCUMENT
 from .weights import Weights
 
@@ -116,12 +117,8 @@ def _roots(weights: Weights, pairs: list[tuple[str, Part]]) -> list[str]:
     """Return the roots at which all of the keys stand, or at least the first."""
     if not pairs:
         return [""]
-    first, known = pairs[0][0], set(weights.keys)
-    roots = [
-        key.removesuffix(first) for key in weights.keys if key == first or key.endswith(f".{first}")
-    ]
-    complete = [root for root in roots if all(root + key in known for key, _ in pairs)]
-    return complete or roots
+    roots, keys = Roots(weights.keys), [key for key, _ in pairs]
+    return roots.of_all(keys) or roots.of(keys[0])
 
 
 def _at_root(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from ..projectors.index import upstream_entry, upstream_index
@@ -11,6 +11,7 @@ from ..projectors.upstream import Upstream
 from .connectors import connectors
 from .families import Family
 from .own import is_document
+from .roots import Roots
 
 __all__ = [
     "Candidate",
@@ -21,6 +22,7 @@ __all__ = [
     "recognise",
     "recognise_as",
     "recognise_beside",
+    "recognise_plugin",
 ]
 
 Config: TypeAlias = Mapping[str, Any]
@@ -57,7 +59,7 @@ def recognise(config: Config, keys: Iterable[str]) -> list[Candidate]:
     families of which an entry fits are imported.
     """
     model_type = config.get("model_type")
-    return _sorted(_built_in(keys, lambda entry: _is_tried(entry, model_type)))
+    return _built_in(keys, lambda entry: _is_tried(entry, model_type))
 
 
 def recognise_beside(config: Config, keys: Iterable[str]) -> list[Candidate]:
@@ -66,9 +68,15 @@ def recognise_beside(config: Config, keys: Iterable[str]) -> list[Candidate]:
     In a model that is known they find the projectors that stand beside its main one.
     """
     model_type = config.get("model_type")
-    return _sorted(
-        _built_in(keys, lambda entry: entry.names_suffice and not _is_tried(entry, model_type))
-    )
+    return _built_in(keys, lambda entry: entry.names_suffice and not _is_tried(entry, model_type))
+
+
+def recognise_plugin(family: Family, config: Config, keys: Iterable[str]) -> list[Candidate]:
+    """Return the entries that fit of a family that is not built in."""
+    model_type = config.get("model_type")
+    entries = [entry for entry in family.entries if entry.read is not None]
+    fits = _fits(entries, Roots(keys), lambda entry: _is_tried(entry, model_type))
+    return _sorted(Candidate(family, entries[index], root) for index, root in fits)
 
 
 def recognise_as(
@@ -81,22 +89,22 @@ def recognise_as(
     like connectors.
     """
     keys = list(keys)
-    known = set(keys)
+    roots = Roots(keys)
     entries = entries_tried(family, config)
-    found = []
-    for entry in entries:
-        roots = _roots(entry, keys, known)
-        if root is not None:
-            roots = [root] if all(root + tensor in known for tensor in entry.tensors) else []
-        found += [Candidate(family, entry, root) for root in roots]
-    if not found and root is None:
-        places = [*connectors(keys), ""]
-        found = [
+
+    def at(places: Iterable[str]) -> list[Candidate]:
+        return [
             Candidate(family, entry, place)
             for entry in entries
             for place in places
-            if all(place + tensor in known for tensor in entry.tensors)
+            if roots.hold(place, entry.tensors)
         ]
+
+    if root is not None:
+        found = at([root])
+    else:
+        found = [Candidate(family, entries[index], place) for index, place in _fits(entries, roots)]
+        found = found or at([*connectors(keys), ""])
     main = {fit.root for fit in found if not fit.entry.secondary}
     return _sorted(fit for fit in found if not fit.entry.secondary or fit.root not in main)
 
@@ -110,28 +118,29 @@ def entries_tried(family: Family, config: Config) -> list[Upstream]:
     return entries
 
 
-def recognise_plugin(family: Family, config: Config, keys: Iterable[str]) -> list[Candidate]:
-    """Return the entries of a family that is not built in that fit."""
-    keys = list(keys)
-    known = set(keys)
-    model_type = config.get("model_type")
-    return _sorted(
-        Candidate(family, entry, root)
-        for entry in family.entries
-        if entry.read is not None and entry.tensors and _is_tried(entry, model_type)
-        for root in _roots(entry, keys, known)
-    )
-
-
-def _built_in(keys: Iterable[str], is_tried: Any) -> Iterator[Candidate]:
-    keys = list(keys)
-    known = set(keys)
+def _built_in(keys: Iterable[str], is_tried: Callable[[Upstream], bool]) -> list[Candidate]:
+    roots = Roots(keys)
+    found = []
     for family, entries in upstream_index().items():
-        for index, entry in enumerate(entries):
-            if entry.tensors and is_tried(entry):
-                for root in _roots(entry, keys, known):
-                    whole = upstream_entry(family, index)
-                    yield Candidate(Family(family, (whole,)), whole, root)
+        for index, root in _fits(entries, roots, is_tried):
+            entry = upstream_entry(family, index)
+            found.append(Candidate(Family(family, (entry,)), entry, root))
+    return _sorted(found)
+
+
+def _fits(
+    entries: Sequence[Upstream],
+    roots: Roots,
+    is_tried: Callable[[Upstream], bool] = lambda _: True,
+) -> Iterator[tuple[int, str]]:
+    """Yield the index of each entry that is tried and fits, and the roots at which it does."""
+    for index, entry in enumerate(entries):
+        if not entry.tensors or not is_tried(entry):
+            continue
+        pattern = re.compile(rf"(?:.*\.)?(?:{entry.prefix})\.")
+        for root in roots.of_all(entry.tensors):
+            if pattern.fullmatch(root) if root or entry.needs_prefix else True:
+                yield index, root
 
 
 def _sorted(found: Iterable[Candidate]) -> list[Candidate]:
@@ -143,20 +152,6 @@ def _is_tried(entry: Upstream, model_type: object) -> bool:
     if not entry.model_types:
         return True
     return entry.names_suffice if model_type is None else model_type in entry.model_types
-
-
-def _roots(entry: Upstream, keys: list[str], known: set[str]) -> list[str]:
-    """Return the roots at which the entry's tensors are all there."""
-    pattern = re.compile(rf"(?:.*\.)?(?:{entry.prefix})\.")
-    first = entry.tensors[0]
-    ends = [key for key in keys if key == first or key.endswith(f".{first}")]
-    roots = [key.removesuffix(first) for key in ends]
-    return [
-        root
-        for root in roots
-        if (pattern.fullmatch(root) if root or entry.needs_prefix else True)
-        and all(root + tensor in known for tensor in entry.tensors)
-    ]
 
 
 def inner_config(config: Config) -> Config:
