@@ -62,8 +62,8 @@ def head_width(channels: int, heads: int) -> int:
     return channels // heads
 
 
-def square_side(number: int) -> int:
-    """Return the side of a square of `number` queries.
+def square_side(number: int, what: str = "queries") -> int:
+    """Return the side of a square of so many queries, or of what else they are.
 
     >>> square_side(144)
     12
@@ -74,7 +74,7 @@ def square_side(number: int) -> int:
     side = math.isqrt(number)
     if side * side != number:
         hint = f"Try {side * side} or {(side + 1) ** 2}."
-        raise SpecError(f"{number} queries", expected="a square number", hint=hint)
+        raise SpecError(f"{number} {what}", expected="a square number", hint=hint)
     return side
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..registry import Entry, MobileVLMError
 from . import PROJECTORS
+from .docstrings import attributes, paragraph, paragraphs
 from .index import aliases, find_model, read_index
 from .lookup import instantiate
 from .plan import Plan
 from .preset import Preset
 
-__all__ = ["Description", "attributes", "describe", "paragraph", "paragraphs"]
+__all__ = ["CASE", "Description", "describe"]
 
 CASE = {"in": 1024, "out": 2048, "grid": [24, 24]}
 
@@ -113,24 +112,3 @@ def _plan(preset: Preset, case: Mapping[str, Any]) -> Plan | None:
         return Plan(preset.stack(case["in"], case["out"]), (h, w))
     except MobileVLMError:  # a plugin's may need other widths
         return None
-
-
-def paragraphs(cls: type) -> list[str]:
-    """Return a docstring's paragraphs, each on one line, without the attributes."""
-    doc = inspect.cleandoc(cls.__doc__ or "").split("\nAttributes:")[0]
-    return [" ".join(part.split()) for part in doc.split("\n\n") if part.strip()]
-
-
-def paragraph(cls: type, title: str) -> str:
-    """Return the paragraph of a docstring that begins with a title, without it; may be empty."""
-    for part in paragraphs(cls):
-        if part.startswith(f"{title}: "):
-            return part.removeprefix(f"{title}: ")
-    return ""
-
-
-def attributes(cls: type) -> dict[str, str]:
-    """Return what a docstring says of each attribute."""
-    doc = inspect.cleandoc(cls.__doc__ or "").partition("\nAttributes:\n")[2]
-    found = re.findall(r"^    (\w+): (.*?)(?=^    \w|\Z)", doc, re.MULTILINE | re.DOTALL)
-    return {name: " ".join(text.split()) for name, text in found}

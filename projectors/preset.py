@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from ..blocks.attention import square_side
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import MAX_WIDTH
 from ..blocks.core.spec import Spec
@@ -130,11 +130,7 @@ def square(tokens: int, preset: Preset) -> int:
     Raises:
         SpecError: It is not a square number.
     """
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        hint = f"Try {side * side} or {(side + 1) ** 2}."
-        raise SpecError(f"{tokens} tokens", expected="a square number", hint=hint)
-    return side
+    return square_side(tokens, "tokens")
 
 
 def token_order(order: Literal["raster", "blocked"], merge: int) -> TokenOrder:

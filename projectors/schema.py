@@ -11,6 +11,7 @@ from ..blocks import BLOCKS
 from ..blocks.core.spec import Spec
 from ..registry import Registry, RegistryError
 from . import PROJECTORS
+from .docstrings import attributes
 from .nested import NestedPreset
 from .stack import Stack
 
@@ -90,7 +91,7 @@ def _object_schema(
 ) -> dict[str, Any]:
     """Return the schema of a class's fields, described as its docstring does."""
     schema = cls.model_json_schema(mode="validation")
-    docs = _attribute_docs(inspect.getdoc(cls) or "")
+    docs = attributes(cls)
     properties = {
         name: {**_simplify(field), **({"description": docs[name]} if name in docs else {})}
         for name, field in schema.get("properties", {}).items()
@@ -102,18 +103,6 @@ def _object_schema(
         "required": [*required, *schema.get("required", [])],
         "additionalProperties": False,
     }
-
-
-def _attribute_docs(doc: str) -> dict[str, str]:
-    """Return the descriptions in a docstring's section "Attributes", by field.
-
-    >>> _attribute_docs(inspect.getdoc(NestedPreset) or "")
-    {'name': "The preset's registered name.", 'out': 'Its output width.'}
-    """
-    section = re.search(r"^Attributes:\n((?:    .*(?:\n|$)|\n)+)", doc, re.MULTILINE)
-    entries = re.split(r"^    (?=\w)", section[1], flags=re.MULTILINE)[1:] if section else []
-    pairs = (entry.partition(":") for entry in entries)
-    return {name.removesuffix("_"): " ".join(text.split()) for name, _, text in pairs}
 
 
 def _simplify(schema: Any) -> Any:

@@ -14,7 +14,8 @@ from typing import Any
 
 from mobilevlm import BLOCKS, PROJECTORS, Plan, Preset
 from mobilevlm.projectors import FAMILIES
-from mobilevlm.projectors.describe import paragraph
+from mobilevlm.projectors.describe import CASE
+from mobilevlm.projectors.docstrings import paragraph
 from mobilevlm.projectors.index import folded
 from mobilevlm.projectors.upstream import Upstream
 
@@ -22,8 +23,7 @@ ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "projectors" / "zoo" / "index.json"
 PYPROJECT = ROOT / "pyproject.toml"
 NOT_DATA = {"names", "read"}  # functions, or names of no use before the family is imported
-# The case of the README's table, and where a family needs another one.
-CASE = {"in": 1024, "out": 2048, "grid": [24, 24]}
+# Where a family needs another case than that of the README's table.
 SPECIAL: dict[str, dict[str, Any]] = {"identity": {"in": 2048}, "voxtral": {"grid": [1, 576]}}
 
 

@@ -17,7 +17,7 @@ from index import families, models, standard_plan
 from reference import attention, more_families, zoo
 
 from mobilevlm import PROJECTORS, Preset, load_spec, plan_projector
-from mobilevlm.projectors.describe import attributes, paragraphs
+from mobilevlm.projectors.docstrings import attributes, paragraph, paragraphs
 
 ROOT = Path(__file__).parents[1]
 # A source: a repository, a path in it (below src/transformers for that one) and the classes or
@@ -46,9 +46,8 @@ def used_by(cls: type[Preset]) -> str:
 
 def sources(cls: type) -> list[re.Match[str] | str]:
     """The sources that the docstring names: matches of `IN_REPOSITORY`, or papers."""
-    [text] = [part for part in paragraphs(cls) if part.startswith("Source: ")]
     found: list[re.Match[str] | str] = []
-    for item in text.removeprefix("Source: ").removesuffix(".").split("; "):
+    for item in paragraph(cls, "Source").removesuffix(".").split("; "):
         match = IN_REPOSITORY.fullmatch(item)
         assert match or PAPER.fullmatch(item), f"{cls.__name__}: {item!r} is no source"
         found.append(match or item)
