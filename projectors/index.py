@@ -72,8 +72,9 @@ def folded(text: str) -> str:
 
 def find_model(name: str) -> tuple[str, str, Mapping[str, Any]] | None:
     """Return a model's name as it is written, its family and the options it means, or None."""
+    wanted = folded(name)
     for model, (family, options) in models().items():
-        if folded(model) == folded(name):
+        if folded(model) == wanted:
             return model, family, options
     return None
 

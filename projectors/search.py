@@ -54,16 +54,17 @@ def list_projectors(pattern: str = "*") -> list[str]:
 
 def find_projectors(pattern: str) -> Iterator[Found]:
     """Yield what `list_projectors` finds, each with the names that it was found by."""
+    wanted = folded(pattern)
     for entry in PROJECTORS.entries():
         row = read_index().get(entry.name, {}) if entry.source == "built-in" else {}
         facts = {key: row[key] for key in ("tokens", "parameters", "note") if key in row}
-        if _matches(entry, pattern):
+        if _matches(entry, wanted):
             yield Found("projector", entry, **facts)
             continue
         by = {
             name: options
             for name, options in _other_names(row).items()
-            if fnmatchcase(folded(name), folded(pattern))
+            if fnmatchcase(folded(name), wanted)
         }
         if by:
             yield Found("projector", entry, by, **facts)
@@ -71,8 +72,9 @@ def find_projectors(pattern: str) -> Iterator[Found]:
 
 def find_in(registry: Registry[Any], pattern: str) -> Iterator[Found]:
     """Yield the entries of a registry that a pattern finds by name."""
+    wanted = folded(pattern)
     for entry in registry.entries():
-        if _matches(entry, pattern):
+        if _matches(entry, wanted):
             yield Found(registry.kind, entry)
 
 
@@ -94,9 +96,9 @@ def _other_names(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return names | {kind: {} for kind in types if folded(kind) not in known}
 
 
-def _matches(entry: Entry, pattern: str) -> bool:
-    """Return whether a pattern finds an entry: a plugin's also by its distribution's name."""
+def _matches(entry: Entry, wanted: str) -> bool:
+    """Return whether a folded pattern finds an entry; a plugin's by its distribution too."""
     names = [entry.name]
     if entry.version:
         names += [entry.source, f"{entry.source}/{entry.name.rpartition('/')[2]}"]
-    return any(fnmatchcase(folded(name), folded(pattern)) for name in names)
+    return any(fnmatchcase(folded(name), wanted) for name in names)
