@@ -11,7 +11,7 @@ from .attempt import attempt_all
 from .connectors import connectors
 from .errors import CheckpointError, convert_pickle, listed
 from .families import find_family
-from .own import missing_document
+from .own_keys import missing_document
 from .recognise import Config, entries_tried, is_known, recognise_as
 from .request import Request, load_call
 from .weights import Weights

@@ -17,10 +17,9 @@ from .advice import family_hint, not_asked, nothing_known
 from .attempt import attempt_all
 from .errors import CheckpointError, listed
 from .families import find_family, plugin_families
-from .keys import seen_through
 from .known import Known
 from .mapping import Part
-from .own import by_document, by_spec
+from .own_keys import by_document, by_spec
 from .recognise import (
     Candidate,
     Config,
@@ -33,6 +32,7 @@ from .recognise import (
 )
 from .request import ModuleNames, Request, Spec, load_call
 from .weights import ProgressCallback, Weights
+from .wrapped_keys import seen_through
 
 __all__ = ["load_projector", "other_roots", "read_projector", "recognise_projector"]
 

@@ -10,7 +10,7 @@ from ..projectors.index import upstream_entry, upstream_index
 from ..projectors.upstream import Upstream
 from .connectors import connectors
 from .families import Family
-from .own import is_document
+from .own_keys import is_document
 from .roots import Roots
 
 __all__ = [
