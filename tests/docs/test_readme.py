@@ -35,6 +35,8 @@ def test_every_code_block_is_of_a_kind_that_is_run() -> None:
     assert "make test-all" in (ROOT / ".ci" / "run").read_text("utf-8")
     makefile = (ROOT / "Makefile").read_text("utf-8")
     [steps] = re.findall(r"\.ci/steps ((?:.*\\\n)*.*)", makefile)
+    [tests] = re.findall(r"^TESTS := (.*)", makefile, re.MULTILINE)
+    steps = steps.replace("$(TESTS)", tests)
     [gates] = re.findall(r"^test: ([a-z ]*)", makefile, re.MULTILINE)
     assert {"demo", *gates.split(), "test-zeta", "test-export"} <= set(steps.split())
     example = tomllib.loads((ROOT / "examples/acme-blocks/pyproject.toml").read_text("utf-8"))
