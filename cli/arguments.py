@@ -19,6 +19,7 @@ __all__ = ["UsageError", "call", "document", "parse_grid", "settings"]
 
 _GRID = re.compile(r"([0-9]{1,9})x([0-9]{1,9})", re.ASCII)
 _STREAM = re.compile(r"-|/dev/stdin|/dev/fd/[0-9]{1,9}|/proc/self/fd/[0-9]{1,9}", re.ASCII)
+_MODELS = {"in": "tower", "out": "lm"}  # which model gives which width
 _PYTHON = {"True": "true", "False": "false", "None": "null"}  # Python's spelling of JSON's
 
 
@@ -48,6 +49,9 @@ def settings(words: Iterable[str]) -> dict[str, Any]:
             )
         if key in found:
             raise UsageError(f"{key!r} is given twice")
+        if key in _MODELS.values():  # a path, whatever it looks like
+            found[key] = text
+            continue
         if key == "grid" or _GRID.fullmatch(text):
             found[key] = parse_grid(text, key)
             continue
@@ -99,13 +103,26 @@ def call(
         keywords["spec"] = document(target)
     else:
         _check_name(target)
-        keywords = {"spec": target, **(widths or {}), **keywords}
-        for key in ("in", "out"):
+        missing = [key for key, model in _MODELS.items() if model not in keywords]
+        defaults = {key: width for key, width in (widths or {}).items() if key in missing}
+        keywords = {"spec": target, **defaults, **keywords}
+        for key in missing:
             hint = f"Write: mobilevlm {verb} {target} in=1024 out=2048"
             _require(key, keywords, target, hint)
     if needs_grid:
+        if "tower" in keywords and "grid" not in keywords:
+            _take_grid(keywords)
         _require("grid", keywords, target, "Write grid=24x24.")
     return keywords
+
+
+def _take_grid(keywords: dict[str, Any]) -> None:
+    """Add the tower's grid, unless it takes images of any size."""
+    from ..projectors.tower import read_tower
+
+    tower = keywords["tower"] = read_tower(keywords["tower"])
+    if tower.grid is not None:
+        keywords["grid"] = tower.grid
 
 
 def _require(key: str, keywords: Mapping[str, Any], target: str, hint: str) -> None:

@@ -90,7 +90,10 @@ Family = Annotated[
 ]
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="in=1024 out=2048 grid=24x24, and options."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="in=1024 out=2048 grid=24x24, or tower=FOLDER lm=FOLDER, and options.",
+    ),
 ]
 
 

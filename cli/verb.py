@@ -15,7 +15,8 @@ from .output import USAGE, explain
 
 __all__ = ["Verb", "Verbs"]
 
-_EITHER_WAY = ("in", "out", "grid", "root", "family")  # written as --key value or key=value
+# Written as --key value or key=value.
+_EITHER_WAY = ("in", "out", "grid", "tower", "lm", "root", "family")
 _SETTINGS = ("dtype", "device", "weights")  # so may these, if the verb has them as options
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import check_grid
 from ..registry import quote
+from . import PROJECTORS
 from .lookup import to_stack
 from .plan import MAX_PARAMETERS, Plan
 from .projector import Projector
 from .stack import Stack
 from .tokens import with_tokens
+from .tower import read_tower, read_width
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,8 @@ def build_projector(
     in_: int | None = None,
     out: int | None = None,
     *,
+    tower: object = None,
+    lm: object = None,
     tokens: int | None = None,
     grid: Sequence[int] | None = None,
     device: torch.device | str | None = None,
@@ -39,12 +43,19 @@ def build_projector(
     108
     >>> plan_projector("internvl", 1024, 2048, tokens=64, grid=(24, 24)).stack.blocks[0].size
     (3, 3)
+    >>> clip = {"model_type": "clip_vision_model", "hidden_size": 1024, "patch_size": 14}
+    >>> build_projector("ldp", tower=clip, lm={"hidden_size": 2048}, device="meta").tokens(16, 16)
+    64
 
     Args:
         spec: A registered name, a mapping as in a document, or a `Stack`. Never a path: read
             files with `load_spec`.
         in_: The input width, if the document does not give it. ``**{"in": 1024}`` works too.
         out: The output width, if the document does not give it.
+        tower: The vision tower, as `read_tower` takes it: a config of transformers or timm, or a
+            model's folder. It gives the input width and, where neither the call nor the document
+            does, the grid, `prefix_tokens` and the order of the tokens.
+        lm: The language model, as `read_width` takes it. It gives the output width.
         tokens: How many tokens are to come out, in place of the option of a registered name that
             sets it, such as a number of queries. Where the number depends on the grid, that is
             needed too.
@@ -56,11 +67,11 @@ def build_projector(
 
     Raises:
         RegistryError: The name is unknown, or its plugin is broken.
-        SpecError: The document, an option or a width does not fit, or no value of the option gives
-            that many tokens.
+        SpecError: The document, an option or a width does not fit, no value of the option gives
+            that many tokens, or the config of `tower` or `lm` cannot be read.
         GridError: The grid does not fit.
     """
-    stack = _stack(spec, in_, out, options, tokens, grid)
+    stack, grid = _resolve(spec, in_, out, tower, lm, options, tokens, grid)
     return Projector(stack, grid=grid, device=device, dtype=dtype, max_parameters=max_parameters)
 
 
@@ -69,6 +80,8 @@ def plan_projector(
     in_: int | None = None,
     out: int | None = None,
     *,
+    tower: object = None,
+    lm: object = None,
     tokens: int | None = None,
     grid: Sequence[int] | None = None,
     max_parameters: int = MAX_PARAMETERS,
@@ -81,7 +94,7 @@ def plan_projector(
 
     Args and errors are those of `build_projector`.
     """
-    stack = _stack(spec, in_, out, options, tokens, grid)
+    stack, grid = _resolve(spec, in_, out, tower, lm, options, tokens, grid)
     sides = None if grid is None else check_grid(grid)
     return Plan(stack, sides, max_parameters=max_parameters)
 
@@ -91,6 +104,8 @@ def spec_of(
     in_: int | None = None,
     out: int | None = None,
     *,
+    tower: object = None,
+    lm: object = None,
     tokens: int | None = None,
     grid: Sequence[int] | None = None,
     **options: Any,
@@ -102,7 +117,56 @@ def spec_of(
 
     Args and errors are those of `build_projector`; `grid` only serves `tokens`.
     """
-    return _stack(name, in_, out, options, tokens, grid)
+    return _resolve(name, in_, out, tower, lm, options, tokens, grid)[0]
+
+
+def _resolve(
+    spec: object,
+    in_: int | None,
+    out: int | None,
+    tower: object,
+    lm: object,
+    options: dict[str, Any],
+    tokens: int | None,
+    grid: Sequence[int] | None,
+) -> tuple[Stack, Sequence[int] | None]:
+    """Return the stack and the default grid, with what the two models say."""
+    if lm is not None:
+        out = _agree("out", out, "lm", read_width(lm))
+    if tower is None:
+        return _stack(spec, in_, out, options, tokens, grid), grid
+    facts = read_tower(tower)
+    in_ = _agree("in", options.get("in", in_), "tower", facts.channels)
+    options = {key: value for key, value in options.items() if key != "in"}
+    grid = facts.grid if grid is None else grid
+    stack = _stack(spec, in_, out, options, tokens, grid)
+    own = {"prefix_tokens": facts.prefix_tokens, "token_order": facts.token_order}
+    said = _said(spec, options)
+    update = {key: value for key, value in own.items() if key not in said}
+    return stack.model_copy(update=update), grid
+
+
+def _said(spec: object, options: Mapping[str, Any]) -> set[str]:
+    """Return the fields that a stack, a document, or a name with its options says itself."""
+    if isinstance(spec, Stack):
+        return spec.model_fields_set
+    if isinstance(spec, Mapping):
+        return {*spec}
+    entry = PROJECTORS.get(str(spec))
+    fixed = set() if isinstance(entry, type) else entry.model_fields_set
+    return fixed | options.keys()
+
+
+def _agree(key: str, given: int | None, argument: str, width: int) -> int:
+    """Return a width that a model gives, unless the call gives another one."""
+    if given is None or given == width:
+        return width
+    raise SpecError(
+        f"{argument} has {width} channels, the call says {quote(given)}",
+        key,
+        "the same",
+        f"Leave out {key} or {argument}.",
+    )
 
 
 def _stack(
