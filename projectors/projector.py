@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import overload
 
 import torch
@@ -13,7 +14,7 @@ from ..blocks.core.chain import Layer
 from ..blocks.core.errors import SpecError
 from ..blocks.core.fast import hooked
 from ..blocks.core.feature import Grid, check_grid
-from ..registry import quote
+from ..registry import MobileVLMError, quote
 from .assemble import assemble
 from .device import check_device, check_dtype
 from .inputs import check_input, check_map, check_packed, refuse_mixed, token_grid
@@ -25,6 +26,7 @@ from .token_order import BlockMajor
 __all__ = ["Projector"]
 
 _MAX_GRIDS = 1024  # whose walks are remembered
+_MAX_SIDE = 64  # of the grid of a batch of no images
 
 
 class Projector(nn.Module):
@@ -137,9 +139,9 @@ class Projector(nn.Module):
         """Project tokens ``(b, n, c) -> (b, m, d)`` or a map ``(b, c, h, w) -> (b, d, h', w')``.
 
         Packed images of different sizes, ``(n, c) -> (m, d)``, come one after the other, with the
-        list of their grids; `tokens` of that list says how to split the output. The input is never
-        modified. A map comes back as a channels-last view, or as tokens where the blocks make a
-        sequence of it.
+        list of their grids; `tokens` of that list says how to split the output. No images are
+        ``(0, c)`` with ``grid=[]``. The input is never modified. A map comes back as a
+        channels-last view, or as tokens where the blocks make a sequence of it.
 
         Args:
             x: Floating-point features, of the parameters' dtype unless autocast is on; where they
@@ -170,6 +172,8 @@ class Projector(nn.Module):
             return y.flatten(1, 2) if self._sequence else y.permute(0, 3, 1, 2)
         prefix = self.spec.prefix_tokens
         if len(shape) == 2:
+            if shape[0] == 0 and grid is not None and len(grid) == 0:
+                return self._no_images(x)
             return self._chain_packed(x, check_packed(x, grid, prefix))
         b, n, c = shape
         if prefix:
@@ -209,6 +213,24 @@ class Projector(nn.Module):
             return run_packed([(self.blocks, True)], x, grids, self._grids_after)
         pairs = list(zip(layers, self._mixing, strict=True))
         return run_packed(pairs, x, grids, self._grids_after, self.blocks.order())
+
+    def _no_images(self, x: Tensor) -> Tensor:
+        """Run the modules on a batch of no images; ``(0, c) -> (0, d)``.
+
+        All of them run, as a process whose batch holds no image has to take part in what sharded
+        modules exchange.
+        """
+        h, w = self.grid or self._smallest_grid()
+        return self._project(x.view(0, h, w, self.spec.in_), self._chain).flatten(0, 2)
+
+    def _smallest_grid(self) -> Grid:
+        """Return the smallest square grid that the blocks take."""
+        for side in range(1, _MAX_SIDE):
+            with suppress(MobileVLMError):
+                self._grids_after((side, side))
+                return side, side
+        self._grids_after((_MAX_SIDE, _MAX_SIDE))  # says what it is refused for
+        return _MAX_SIDE, _MAX_SIDE
 
     def _check_grid(self, grid: Grid) -> None:
         """Let the blocks refuse a grid, once per grid; a compiler sees only their modules."""

@@ -16,7 +16,7 @@ from ..blocks.core.feature import Grid
 from ..blocks.core.window import window_index
 from ..blocks.patch_merge import PatchMerge, PatchMergeModule
 
-__all__ = ["BlockMajor", "BlockMerge"]
+__all__ = ["BlockMajor", "BlockMerge", "to_raster_packed"]
 
 
 class BlockMajor:
@@ -64,7 +64,7 @@ class BlockMajor:
         """Return packed tokens ``(n, c)`` and the layers to run on them, in the order written."""
         layers = self._layers(chain)
         if layers is None:
-            return _to_raster_packed(x, grids, self._side), chain.layers()
+            return to_raster_packed(x, grids, self._side), chain.layers()
         return x, layers
 
     def _layers(self, chain: Chain) -> list[Layer] | None:
@@ -113,7 +113,7 @@ def _to_raster(x: Tensor, grid: Grid, side: int) -> Tensor:
     return x.view(b, h // side, w // side, side, side, c).transpose(2, 3).flatten(1, 4)
 
 
-def _to_raster_packed(x: Tensor, grids: Sequence[Grid], side: int) -> Tensor:
+def to_raster_packed(x: Tensor, grids: Sequence[Grid], side: int) -> Tensor:
     """Put packed block-major tokens into rows; ``(n, c) -> (n, c)``."""
     index, _ = window_index(grids, (side, side), ceil=False, device=x.device)
     return torch.empty_like(x).index_copy(0, index.flatten(), x)
