@@ -26,6 +26,7 @@ __all__ = [
     "find_layout",
     "from_upstream",
     "layouts",
+    "leaves",
     "named_parts",
     "names_of",
     "parts",
@@ -90,8 +91,8 @@ class Part:
 
 def parts(projector: Projector, layout: Names) -> Iterator[Part]:
     """Pair every parameter of a projector with upstream's."""
-    leaves = _leaves(projector)
-    ours = iter(leaves)
+    own = leaves(projector)
+    ours = iter(own)
     try:
         names = layout(projector.spec) if callable(layout) else layout
     except MobileVLMError:
@@ -100,10 +101,10 @@ def parts(projector: Projector, layout: Names) -> Iterator[Part]:
         raise _misfit() from error
     _check_names(names, "names")
     told = sum(len(entry.order) if isinstance(entry, Fused) else 1 for entry in names)
-    if told != len(leaves):
+    if told != len(own):
         raise CheckpointError(
             f"the layout names {told} module{'s' if told != 1 else ''}, the projector has "
-            f"{len(leaves)}",
+            f"{len(own)}",
             hint=_OTHER_FAMILY,
         )
     for entry in names:
@@ -147,12 +148,12 @@ def named_parts(projector: Projector, names: Names) -> list[Part]:
         return list(parts(projector, names))
     except CheckpointError as error:
         if error.hint == _OTHER_FAMILY:
-            ours = [f"{path} ({type(module).__name__})" for path, module in _leaves(projector)]
+            ours = [f"{path} ({type(module).__name__})" for path, module in leaves(projector)]
             error.hint = f"The modules that hold parameters are, in order of use: {listed(ours)}."
         raise
 
 
-def _leaves(projector: Projector) -> list[tuple[str, nn.Module]]:
+def leaves(projector: Projector) -> list[tuple[str, nn.Module]]:
     """Return our modules that hold parameters, in order of use."""
     return [
         (path, module)
