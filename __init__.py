@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .checkpoints.values import inspect_values as inspect_values
     from .export.errors import ExportError as ExportError
     from .export.export import export_projector as export_projector
+    from .models.swap import swap_projector as swap_projector
     from .projectors import PROJECTORS as PROJECTORS
     from .projectors.build import build_projector as build_projector
     from .projectors.build import plan_projector as plan_projector
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .projectors.document import dump_spec as dump_spec
     from .projectors.document import load_spec as load_spec
     from .projectors.errors import CheckpointError as CheckpointError
+    from .projectors.errors import ModelError as ModelError
     from .projectors.nonfinite import NonFiniteError as NonFiniteError
     from .projectors.nonfinite import find_nonfinite as find_nonfinite
     from .projectors.plan import Plan as Plan
@@ -56,6 +59,7 @@ _HOMES = {
     "Feature": "blocks.core.feature",
     "GridError": "blocks.core.errors",
     "MobileVLMError": "registry.errors",
+    "ModelError": "projectors.errors",
     "Plan": "projectors.plan",
     "Preset": "projectors.preset",
     "Projector": "projectors.projector",
@@ -79,10 +83,15 @@ _HOMES = {
     "plan_projector": "projectors.build",
     "save_projector": "checkpoints.save",
     "spec_of": "projectors.build",
+    "swap_projector": "models.swap",
     "to_upstream": "checkpoints.mapping",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+# Functions whose room cannot be imported without what an extra installs. They are here without it
+# too, for those who import or list all names, and say what to install when they are called.
+_OF_EXTRAS = {"swap_projector"}
 
 # Data that spans rooms. A room never names a higher one, so `blocks` takes from here where its
 # built-ins in higher rooms live, and where the registry of projectors is. Nothing is imported for
@@ -98,11 +107,24 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("mobilevlm")
     elif name in _HOMES:
-        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        try:
+            value = _load(name)
+        except ImportError:
+            if name not in _OF_EXTRAS:
+                raise
+            return functools.partial(_load_and_call, name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _load(name: str) -> Any:
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def _load_and_call(name: str, *args: Any, **kwargs: Any) -> Any:
+    return _load(name)(*args, **kwargs)
 
 
 def __dir__() -> list[str]:

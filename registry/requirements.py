@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import PackageNotFoundError, requires
 
-__all__ = ["OWN", "extra_of", "install_command"]
+__all__ = ["OWN", "extra_of", "install_command", "install_from_clone"]
 
 OWN = "mobilevlm"
 
@@ -34,6 +34,15 @@ def install_command(extra: str) -> str:
         lines = []
     packages = [line.partition(";")[0] for line in lines if extra_of(line) == extra]
     if not packages:  # without metadata there is no installation, so this is a clone
-        packages = [f".[{extra}]"]
+        return install_from_clone(extra)
     quoted = ['"' + re.sub(r"[\s()]", "", package) + '"' for package in packages]
     return f"pip install {' '.join(quoted)}"
+
+
+def install_from_clone(extra: str) -> str:
+    """Return the command that installs this package with an extra, run in a clone of it.
+
+    >>> install_from_clone("models")
+    'pip install ".[models]"'
+    """
+    return f'pip install ".[{extra}]"'

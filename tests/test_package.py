@@ -24,19 +24,22 @@ ARROWS = {
     "blocks": {"registry"},
     "projectors": {"registry", "blocks"},
     "checkpoints": {"registry", "blocks", "projectors"},
+    "models": {"registry", "blocks", "projectors", "checkpoints"},
     "export": {"registry", "blocks", "projectors", "checkpoints"},
     "testing": {"registry", "blocks", "projectors", "checkpoints"},
-    "cli": {"registry", "blocks", "projectors", "checkpoints", "export", "testing"},
+    "cli": {"registry", "blocks", "projectors", "checkpoints", "models", "export", "testing"},
     "zeta": {"registry", "blocks"},
 }
 # What the root holds for the rooms, and imports nothing for.
 DATA = {"_BLOCKS_ELSEWHERE", "_BLOCK_TABLES", "_PROJECTORS"}
 # The files outside the zoo that may name its modules: the public names, and the table of families.
 NAME_FAMILIES = {"__init__.py", "projectors/__init__.py"}
-# Imports of a name that is computed: of a public name, a format, and what a registry's tables name.
+# Imports of a name that is computed: of a public name, a format, what a host's row names, and what
+# a registry's tables name.
 DYNAMIC = {
     ("__init__.py", "f'.{_HOMES[name]}'"),
     ("export/formats.py", "f'.{module}'"),
+    ("models/hosts.py", "f'.{folder}.{module}'"),
     ("registry/registry.py", "table"),
     ("registry/registry.py", "self._builtins[key]"),
     ("registry/registry.py", "self._other"),

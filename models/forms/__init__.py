@@ -1,0 +1,3 @@
+"""How models call their projector: one file per form."""
+
+__all__: list[str] = []
