@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from matrix import Matrix
+
 from mobilevlm import PROJECTORS, MobileVLMError, build_projector, export_projector
 from mobilevlm.export import Mismatch
 
@@ -27,8 +29,6 @@ COLUMNS: dict[str, dict[str, Any]] = {
     ".pte free": {"dynamic_grid": True},
     ".pte int8": {"weights": "int8"},
 }
-HEADER = f"| preset | {' | '.join(f'`{column}`' for column in COLUMNS)} |"
-REASONS = "\nWhy not:\n\n"
 # 64 -> 96 channels; options that keep what is inside small too, and where the rest does not fit.
 SMALL: dict[str, dict[str, Any]] = {
     "aya-vision": {"hidden": 96},
@@ -89,34 +89,7 @@ def agrees(name: str, column: str, said: str) -> bool:
     return found == said
 
 
-def read(page: str) -> dict[str, dict[str, str]]:
-    """Preset to column to what stands there, a reason in full."""
-    _, _, tail = page.partition(HEADER)
-    reasons = dict(re.findall(r"^- \[(\w)\] (.*)$", tail, re.MULTILINE))
-    found = {}
-    for line in re.findall(r"^\| `(.*) \|$", tail, re.MULTILINE):
-        name, *cells = line.split(" | ")
-        texts = [reasons.get(text.strip("[]"), text) for text in cells]
-        found[name.strip("`")] = dict(zip(COLUMNS, texts, strict=True))
-    return found
-
-
-def render(page: str, matrix: dict[str, dict[str, str]]) -> str:
-    """The page with this matrix in place of what is there."""
-    letters: dict[str, str] = {}
-    rows = []
-    for name, texts in sorted(matrix.items()):
-        cells = [f"`{name}`"]
-        for column in COLUMNS:
-            text = texts.get(column, "")
-            if text and not is_number(text):
-                text = f"[{letters.setdefault(text, chr(ord('a') + len(letters)))}]"
-            cells.append(text)
-        rows.append(f"| {' | '.join(cells)} |\n")
-    head = page.partition(HEADER)[0]
-    rule = f"|{'---|' * (1 + len(COLUMNS))}\n"
-    why = "".join(f"- [{letter}] {text}\n" for text, letter in letters.items())
-    return f"{head}{HEADER}\n{rule}{''.join(rows)}{REASONS}{why}"
+MATRIX = Matrix(PAGE, "preset", [*COLUMNS], is_number)
 
 
 def main(wanted: list[str]) -> None:
@@ -124,12 +97,12 @@ def main(wanted: list[str]) -> None:
     columns = [name for name in COLUMNS if {name, name.split()[0]} & {*wanted}] or [*COLUMNS]
     names = [name for name in families if name in wanted] or families
     page = PAGE.read_text("utf-8")
-    matrix = {name: row for name, row in read(page).items() if name in families}
+    matrix = {name: row for name, row in MATRIX.read(page).items() if name in families}
     for name in names:
         done = {column: cell(name, column) for column in columns}
         matrix[name] = {**matrix.get(name, {}), **done}
         print(name, *done.values(), sep="  ", flush=True)
-        PAGE.write_text(render(page, matrix), "utf-8")
+        PAGE.write_text(MATRIX.render(page, dict(sorted(matrix.items()))), "utf-8")
 
 
 if __name__ == "__main__":

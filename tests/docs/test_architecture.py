@@ -41,6 +41,7 @@ def test_the_journeys_name_their_files() -> None:
         "A document through `build_projector`",
         "A tensor through `forward`",
         "A folder through `load_projector`",
+        "A projector into a model",
     ]
     for journey in journeys:
         assert sum(path.endswith(".py") for path in paths(journey)) >= 5

@@ -1,9 +1,9 @@
 """docs/export.md's table of presets and formats: the column of GGUF."""
 
 import pytest
-from export_matrix import PAGE, agrees, presets, read
+from export_matrix import MATRIX, PAGE, agrees, presets
 
-SAID = read(PAGE.read_text("utf-8"))
+SAID = MATRIX.read(PAGE.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("name", presets())
