@@ -1,7 +1,8 @@
 """A projector where it belongs: between image features and a language model, and learning there.
 
 The language model is a toy, and frozen. Four images, one question, four answers: the only way to
-bring the loss down is to tell the model, through the image tokens, which image it looks at.
+bring the loss down is to tell the model, through the image tokens, which image it looks at. Into a
+model of transformers, `swap_projector` puts a projector: see docs/models.md.
 """
 
 from __future__ import annotations
