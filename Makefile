@@ -7,6 +7,7 @@ VENV ?= .venv
 ADAPTERS_VENV ?= .venv-adapters
 EXPORT_VENV ?= .venv-export
 LITERT_VENV ?= .venv-litert
+MODELS_VENV ?= .venv-models
 ZETA_VENV ?= .venv-zeta
 
 # An environment's stamps are written when pip has succeeded, and name the Python it was made with.
@@ -17,12 +18,13 @@ BENCH := $(VENV)/.bench-$(VERSION)
 ADAPTERS := $(ADAPTERS_VENV)/.done-$(VERSION)
 EXPORT := $(EXPORT_VENV)/.done-$(VERSION)
 LITERT := $(LITERT_VENV)/.done-$(VERSION)
+MODELS := $(MODELS_VENV)/.done-$(VERSION)
 ZETA := $(ZETA_VENV)/.done-$(VERSION)
 # What pip does is shown the first time.
 install = @PYTHON="$(PYTHON)" .ci/install $(@D) $(if $(wildcard $@),-q)
 
 BIN := $(VENV)/bin
-SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints export testing zeta cli -name "*.py" -o -name "*.in")
+SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints models export testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests -q
 TWO := -n 2 --dist loadfile
 # Of the steps of `make test-all`, that which runs most tests.
@@ -30,7 +32,7 @@ TESTS := pytest
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .PHONY: help demo test test-all lint types pytest coverage test-slow test-threads test-isa test-clone \
-	test-adapters test-export test-litert test-zeta bench bench-check clean
+	test-models test-adapters test-export test-litert train test-train test-zeta bench bench-check clean
 .NOTPARALLEL:
 
 help:  ## List these targets.
@@ -42,8 +44,8 @@ demo: $(DEMO)  ## Project a photograph with three projectors.
 test: lint types pytest  ## The gates of every change: under 6 minutes on two idle cores.
 
 test-all:  ## Every gate, with the minutes of each.
-	@.ci/steps demo lint types $(TESTS) test-slow test-threads test-isa test-export test-litert \
-		test-zeta test-adapters
+	@.ci/steps demo lint types $(TESTS) test-slow test-threads test-isa test-models test-export \
+		test-litert test-zeta test-adapters train test-train
 
 lint: $(TEST)  ## ruff, on code and format; codespell, on everything.
 	$(BIN)/ruff check .
@@ -86,7 +88,12 @@ test-clone: $(TEST)  ## Tests of the last commit: in any order, without asserts,
 		PYTEST_OPTIONS="--random-order $(COVERAGE)" pytest
 	touch -d @0 $(DEMO)
 
-test-adapters: $(ADAPTERS)  ## PEFT, torchao, bitsandbytes and DeepSpeed on projectors.
+# Its tests share no file, so they are dealt out one by one.
+test-models: $(TEST)  ## Each projector in each model of docs/models.md, whose table it writes anew.
+	$(PYTEST) -n 2 tests/extras/models
+	$(BIN)/python tools/models_matrix.py
+
+test-adapters: $(ADAPTERS)  ## PEFT, torchao, bitsandbytes, accelerate and DeepSpeed.
 	OMP_NUM_THREADS=1 $(ADAPTERS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
 		tests/extras/adapters
 
@@ -97,6 +104,14 @@ test-export: $(EXPORT)  ## ONNX, GGUF and ExecuTorch, run in their own runtimes;
 test-litert: $(LITERT)  ## The recipe for LiteRT, which needs an older pydantic.
 	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q -p no:anyio \
 		tests/extras/export/test_recipes.py -k litert
+
+# The example uses both cores in stage 0, and then one.
+train: $(MODELS)  ## Train a small model with a projector; fail unless it learns. Under 5 minutes.
+	$(MODELS_VENV)/bin/python examples/train/train.py --tokens 16 --out $(MODELS_VENV)/train
+
+test-train: $(MODELS)  ## The parts of examples/train, with scikit-learn, PEFT and HF Trainer.
+	OMP_NUM_THREADS=1 $(MODELS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
+		tests/extras/train
 
 test-zeta: $(ZETA)  ## Zeta's modules as blocks, with zetascale itself.
 	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/extras/zeta/pytest.ini --rootdir tests/extras/zeta -q \
@@ -138,6 +153,11 @@ $(LITERT): pyproject.toml constraints-litert.txt $(SOURCES)
 	$(install) -c constraints-litert.txt . litert-torch pytest
 	touch $@
 
+$(MODELS): pyproject.toml constraints.txt constraints-models.txt $(SOURCES)
+	$(install) -c constraints.txt -c constraints-models.txt \
+		".[models]" accelerate matplotlib peft pytest pytest-xdist scikit-learn
+	touch $@
+
 $(ZETA): pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)
 	$(install) -c constraints-zeta.txt ".[zeta]" pytest
 	touch $@
@@ -146,5 +166,5 @@ $(ZETA): pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)
 $(ADAPTERS): export DS_BUILD_OPS := 0
 $(ADAPTERS): pyproject.toml constraints.txt constraints-adapters.txt $(SOURCES)
 	$(install) -c constraints.txt -c constraints-adapters.txt \
-		. accelerate bitsandbytes deepspeed peft pytest pytest-xdist torchao transformers
+		".[models]" accelerate bitsandbytes deepspeed peft pytest pytest-xdist torchao
 	touch $@
