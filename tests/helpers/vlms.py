@@ -24,6 +24,7 @@ __all__ = [
     "logits",
     "pictures",
     "prompt",
+    "samples",
     "tokenizer",
 ]
 
@@ -217,6 +218,16 @@ def batch(processor: Any, sizes: Sequence[tuple[int, int]] = ((48, 48), (48, 64)
     return processor(
         images=images,
         text=[prompt(processor)] * len(sizes),
+        return_tensors="pt",
+        padding=True,
+    )
+
+
+def samples(processor: Any, *images: Sequence[tuple[int, int]]) -> Any:
+    """Return a batch of prompts with images of these heights and widths each."""
+    return processor(
+        images=[pictures(*sizes) for sizes in images],
+        text=[prompt(processor, len(sizes)) for sizes in images],
         return_tensors="pt",
         padding=True,
     )

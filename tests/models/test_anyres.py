@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from helpers.vlms import CLIP, VLMS, pictures, prompt
+from helpers.vlms import CLIP, VLMS, samples
 from helpers.vlms_anyres import llava_next, llava_next_video
 from transformers.models.llava_next import modeling_llava_next
 
@@ -45,16 +45,6 @@ def swapped(host: str, name: str, **changes: Any) -> Any:
     spec, options = PROJECTORS[name]
     swap_projector(model, spec, processor=processor, **options)
     return model, processor
-
-
-def samples(processor: Any, *images: list[tuple[int, int]]) -> Any:
-    """Return a batch of prompts with these images each."""
-    return processor(
-        images=[pictures(*sizes) for sizes in images],
-        text=[prompt(processor, len(sizes)) for sizes in images],
-        return_tensors="pt",
-        padding=True,
-    )
 
 
 def alone(processor: Any) -> Any:

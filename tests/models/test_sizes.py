@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from helpers.vlms import CLIP, VLMS, logits, pictures, prompt
+from helpers.vlms import CLIP, VLMS, logits, pictures, prompt, samples
 from helpers.vlms_sizes import llava_pixtral, mistral3
 from torch import Tensor
 
@@ -41,16 +41,6 @@ def swapped(host: str, name: str) -> Any:
     spec, options = PROJECTORS[name]
     swap_projector(model, spec, processor=processor, **options)
     return model, processor
-
-
-def samples(processor: Any, *images: list[tuple[int, int]]) -> Any:
-    """Return a batch of prompts with these images each."""
-    return processor(
-        images=[pictures(*sizes) for sizes in images],
-        text=[prompt(processor, len(sizes)) for sizes in images],
-        return_tensors="pt",
-        padding=True,
-    )
 
 
 def batches(processor: Any) -> list[Any]:
