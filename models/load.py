@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from ..registry import MobileVLMError
@@ -11,14 +12,11 @@ from .classes import SwappedModel
 from .errors import ModelError
 from .hosts import find_host
 from .slots import slot_path
-from .upstream import load_class
+from .upstream import HUB, load_class
 
 __all__ = ["load_model"]
 
-_BOTH = (  # arguments of from_pretrained that say where the files are
-    *("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token"),
-    "trust_remote_code",
-)
+_BOTH = (*HUB, "trust_remote_code")  # of the model's arguments, also the processor's
 
 
 def load_model(folder: str | os.PathLike[str], **kwargs: Any) -> tuple[Any, Any]:
@@ -44,31 +42,27 @@ def load_model(folder: str | os.PathLike[str], **kwargs: Any) -> tuple[Any, Any]
     model, info = _explained(
         "AutoModelForImageTextToText", where, "the model", output_loading_info=True, **kwargs
     )
-    missing = sorted(info["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
-        raise ModelError(
-            f"no weights for {missing[0]}{more}, which would be random",
-            where,
-            "a tensor for each parameter",
-            _UNCHANGED,
-        )
-    path = slot_path(model, find_host(model.config)) if isinstance(model, SwappedModel) else None
-    left = sorted(key for key in info["unexpected_keys"] if key.startswith(f"{path}."))
-    if left:
-        more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
-        raise ModelError(
-            f"weights of the projector that its document does not have: {left[0]}{more}",
-            where,
-            "none left over",
-            _UNCHANGED,
-        )
+    found = "no weights for {}, which would be random"
+    _refuse(info["missing_keys"], found, where, "a tensor for each parameter")
+    if isinstance(model, SwappedModel):
+        slot = slot_path(model, find_host(model.config))
+        left = [key for key in info["unexpected_keys"] if key.startswith(f"{slot}.")]
+        found = "weights of the projector that its document does not have: {}"
+        _refuse(left, found, where, "none left over")
     processor = _explained("AutoProcessor", where, "the processor", **hub)
     check_image_tokens(model, processor)
     return model, processor
 
 
-_UNCHANGED = "Take config.json and the weights as they were saved together."
+def _refuse(keys: Iterable[str], found: str, where: str, expected: str) -> None:
+    """Refuse a model if there are such keys; the first of them is named."""
+    names = sorted(keys)
+    if names:
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        hint = "Take config.json and the weights as they were saved together."
+        raise ModelError(found.format(names[0] + more), where, expected, hint)
+
+
 _HINTS = {
     "the model": "Look whether config.json and all files of weights are there, whole.",
     "the processor": "Save it beside the model: processor.save_pretrained(folder).",

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .upstream import HUB
+
 __all__ = ["SKIPPED", "keep_plain", "keeping_plain"]
 
 SKIPPED = "modules_to_not_convert"  # also of a swapped model's config
@@ -61,7 +63,7 @@ def keeping_plain(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, A
         return kwargs
     config = kwargs.get("config")
     if not isinstance(config, cls.config_class):
-        hub = {key: value for key, value in kwargs.items() if key in _HUB}
+        hub = {key: value for key, value in kwargs.items() if key in HUB}
         config = cls.config_class.from_pretrained(path if config is None else config, **hub)
     names = getattr(config, SKIPPED, None)
     if not names or getattr(config, "quantization_config", None) is not None:
@@ -73,9 +75,6 @@ def keeping_plain(cls: Any, path: Any, kwargs: Mapping[str, Any]) -> dict[str, A
     skipped = _defaults(model) if skipped is None else skipped
     _set(quantisation, name, _with(skipped, _places(model, names)))
     return {**kwargs, "quantization_config": quantisation}
-
-
-_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 def _places(model: nn.Module, names: Iterable[str]) -> list[str]:

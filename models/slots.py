@@ -10,12 +10,23 @@ from ..projectors.projector import Projector
 from ..projectors.unwrap import inside
 from .errors import ModelError
 from .host import Host
-from .hosts import form_of
+from .hosts import find_host, form_of
 
 if TYPE_CHECKING:
     from .forms.form import Form
 
-__all__ = ["core_of", "get_slot", "projector_in", "put", "slot_path", "unwrapped"]
+__all__ = [
+    "STALE",
+    "core_of",
+    "find_projector",
+    "get_slot",
+    "projector_in",
+    "put",
+    "slot_path",
+    "unwrapped",
+]
+
+STALE = "original_module"  # what PEFT keeps beside the copy that it trains
 
 
 def unwrapped(model: Any) -> Any:
@@ -63,6 +74,26 @@ def projector_in(slot: nn.Module) -> Projector:
         "a Projector, as its config says",
         "Put one there by swap_projector(model, ...).",
     )
+
+
+def find_projector(model: nn.Module) -> tuple[str, nn.Module]:
+    """Return the projector of a model, and its name there: swapped in, or a known class's own.
+
+    The model may be wrapped by DDP, torch.compile or PEFT. Of a projector in PEFT's
+    ``modules_to_save`` the copy that is trained is returned.
+
+    Raises:
+        ModelError: There is none.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, Projector) and STALE not in name.split("."):
+            return name, module
+    bare = unwrapped(model)
+    own = get_slot(bare, find_host(getattr(bare, "config", None)).slot)
+    copies = getattr(own, "modules_to_save", None)
+    if isinstance(copies, nn.ModuleDict) and len(copies):
+        own = next(iter(copies.values()))
+    return next(name for name, module in model.named_modules() if module is own), own
 
 
 def put(model: Any, host: Host, projector: Projector) -> None:

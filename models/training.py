@@ -8,36 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..projectors.projector import Projector
 from ..projectors.unwrap import without_wrappers
 from .errors import ModelError
-from .hosts import find_host
-from .slots import core_of, get_slot, unwrapped
+from .slots import STALE, core_of, find_projector, unwrapped
 
-__all__ = ["find_projector", "freeze_except_projector", "parameter_groups", "trainable_summary"]
-
-
-def find_projector(model: nn.Module) -> tuple[str, nn.Module]:
-    """Return the projector of a model, and its name there: swapped in, or a known class's own.
-
-    The model may be wrapped by DDP, torch.compile or PEFT. Of a projector in PEFT's
-    ``modules_to_save`` the copy that is trained is returned.
-
-    Raises:
-        ModelError: There is none.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, Projector) and _STALE not in name.split("."):
-            return name, module
-    bare = unwrapped(model)
-    own = get_slot(bare, find_host(getattr(bare, "config", None)).slot)
-    copies = getattr(own, "modules_to_save", None)
-    if isinstance(copies, nn.ModuleDict) and len(copies):
-        own = next(iter(copies.values()))
-    return next(name for name, module in model.named_modules() if module is own), own
-
-
-_STALE = "original_module"  # what PEFT keeps beside the copy that it trains
+__all__ = ["freeze_except_projector", "parameter_groups", "trainable_summary"]
 
 
 def freeze_except_projector(model: nn.Module) -> nn.Module:
@@ -109,7 +84,7 @@ def trainable_summary(model: nn.Module) -> str:
     mine = set(projector.parameters())
     parts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
-        if _STALE in name.split("."):
+        if STALE in name.split("."):
             continue
         part = path if parameter in mine else _part(model, name)
         size = _size(parameter)

@@ -7,9 +7,11 @@ from typing import Any
 from ..registry import MobileVLMError
 from ..registry.requirements import install_command
 
-__all__ = ["EXTRA", "TransformersMissing", "load_class", "transformers"]
+__all__ = ["EXTRA", "HUB", "TransformersMissing", "load_class", "transformers"]
 
 EXTRA = "models"
+# Arguments of from_pretrained that say where the files are.
+HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class TransformersMissing(MobileVLMError, ImportError):

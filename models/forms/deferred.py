@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...projectors.projector import Projector
 from .form import Form
 
-__all__ = ["Deferred", "Held"]
+__all__ = ["Deferred", "Held", "as_asked"]
 
 
 class Deferred(Form):
@@ -36,6 +36,12 @@ class Deferred(Form):
         rest = (p for p in core.get_submodule(self.tower).parameters() if p not in own)
         features = projector(x.requires_grad_(any(p.requires_grad for p in rest)))
         return super().idle(core, projector, features.view(x.shape))
+
+
+def as_asked(outputs: Any, core: Any, return_dict: bool | None) -> Any:
+    """Return the outputs of a bound method as its caller, or else the config, wants them."""
+    wants_dict = core.config.return_dict if return_dict is None else return_dict
+    return outputs if wants_dict else outputs.to_tuple()
 
 
 class Held(list[Any]):

@@ -15,7 +15,7 @@ from ...projectors.token_order import to_raster_packed
 from ..grids import frames_of, merged_from, tokens_of
 from ..host import Host
 from ..slots import projector_in
-from .deferred import Deferred, Held
+from .deferred import Deferred, Held, as_asked
 from .form import Slot
 from .sizes import check_sides, check_unsized
 
@@ -43,8 +43,7 @@ def features(
     given = kwargs.pop("return_dict", None)
     outputs = getattr(type(model), name)(model, pixels, grid_thw, return_dict=True, **kwargs)
     change(model, outputs, grid_thw)
-    return_dict = model.config.return_dict if given is None else given
-    return outputs if return_dict else outputs.to_tuple()
+    return as_asked(outputs, model, given)
 
 
 def project(model: Any, outputs: Any, grid_thw: Tensor) -> None:

@@ -17,7 +17,7 @@ from ...registry import MobileVLMError
 from ..errors import ModelError
 from ..host import Host
 from ..slots import projector_in
-from .deferred import Deferred
+from .deferred import Deferred, as_asked
 from .form import Slot
 
 __all__ = ["Sizes", "check_sides", "check_unsized", "round_sides"]
@@ -61,9 +61,7 @@ def _project(core: Any, upstream: Callable[..., Any], call: dict[str, Any]) -> A
     slot = core.multi_modal_projector
     y = slot(torch.cat(list(outputs.pooler_output)), grid=grids)
     outputs.pooler_output = y.split(projector_in(slot).tokens(grids))
-    wants_dict = call.get("return_dict")
-    wants_dict = core.config.return_dict if wants_dict is None else wants_dict
-    return outputs if wants_dict else outputs.to_tuple()
+    return as_asked(outputs, core, call.get("return_dict"))
 
 
 def check_unsized(stack: Stack) -> None:
