@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...blocks.core.feature import Grid
@@ -124,7 +125,7 @@ def empty_batch(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
 
     Else a process without images would have gradients of None, and wait for others for ever.
     """
-    if y.numel() or not y.requires_grad:
+    if y.numel() or not torch.is_grad_enabled():
         return y
     zeros = [p.flatten()[:1].sum() * 0 for p in module.parameters() if p.requires_grad]
     return y + sum(zeros)

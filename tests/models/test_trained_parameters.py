@@ -3,10 +3,10 @@
 import pytest
 import torch
 from helpers.vlms import gemma3, llava
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
 
-from mobilevlm import ModelError, swap_projector
+from mobilevlm import BLOCKS, Block, Feature, ModelError, swap_projector
 from mobilevlm.models import freeze_except_projector, parameter_groups, trainable_summary
 from mobilevlm.projectors.unwrap import without_wrappers
 
@@ -163,3 +163,37 @@ def test_summary_of_a_model_without_a_head() -> None:
         "language_model",
         "all",
     ]
+
+
+@pytest.mark.usefixtures("registries")
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_batch_of_text_reaches_what_a_block_leaves_out(alone: bool) -> None:
+    """Each process of a distributed run must have a gradient for each parameter."""
+
+    @BLOCKS.register("skipping")
+    class Skipping(Block):
+        def build(self, x: Feature) -> nn.Module:
+            return _Skipping(x.channels)
+
+    model, _ = llava()
+    spec = {"in": 48, "out": 64, "blocks": [{"type": "skipping"}, "pointwise"]}
+    projector = swap_projector(model, spec)
+    freeze_except_projector(model)
+    projector.blocks[1].requires_grad_(not alone)
+    model.train()
+    model(input_ids=torch.tensor([[5, 6, 7]])).logits.sum().backward()
+    for key, parameter in projector.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, key
+            assert not parameter.grad.any(), key
+
+
+class _Skipping(nn.Module):
+    """Scale channels, but do not touch a batch of no images."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale if x.numel() else x
