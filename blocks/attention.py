@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -101,6 +101,13 @@ class Attention(nn.Module):
         out: The output's width.
     """
 
+    tp_styles: ClassVar[dict[str, str]] = {
+        "q_proj": "colwise",
+        "k_proj": "colwise",
+        "v_proj": "colwise",
+        "out_proj": "rowwise",
+    }
+
     def __init__(
         self,
         channels: int,
@@ -117,6 +124,7 @@ class Attention(nn.Module):
         kv_heads = kv_heads or heads
         self.head_dim = head_dim
         self.grouped = kv_heads != heads
+        self.tp_parts = kv_heads
         self.q_proj = Linear(channels, heads * head_dim, bias=bias)
         self.q_norm = nn.LayerNorm(head_dim) if qk_norm else nn.Identity()
         self.k_proj = Linear(context, kv_heads * head_dim, bias=bias)
@@ -125,7 +133,7 @@ class Attention(nn.Module):
         self.out_proj = Linear(heads * head_dim, out or channels, bias=bias)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attend; `mask` (b, 1, n, m) is true for the keys that a query sees, None for all."""
+        """Attend; `mask`, (b, 1, n, m) or (n, m), is true for the keys that a query sees."""
         q = self.q_norm(self._split(self.q_proj(q)))
         k = self.k_norm(self._split(self.k_proj(k)))
         v = self._split(self.v_proj(v))
@@ -152,6 +160,8 @@ class FeedForward(nn.Module):
         bias: Whether the layers have biases.
         gate: The activation of the gate of ``swiglu``.
     """
+
+    tp_styles: ClassVar[dict[str, str]] = {"up": "colwise", "down": "rowwise"}
 
     def __init__(
         self, channels: int, hidden: int, kind: Act | Ffn, *, bias: bool, gate: Act = "silu"

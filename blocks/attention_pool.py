@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from einops import rearrange, repeat
@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from .attention import Attention, HeadDim, Heads, head_width
 from .core.block import Block
-from .core.feature import Feature, Grid, Width
-from .core.window import take, window_index
+from .core.feature import Feature, Width
+from .core.packing import Packing
+from .core.window import Windows, take, windows
 from .depthwise import Stride
 from .pool import pooled
 
@@ -64,6 +65,8 @@ class AttentionPoolModule(nn.Module):
         ceil: Whether to keep windows that the border cuts off.
     """
 
+    tp_styles: ClassVar[dict[str, str]] = {}
+
     def __init__(self, attention: nn.Module, stride: int, *, ceil: bool) -> None:
         super().__init__()
         self.attention = attention
@@ -85,11 +88,12 @@ class AttentionPoolModule(nn.Module):
             inside = repeat(inside, "(h p) (w q) -> (b h w) (p q)", b=b, p=s, q=s)
         return rearrange(self._attend(windows, inside), "(b h w) d -> b h w d", h=rows, w=columns)
 
-    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
+    def pack(self, images: Packing) -> tuple[Packing, Windows]:
+        return windows(images, (self.stride, self.stride), ceil=self.ceil)
+
+    def forward_packed(self, x: Tensor, index: Windows) -> Tensor:
         """Pool the windows of packed images of different sizes."""
-        size = (self.stride, self.stride)
-        index, inside = window_index(grids, size, ceil=self.ceil, device=x.device)
-        return self._attend(take(x, index, inside), inside)
+        return self._attend(take(x, index), index.inside)
 
     def _attend(self, x: Tensor, inside: Tensor | None) -> Tensor:
         """Pool windows; ``(m, k, c) -> (m, d)``. Where `inside` is false, `x` is zero."""

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from .attention import Attention, Heads, Queries, head_width, queries
 from .core.block import Block
 from .core.feature import Feature
+from .core.masks import PackedQueries, attend_apart, pack_queries
+from .core.packing import Packing
 
 __all__ = ["CrossAttention", "CrossAttentionModule"]
 
@@ -53,6 +55,9 @@ class CrossAttentionModule(nn.Module):
         self_keys: Whether the queries are among the keys and values.
     """
 
+    by_size = True
+    tp_styles: ClassVar[dict[str, str]] = {}
+
     def __init__(self, channels: int, number: int, heads: int, *, self_keys: bool) -> None:
         super().__init__()
         self.number = number
@@ -61,11 +66,21 @@ class CrossAttentionModule(nn.Module):
         self.self_keys = self_keys
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1, 2)
         q = self.queries.repeat(x.shape[0], 1, 1)
+        return self._attend(q, x.flatten(1, 2))[:, None]
+
+    def pack(self, images: Packing) -> tuple[Packing, PackedQueries]:
+        return pack_queries(images, self.number, self_keys=self.self_keys)
+
+    def forward_packed(self, x: Tensor, index: PackedQueries) -> Tensor:
+        """``(rows, c) -> (images * n, c)``, at a budget."""
+        q = self.queries.repeat(len(index.mask), 1)[None]
+        return attend_apart(lambda x, mask: self._attend(q, x[None], mask)[0], x, index)
+
+    def _attend(self, q: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         keys = torch.cat([x, q], 1) if self.self_keys else x
-        y: Tensor = self.attention(q, keys, keys)
-        return y[:, None]
+        y: Tensor = self.attention(q, keys, keys, mask)
+        return y
 
     def extra_repr(self) -> str:
         return f"{self.number}, self_keys={self.self_keys}"

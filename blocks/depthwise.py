@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, Field
@@ -13,6 +13,8 @@ from .core.block import Block
 from .core.errors import SpecError
 from .core.feature import Feature
 from .core.linear import widened
+from .core.packing import Packing
+from .core.window import neighbours
 
 __all__ = ["ConvModule", "Depthwise", "DepthwiseConv", "Kernel", "Stride"]
 
@@ -94,6 +96,8 @@ class ConvModule(nn.Module):
     like one.
     """
 
+    by_size = True
+
     def __init__(
         self, in_: int, out: int, kernel: int, stride: int, *, bias: bool, groups: int = 1
     ) -> None:
@@ -113,6 +117,19 @@ class ConvModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return convolve(x, self.weight, self.bias, self.kernel, self.stride, self.groups)
 
+    def pack(self, images: Packing) -> tuple[Packing, Any]:
+        return neighbours(images, self.kernel, self.stride)
+
+    def forward_packed(self, x: Tensor, index: Any) -> Tensor:
+        """Convolve packed images of different sizes; ``(rows, c) -> (m, out)``."""
+        if (wide := widened(x, self.weight, self.bias)) is not None:
+            return self._packed(*wide, index).to(x.dtype)
+        return self._packed(x, self.weight, self.bias, index)
+
+    def _packed(self, x: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:
+        tokens = F.embedding(index, _zero_ended(x)).flatten(1)
+        return F.linear(tokens, weight.permute(0, 2, 3, 1).flatten(1), bias)
+
     def extra_repr(self) -> str:
         sizes = f"{self.in_}, {self.out}, kernel={self.kernel}, stride={self.stride}"
         return f"{sizes}, groups={self.groups}, bias={self.bias is not None}"
@@ -123,3 +140,18 @@ class DepthwiseConv(ConvModule):
 
     def __init__(self, channels: int, kernel: int, stride: int = 1, *, bias: bool = True) -> None:
         super().__init__(channels, channels, kernel, stride, bias=bias, groups=channels)
+
+    def _packed(self, x: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:
+        # In half precision, a sum of many products would be rounded as many times.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        wide, taps = _zero_ended(x.to(dtype)), weight.to(dtype).flatten(1).t().contiguous()
+        # One tap after the other: all of them at once would be k * k copies of the images.
+        y = wide.new_zeros(len(index), x.shape[1])
+        for rows, tap in zip(index.unbind(1), taps.unbind(), strict=True):
+            y.addcmul_(F.embedding(rows, wide), tap)
+        return (y if bias is None else y.add_(bias)).to(x.dtype)
+
+
+def _zero_ended(x: Tensor) -> Tensor:
+    """Append the row of zeros that stands for tokens outside; ``(n, c) -> (n + 1, c)``."""
+    return torch.cat([x, x.new_zeros(1, x.shape[1])])

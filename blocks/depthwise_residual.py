@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core.fast import reusable
 from .core.feature import Feature
+from .core.packing import Packing
+from .core.window import Windows, average, windows
 from .depthwise import Depthwise, DepthwiseConv
 
 __all__ = ["DepthwiseResidual", "DepthwiseResidualConv"]
@@ -23,6 +27,18 @@ class DepthwiseResidual(Depthwise):
         return DepthwiseResidualConv(x.channels, self.kernel, self.stride, bias=self.bias)
 
 
+class SkippedWindows(NamedTuple):
+    """What packed images need.
+
+    Attributes:
+        neighbours: The rows of the tokens that each output token is convolved from.
+        windows: Those that its skip is the average of, or None without a stride.
+    """
+
+    neighbours: Tensor
+    windows: Windows | None
+
+
 class DepthwiseResidualConv(DepthwiseConv):
     """``conv(x) + skip(x)`` on channels-last features; ``(b, h, w, c) -> (b, h', w', c)``."""
 
@@ -35,3 +51,14 @@ class DepthwiseResidualConv(DepthwiseConv):
         if y.dtype == skip.dtype and reusable(y, skip):
             return y.add_(skip)
         return y + skip
+
+    def pack(self, images: Packing) -> tuple[Packing, SkippedWindows]:
+        stride = self.stride
+        skip = windows(images, (stride, stride), ceil=True)[1] if stride > 1 else None
+        after, index = super().pack(images)
+        return after, SkippedWindows(index, skip)
+
+    def forward_packed(self, x: Tensor, index: SkippedWindows) -> Tensor:
+        """``(rows, c) -> (m, c)``."""
+        skip = x if index.windows is None else average(x, index.windows)
+        return super().forward_packed(x, index.neighbours) + skip

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .core.block import Block
 from .core.errors import SpecError
 from .core.feature import Feature
+from .core.packing import Packing, tensor_of
+from .core.segments import Segments, mean, segments
 
 __all__ = ["ExtraTokens", "ExtraTokensModule"]
 
@@ -50,6 +53,18 @@ class ExtraTokens(Block):
         return ExtraTokensModule(x.channels, self.at, self.count, self.kind)
 
 
+class Placed(NamedTuple):
+    """Where the tokens that come out are taken from.
+
+    Attributes:
+        rows: Their rows, (m,): first the images', then the others'.
+        segments: The tokens of each image, of which a mean is made.
+    """
+
+    rows: Tensor
+    segments: Segments
+
+
 class ExtraTokensModule(nn.Module):
     """The image's tokens with others before or after; ``(b, h, w, c) -> (b, 1, h*w + count, c)``.
 
@@ -59,6 +74,8 @@ class ExtraTokensModule(nn.Module):
         count: How many there are.
         kind: ``learned``, or ``mean`` for the mean of the image's.
     """
+
+    by_size = True
 
     def __init__(self, channels: int, at: str, count: int, kind: str) -> None:
         super().__init__()
@@ -77,6 +94,25 @@ class ExtraTokensModule(nn.Module):
         else:
             extra = self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)
         return torch.cat([extra, x] if self.at == "begin" else [x, extra], 1).unsqueeze(1)
+
+    def pack(self, images: Packing) -> tuple[Packing, Placed]:
+        after = images.after(
+            [(1, length + self.count) for length in images.lengths],
+            images.rows + images.images * self.count,
+        )
+        image, _, number = after.places()
+        length = tensor_of(images.lengths, images.device)[image]
+        # An image's tokens stand from `first` on, the others from `other` on.
+        first, other = (self.count, 0) if self.at == "begin" else (0, length)
+        own = images.starts()[image] + number - first
+        extra = images.rows + (image if self.tokens is None else number - other)
+        index = own.where((number >= first) & (number < first + length), extra)
+        return after, Placed(images.padded(index, after.rows), segments(images))
+
+    def forward_packed(self, x: Tensor, index: Placed) -> Tensor:
+        """``(rows, c) -> (m, c)``."""
+        extra = mean(x, index.segments) if self.tokens is None else self.tokens.to(x.dtype)
+        return F.embedding(index.rows, torch.cat([x, extra]))
 
     def extra_repr(self) -> str:
         return f"{self.at}, {self.count} of {self.channels}"

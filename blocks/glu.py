@@ -47,6 +47,8 @@ class Glu(Block):
 class GluModule(nn.Module):
     """``act(gate(x)) * value(x)``; ``(..., c) -> (..., out)``."""
 
+    tp_styles: ClassVar[dict[str, str]] = {"gate": "colwise", "value": "colwise"}
+
     def __init__(self, in_: int, out: int, act: Act, bias: bool, limit: float | None) -> None:
         super().__init__()
         self.gate = Linear(in_, out, bias=bias)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from typing import Annotated, ClassVar, Literal
+from operator import attrgetter
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -14,6 +15,8 @@ from .core.block import Block, Blocks, chains, walk
 from .core.chain import Chain
 from .core.errors import GridError, SpecError
 from .core.feature import Feature
+from .core.packed import forward_packed, pack_module
+from .core.packing import Packing
 
 __all__ = ["Parallel", "ParallelModule"]
 
@@ -71,8 +74,7 @@ class Parallel(Block):
         return ends[0].replace(grid=grid)
 
     def build(self, x: Feature) -> nn.Module:
-        branches = ([step.block.build(step.x) for step in steps] for _, steps in chains(self, x))
-        return ParallelModule(*branches, join=self.join)
+        return ParallelModule(*(Chain.of(steps) for _, steps in chains(self, x)), join=self.join)
 
 
 def _grid_mismatch(grids: Iterable[Sequence[int | None]]) -> GridError:
@@ -87,15 +89,37 @@ class ParallelModule(nn.Module):
         GridError: The chains end on different grids.
     """
 
-    def __init__(self, *branches: Sequence[nn.Module], join: str) -> None:
+    by_size = True
+    tp_styles: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, *branches: Chain, join: str) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(Chain(*branch) for branch in branches)
+        self.branches = nn.ModuleList(branches)
         self.join = join
 
     def forward(self, x: Tensor) -> Tensor:
         parts: list[Tensor] = [branch(x) for branch in self.branches]
         if any(part.shape[1:3] != parts[0].shape[1:3] for part in parts):  # it would broadcast
             raise _grid_mismatch(part.shape[1:3] for part in parts)
+        return self._join(parts)
+
+    def pack(self, images: Packing) -> tuple[Packing, tuple[Any, ...]]:
+        packed = [
+            pack_module(branch, images, f"branches.{index}")
+            for index, branch in enumerate(self.branches)
+        ]
+        # Blocks know different limits of what they may make of a budget; all hold.
+        after = min((after for after, _ in packed), key=attrgetter("rows"))
+        return after, tuple(index for _, index in packed)
+
+    def forward_packed(self, x: Tensor, index: tuple[Any, ...]) -> Tensor:
+        """``(rows, c) -> (m, d)``."""
+        pairs = zip(self.branches, index, strict=True)
+        parts = [forward_packed(branch, x, own) for branch, own in pairs]
+        rows = min(len(part) for part in parts)
+        return self._join([part[:rows] for part in parts])
+
+    def _join(self, parts: list[Tensor]) -> Tensor:
         if self.join == "cat":
             return torch.cat(parts, -1)
         return reduce(torch.mul if self.join == "mul" else torch.add, parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -12,7 +11,8 @@ from torch.nn import functional as F
 from .core.block import Block
 from .core.errors import GridError
 from .core.feature import Feature, Grid
-from .core.window import take, window_index
+from .core.packing import Packing
+from .core.window import Windows, take, windows
 
 __all__ = ["PatchMerge", "PatchMergeModule", "Window"]
 
@@ -102,16 +102,12 @@ class PatchMergeModule(nn.Module):
         inner = (2, 4, 5) if self.order == "hwc" else (5, 2, 4)
         return x.permute(0, rows, columns, *inner).flatten(3)
 
-    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
+    def pack(self, images: Packing) -> tuple[Packing, Windows]:
+        return windows(images, self.size, ceil=self.odd == "pad", transpose=self.transpose)
+
+    def forward_packed(self, x: Tensor, index: Windows) -> Tensor:
         """Merge the windows of packed images of different sizes."""
-        index, inside = window_index(
-            grids,
-            self.size,
-            ceil=self.odd == "pad",
-            device=x.device,
-            transpose=self.transpose,
-        )
-        y = take(x, index, inside)
+        y = take(x, index)
         if self.order == "chw":
             y = y.transpose(1, 2)
         return y.flatten(1)

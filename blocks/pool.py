@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+import math
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -15,8 +15,10 @@ from .core.block import Block
 from .core.errors import GridError, SpecError
 from .core.fast import reusable
 from .core.feature import MAX_SIDE, Feature, Grid
+from .core.packing import Packing
+from .core.resize import Corners, Cover, average_windows, corners, cover, interpolate
 from .core.spec import shown
-from .core.window import take, window_index
+from .core.window import Windows, average, most_windows, take, windows
 from .depthwise import Stride
 
 __all__ = ["AdaptiveAvgPool", "BilinearPool", "GridSize", "Pool", "WindowPool", "pooled"]
@@ -107,6 +109,25 @@ def _check_pooling(grid: tuple[int | None, int | None], size: Grid) -> None:
             )
 
 
+class Bags(NamedTuple):
+    """Windows as `embedding_bag` takes them.
+
+    Attributes:
+        tokens: The rows of their tokens: (m, k), or in one row if windows differ in length.
+        start: Then, where each window starts in it.
+    """
+
+    tokens: Tensor
+    start: Tensor | None
+
+
+class PoolWindows(NamedTuple):
+    """Windows, and the same as bags, except with a budget: a bag's length is not in its shape."""
+
+    windows: Windows
+    bags: Bags | None
+
+
 class WindowPool(nn.Module):
     """Average or maximum of s x s windows; ``(b, h, w, c) -> (b, h', w', c)``."""
 
@@ -125,31 +146,35 @@ class WindowPool(nn.Module):
             y = F.avg_pool2d(x, self.stride, ceil_mode=self.ceil, count_include_pad=False)
         return y.permute(0, 2, 3, 1)
 
-    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
-        size = (self.stride, self.stride)
-        index, inside = window_index(grids, size, ceil=self.ceil, device=x.device)
+    def pack(self, images: Packing) -> tuple[Packing, PoolWindows]:
+        after, index = windows(images, (self.stride, self.stride), ceil=self.ceil)
+        if self.mode == "max" or images.fixed or torch.compiler.is_compiling():
+            return after, PoolWindows(index, None)
+        if index.inside is None:
+            return after, PoolWindows(index, Bags(index.tokens, None))
+        held = index.inside.sum(1)
+        return after, PoolWindows(index, Bags(index.tokens[index.inside], held.cumsum(0) - held))
+
+    def forward_packed(self, x: Tensor, index: PoolWindows) -> Tensor:
+        inside, bags = index.windows.inside, index.bags
         plain = reusable(x) and forward_ad._current_level < 0
         if self.mode == "max":  # a token outside repeats one inside
-            windows = take(x, index)
+            tokens = take(x, index.windows._replace(inside=None))
             if plain:
-                return windows.amax(1)
+                return tokens.amax(1)
             # The operator of `forward`, so that of equal tokens or NaNs the same one gets the
             # gradient.
-            rows = windows.transpose(1, 2)[:, :, None]
+            rows = tokens.transpose(1, 2)[:, :, None]
             return F.max_pool2d(rows, (1, rows.shape[3])).flatten(1)
         # The sum is rounded to the dtype before the division, which is exact only by powers of
         # two; and in fp16 the sum may overflow.
         exact = inside is None and self.stride & (self.stride - 1) == 0
         low = x.dtype == torch.float16 or (x.dtype == torch.bfloat16 and not exact)
         y = x.float() if low else x
-        if not plain:  # a bag has no second derivative
-            windows = take(y, index, inside)
-            y = windows.mean(1) if inside is None else windows.sum(1) / inside.sum(1, keepdim=True)
-        elif inside is None:
-            y = F.embedding_bag(index, y, mode="mean")
-        else:
-            held = inside.sum(1)
-            y = F.embedding_bag(index[inside], y, held.cumsum(0) - held, mode="mean")
+        if plain and bags is not None:
+            y = F.embedding_bag(bags.tokens, y, bags.start, mode="mean")
+        else:  # a bag has no second derivative
+            y = average(y, index.windows)
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
@@ -168,6 +193,7 @@ class AdaptiveAvgPool(nn.Module):
     """
 
     averages = True
+    by_size = True
 
     def __init__(self, size: Grid | None, stride: int | None) -> None:
         super().__init__()
@@ -175,15 +201,28 @@ class AdaptiveAvgPool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[1:3]
-        if self.size is not None:
-            size = self.size
-            _check_pooling((h, w), size)
-        else:
-            step = self.stride or 1
-            size = (h // step, w // step)
-        y = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size)
+        y = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), self._size(*x.shape[1:3]))
         return y.permute(0, 2, 3, 1)
+
+    def pack(self, images: Packing) -> tuple[Packing, Cover]:
+        if self.size is None:
+            limit = images.rows // (self.stride or 1) ** 2
+        else:
+            limit = min(images.rows, images.images * math.prod(self.size))
+        after = images.after([self._size(*grid) for grid in images.grids], limit)
+        return after, cover(images, after)
+
+    def forward_packed(self, x: Tensor, index: Cover) -> Tensor:
+        """``(rows, c) -> (m, c)``, at a budget."""
+        return average_windows(x, index)
+
+    def _size(self, h: int, w: int) -> Grid:
+        """Return the grid that comes out."""
+        if self.size is None:
+            step = self.stride or 1
+            return h // step, w // step
+        _check_pooling((h, w), self.size)
+        return self.size
 
     def extra_repr(self) -> str:
         return f"size={self.size}, stride={self.stride}"
@@ -193,15 +232,28 @@ class BilinearPool(nn.Module):
     """Bilinear scaling to sides rounded up; ``(b, h, w, c) -> (b, ceil(h/s), ceil(w/s), c)``."""
 
     averages = True
+    by_size = True
 
     def __init__(self, stride: int) -> None:
         super().__init__()
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        size = [-(-side // self.stride) for side in x.shape[1:3]]
-        y = F.interpolate(x.permute(0, 3, 1, 2), size=size, mode="bilinear")
+        y = F.interpolate(x.permute(0, 3, 1, 2), size=self._size(*x.shape[1:3]), mode="bilinear")
         return y.permute(0, 2, 3, 1)
+
+    def pack(self, images: Packing) -> tuple[Packing, Corners]:
+        limit = most_windows(images, (self.stride, self.stride))
+        after = images.after([self._size(*grid) for grid in images.grids], limit)
+        return after, corners(images, after)
+
+    def forward_packed(self, x: Tensor, index: Corners) -> Tensor:
+        """``(rows, c) -> (m, c)``, at a budget."""
+        return interpolate(x, index)
+
+    def _size(self, h: int, w: int) -> Grid:
+        """Return the grid that comes out."""
+        return -(-h // self.stride), -(-w // self.stride)
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .core.block import Block
 from .core.errors import GridError, SpecError
 from .core.feature import Feature, Grid
+from .core.packing import Packing
 from .pool import GridSize
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "SincosPosition",
     "check_sincos",
     "sincos",
+    "waves",
 ]
 
 
@@ -81,12 +84,26 @@ class Position(Block):
         return LearnedPosition(h, w, x.channels)
 
 
+class Coordinates(NamedTuple):
+    """The row and the column of each packed token, (rows,) each."""
+
+    row: Tensor
+    column: Tensor
+
+
+def _coordinates(images: Packing) -> Coordinates:
+    _, row, column = images.places()
+    return Coordinates(images.padded(row, images.rows), images.padded(column, images.rows))
+
+
 class LearnedPosition(nn.Module):
     """``x + table``; ``(b, h, w, c) -> (b, h, w, c)`` for one grid.
 
     Raises:
         GridError: The grid differs.
     """
+
+    by_size = True
 
     def __init__(self, h: int, w: int, channels: int) -> None:
         super().__init__()
@@ -96,14 +113,26 @@ class LearnedPosition(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
+        self._check(x.shape[1], x.shape[2])
+        return x + self.table.to(x.dtype).view(*self.grid, -1)
+
+    def pack(self, images: Packing) -> tuple[Packing, Tensor]:
+        for grid in images.grids:
+            self._check(*grid)
+        return images, torch.arange(images.rows, device=images.device) % len(self.table)
+
+    def forward_packed(self, x: Tensor, index: Tensor) -> Tensor:
+        """``(rows, c) -> (rows, c)``."""
+        return x + F.embedding(index, self.table.to(x.dtype))
+
+    def _check(self, rows: int, columns: int) -> None:
         h, w = self.grid
-        if x.shape[1] != h or x.shape[2] != w:
+        if rows != h or columns != w:
             raise GridError(
-                f"a grid of {x.shape[1]}x{x.shape[2]}, but its table is for {h}x{w}",
+                f"a grid of {rows}x{columns}, but its table is for {h}x{w}",
                 "position",
                 "the grid given at build",
             )
-        return x + self.table.to(x.dtype).view(h, w, -1)
 
     def extra_repr(self) -> str:
         return f"{self.grid[0]}x{self.grid[1]}, {self.channels}"
@@ -112,8 +141,19 @@ class LearnedPosition(nn.Module):
 class SincosPosition(nn.Module):
     """``x + sincos``; ``(b, h, w, c) -> (b, h, w, c)`` for any grid."""
 
+    by_size = True
+
     def forward(self, x: Tensor) -> Tensor:
         return x + sincos(x.shape[1], x.shape[2], x.shape[3], x.device).to(x.dtype)
+
+    def pack(self, images: Packing) -> tuple[Packing, Coordinates]:
+        return images, _coordinates(images)
+
+    def forward_packed(self, x: Tensor, index: Coordinates) -> Tensor:
+        """``(rows, c) -> (rows, c)``."""
+        # No side is longer than there are rows.
+        table = waves(torch.arange(x.shape[0], device=x.device), x.shape[1] // 2).to(x.dtype)
+        return x + torch.cat([F.embedding(index.column, table), F.embedding(index.row, table)], -1)
 
 
 def check_sincos(channels: int) -> None:
@@ -135,21 +175,35 @@ def sincos(h: int, w: int, channels: int, device: torch.device | None = None) ->
     A quarter of the channels each: sines of the column, its cosines, sines of the row, its
     cosines; the frequencies fall from 1 to almost 1/10,000. Source: MAE's `pos_embed.py`.
     """
-    steps = torch.arange(channels // 4, dtype=torch.float32, device=device)
-    frequencies = 1.0 / 10000 ** (steps / (channels // 4))
-    column, row = (
-        torch.cat([angle.sin(), angle.cos()], -1)
-        for side in (w, h)
-        for angle in [torch.arange(side, dtype=torch.float32, device=device)[:, None] * frequencies]
-    )
+    column, row = (waves(torch.arange(side, device=device), channels // 2) for side in (w, h))
     return torch.cat([column.expand(h, w, -1), row[:, None].expand(h, w, -1)], -1)
+
+
+def waves(numbers: Tensor, channels: int) -> Tensor:
+    """Return sines and then cosines of whole numbers, as in `sincos`; ``(n,) -> (n, c)`` in fp32.
+
+    Half of the channels each; the frequencies fall from 1 to almost 1/10,000.
+    """
+    steps = torch.arange(channels // 2, dtype=torch.float32, device=numbers.device)
+    frequencies = 1.0 / 10000 ** (steps / (channels // 2))
+    angle = numbers.to(torch.float32)[:, None] * frequencies
+    return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 class FramePosition(nn.Module):
     """Add sines and cosines of 0, by turns: 0, 1, 0, 1, ...; ``(b, h, w, c) -> (b, h, w, c)``."""
 
+    by_size = True
+
     def forward(self, x: Tensor) -> Tensor:
         return x + (torch.arange(x.shape[-1], device=x.device) % 2).to(x.dtype)
+
+    def pack(self, images: Packing) -> tuple[Packing, None]:
+        return images, None  # all tokens are treated alike
+
+    def forward_packed(self, x: Tensor, index: None) -> Tensor:
+        """``(rows, c) -> (rows, c)``."""
+        return self.forward(x)
 
 
 class AxesPosition(nn.Module):
@@ -164,6 +218,8 @@ class AxesPosition(nn.Module):
     Raises:
         GridError: The grid is larger.
     """
+
+    by_size = True
 
     def __init__(self, h: int, w: int, channels: int, *, cat: bool = False) -> None:
         super().__init__()
@@ -181,10 +237,21 @@ class AxesPosition(nn.Module):
         _check_within((h, w), self.size)
         rows, columns = self.rows[:h, None], self.columns[:w]
         if self.cat:
-            table = torch.cat([columns.expand(h, -1, -1), rows.expand(-1, w, -1)], -1)
-        else:
-            table = rows + columns
-        return x + table.to(x.dtype)
+            rows, columns = rows.expand(-1, w, -1), columns.expand(h, -1, -1)
+        return x + self._table(rows, columns).to(x.dtype)
+
+    def pack(self, images: Packing) -> tuple[Packing, Coordinates]:
+        for grid in images.grids:
+            _check_within(grid, self.size)
+        return images, _coordinates(images)
+
+    def forward_packed(self, x: Tensor, index: Coordinates) -> Tensor:
+        """``(rows, c) -> (rows, c)``."""
+        rows, columns = F.embedding(index.row, self.rows), F.embedding(index.column, self.columns)
+        return x + self._table(rows, columns).to(x.dtype)
+
+    def _table(self, rows: Tensor, columns: Tensor) -> Tensor:
+        return torch.cat([columns, rows], -1) if self.cat else rows + columns
 
     def extra_repr(self) -> str:
         return f"up to {self.size[0]}x{self.size[1]}, {self.channels}, cat={self.cat}"

@@ -10,6 +10,8 @@ from .attention import Attention, Depth, FeedForward, Heads, Queries, head_width
 from .core.activation import Act
 from .core.block import Block
 from .core.feature import Channels, Feature, Width
+from .core.masks import PackedQueries, attend_apart, pack_queries
+from .core.packing import Packing
 from .norm_act import Eps
 
 __all__ = ["QFormer", "QFormerLayer", "QFormerModule"]
@@ -76,25 +78,44 @@ class QFormerModule(nn.Module):
     Args:
         first: The learned queries (n, d).
         norm: Their norm.
-        *layers: Modules that take the queries (b, n, d) and the tokens (b, m, c).
+        *layers: Modules that take the queries (b, n, d), the tokens (b, m, c) and a mask, or None.
     """
+
+    by_size = True
+    tp_styles: ClassVar[dict[str, str]] = {}
 
     def __init__(self, first: nn.Parameter, norm: nn.Module, *layers: nn.Module) -> None:
         super().__init__()
+        self.number = len(first)
         self.queries = first
         self.norm = norm
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1, 2)
-        q: Tensor = self.norm(self.queries).expand(x.shape[0], -1, -1)
+        return self._run(x.shape[0], x.flatten(1, 2))[:, None]
+
+    def pack(self, images: Packing) -> tuple[Packing, PackedQueries]:
+        return pack_queries(images, self.number)
+
+    def forward_packed(self, x: Tensor, index: PackedQueries) -> Tensor:
+        """``(rows, c) -> (images * n, d)``, at a budget."""
+        images = len(index.mask)
+        return attend_apart(
+            lambda x, mask: self._run(images, x[None], mask).flatten(0, 1), x, index
+        )
+
+    def _run(self, images: int, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        q: Tensor = self.norm(self.queries).expand(images, -1, -1)
         for layer in self.layers:
-            q = layer(q, x)
-        return q[:, None]
+            q = layer(q, x, mask)
+        return q
 
 
 class QFormerLayer(nn.Module):
     """Self- and cross-attention, then a feed-forward layer; ``(b, n, d), (b, m, c) -> (b, n, d)``.
+
+    With a mask (b * n, m), the tokens are those of all images, (1, m, c), and the mask is true for
+    those that a query sees.
 
     Args:
         channels: The queries' width d.
@@ -104,6 +125,8 @@ class QFormerLayer(nn.Module):
         eps: Of the norms.
         act: The feed-forward layer's activation.
     """
+
+    tp_styles: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self, channels: int, context: int | None, heads: int, hidden: int, eps: float, act: Act
@@ -120,9 +143,13 @@ class QFormerLayer(nn.Module):
         self.ffn = FeedForward(channels, hidden, act, bias=True)
         self.ffn_norm = nn.LayerNorm(channels, eps)
 
-    def forward(self, q: Tensor, x: Tensor) -> Tensor:
+    def forward(self, q: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         q = self.self_norm(q + self.self_attention(q, q, q))
         if self.cross_attention is not None and self.cross_norm is not None:
-            q = self.cross_norm(q + self.cross_attention(q, x, x))
-        y: Tensor = self.ffn_norm(q + self.ffn(q))
-        return y
+            if mask is None:
+                y = self.cross_attention(q, x, x)
+            else:
+                y = self.cross_attention(q.flatten(0, 1)[None], x, x, mask).view_as(q)
+            q = self.cross_norm(q + y)
+        out: Tensor = self.ffn_norm(q + self.ffn(q))
+        return out

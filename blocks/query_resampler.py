@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import itertools
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -13,7 +14,9 @@ from .attention import Attention, Heads, Queries, head_width, queries, square_si
 from .core.block import Block
 from .core.feature import Feature, Width
 from .core.linear import Linear, call_linear
-from .position import check_sincos, sincos
+from .core.masks import PackedQueries, attend_apart, pack_queries
+from .core.packing import Packing
+from .position import check_sincos, sincos, waves
 
 __all__ = ["QueryPosition", "QueryResampler", "QueryResamplerModule"]
 
@@ -76,10 +79,14 @@ class QueryResamplerModule(nn.Module):
         position: Adds position embeddings to queries and tokens.
     """
 
+    by_size = True
+    tp_styles: ClassVar[dict[str, str]] = {}
+
     def __init__(
         self, in_: int, out: int, number: int, heads: int, position: QueryPosition
     ) -> None:
         super().__init__()
+        self.number = number
         self.queries = queries(number, out, 0.02)
         self.context_proj = nn.Identity() if in_ == out else Linear(in_, out, bias=False)
         self.context_norm = nn.LayerNorm(out, _EPS)
@@ -93,13 +100,32 @@ class QueryResamplerModule(nn.Module):
         x = self.context_norm(call_linear(self.context_proj, x))
         q, k = self.places(self.queries_norm(self.queries), x)
         q = q.expand(x.shape[0], -1, -1)
-        y = self.attention(q, k.flatten(1, 2), x.flatten(1, 2))
-        out: Tensor = self.proj(self.norm(y))
-        return out[:, None]
+        return self._attend(q, k.flatten(1, 2), x.flatten(1, 2))[:, None]
+
+    def pack(self, images: Packing) -> tuple[Packing, tuple[PackedQueries, Tensor]]:
+        after, own = pack_queries(images, self.number)
+        return after, (own, self.places.pack(images))
+
+    def forward_packed(self, x: Tensor, index: tuple[PackedQueries, Tensor]) -> Tensor:
+        """``(rows, c) -> (images * n, out)``, at a budget."""
+        own, places = index
+
+        def attend(x: Tensor, mask: Tensor) -> Tensor:
+            x = self.context_norm(call_linear(self.context_proj, x[None]))
+            q, k = self.places(self.queries_norm(self.queries), x, places)
+            return self._attend(q.repeat(len(own.mask), 1)[None], k, x, mask)[0]
+
+        return attend_apart(attend, x, own)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.proj(self.norm(self.attention(q, k, v, mask)))
+        return y
 
 
 class QueryPosition(nn.Module):
     """Add positions to queries and tokens; ``(n, c), (b, h, w, c) -> (n, c), (b, h, w, c)``.
+
+    Or to packed images' tokens (1, rows, c), with what `pack` returns.
 
     Upstream saves the queries' table in the weights' dtype and interpolates what it saved. So the
     table is a parameter here too, but not a trained one.
@@ -122,18 +148,54 @@ class QueryPosition(nn.Module):
             table = nn.Parameter(position.flatten(0, 1), requires_grad=False)
         self.register_parameter("table", table)
 
-    def forward(self, q: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        h, w, channels = x.shape[1:]
-        if self.table is None:
-            return q, x + sincos(h, w, channels, x.device).to(x.dtype)
-        if self.kind == "both":
-            position = sincos(h, w, channels, x.device)
+    def forward(self, q: Tensor, x: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if places is None:
+            h, w, channels = x.shape[1:]
+            position = self._on_grid(h, w, channels, x.device)
         else:
-            table = self.table.to(torch.promote_types(self.table.dtype, torch.float32))
-            square = table.view(1, self.side, self.side, channels).permute(0, 3, 1, 2)
-            scaled = F.interpolate(square, (h, w), mode="bicubic", align_corners=False)
-            position = scaled.permute(0, 2, 3, 1).to(self.table.dtype)
-        return q + self.table.to(q.dtype), x + position.to(x.dtype)
+            position = self._at(places, x.shape[-1])
+        return q if self.table is None else q + self.table.to(q.dtype), x + position.to(x.dtype)
+
+    def pack(self, images: Packing) -> Tensor:
+        """Return where packed images' tokens are: column and row, (rows, 2).
+
+        For ``resized``, the share of each place of the table in theirs, (rows, n).
+        """
+        if self.table is None or self.kind == "both":
+            _, row, column = images.places()
+            return images.padded(torch.stack([column, row], 1), images.rows)
+        # Scaling treats the two axes apart, so scaling unit vectors tells all about a side.
+        unit = torch.eye(self.side, dtype=_wide(self.table.dtype), device=images.device)
+        shares = {
+            side: _scaled(unit[None, :, :, None], side, 1)[0, :, :, 0].T.contiguous()
+            for side in set(itertools.chain(*images.grids))
+        }
+        found = [torch.kron(shares[h], shares[w]) for h, w in images.grids]
+        return images.padded(torch.cat([unit.new_empty(0, self.side**2), *found]), images.rows)
+
+    def _on_grid(self, h: int, w: int, channels: int, device: torch.device) -> Tensor:
+        """Return the positions of a grid, (h, w, c)."""
+        if self.table is None or self.kind == "both":
+            return sincos(h, w, channels, device)
+        table = self.table.to(_wide(self.table.dtype))
+        square = table.view(1, self.side, self.side, channels).permute(0, 3, 1, 2)
+        return _scaled(square, h, w)[0].permute(1, 2, 0).to(self.table.dtype)
+
+    def _at(self, places: Tensor, channels: int) -> Tensor:
+        """Return the positions of packed images' tokens, (rows, c)."""
+        if self.table is None or self.kind == "both":
+            return waves(places.flatten(), channels // 2).view(-1, channels)
+        with torch.autocast(places.device.type, enabled=False):  # `_scaled` is not rounded either
+            return (places @ self.table.to(places.dtype)).to(self.table.dtype)
 
     def extra_repr(self) -> str:
         return self.kind
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a table of this one is interpolated."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _scaled(x: Tensor, h: int, w: int) -> Tensor:
+    return F.interpolate(x, (h, w), mode="bicubic", align_corners=False)

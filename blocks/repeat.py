@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from .core.block import Block, Blocks, chains, walk, with_bodies
 from .core.chain import Chain
 from .core.errors import SpecError
 from .core.feature import Feature
+from .core.packed import forward_packed, pack_module
+from .core.packing import Packing
 from .core.spec import MAX_BLOCKS
 
-__all__ = ["Repeat"]
+__all__ = ["Repeat", "RepeatModule"]
 
 
 class Repeat(Block):
@@ -64,7 +66,25 @@ class Repeat(Block):
         return (with_bodies(self, {"body": body}),)
 
     def build(self, x: Feature) -> nn.Module:
-        copies = [
-            Chain(*(step.block.build(step.x) for step in steps)) for _, steps in chains(self, x)
-        ]
-        return nn.Sequential(*(nn.Sequential(OrderedDict(body=copy)) for copy in copies))
+        copies = (Chain.of(steps) for _, steps in chains(self, x))
+        return RepeatModule(*(RepeatModule(OrderedDict(body=copy)) for copy in copies))
+
+
+class RepeatModule(nn.Sequential):
+    """Modules that all take packed images, in a row; ``(b, h, w, c) -> (b, h', w', d)``."""
+
+    by_size = True
+    tp_styles: ClassVar[dict[str, str]] = {}
+
+    def pack(self, images: Packing) -> tuple[Packing, tuple[Any, ...]]:
+        indices = []
+        for name, module in self.named_children():
+            images, index = pack_module(module, images, name)
+            indices.append(index)
+        return images, tuple(indices)
+
+    def forward_packed(self, x: Tensor, index: tuple[Any, ...]) -> Tensor:
+        """``(rows, c) -> (m, d)``."""
+        for module, own in zip(self, index, strict=True):
+            x = forward_packed(module, x, own)
+        return x

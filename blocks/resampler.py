@@ -13,6 +13,8 @@ from .core.activation import Act
 from .core.block import Block
 from .core.errors import SpecError
 from .core.feature import Feature
+from .core.masks import PackedQueries, attend_apart, pack_queries
+from .core.packing import Packing
 from .norm_act import RMSNorm
 
 __all__ = ["Resampler", "ResamplerLayer", "ResamplerModule"]
@@ -108,28 +110,48 @@ class ResamplerModule(nn.Module):
 
     Args:
         latents: The learned latents (n, c).
-        *layers: Modules that take the latents (b, n, c) and the tokens (b, m, c).
+        *layers: Modules that take the latents (b, n, c), the tokens (b, m, c) and a mask
+            (n, m + n), or None.
         norm: The last norm.
     """
 
+    by_size = True
+    tp_styles: ClassVar[dict[str, str]] = {}
+
     def __init__(self, latents: nn.Parameter, *layers: nn.Module, norm: nn.Module) -> None:
         super().__init__()
+        self.number = len(latents)
         self.latents = latents
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1, 2)
         # A copy: torch's FLOP counter refuses a module that is given a view of a parameter.
         latents = self.latents.repeat(x.shape[0], 1, 1)
+        return self._resample(latents, x.flatten(1, 2))[:, None]
+
+    def pack(self, images: Packing) -> tuple[Packing, PackedQueries]:
+        return pack_queries(images, self.number, self_keys=True)
+
+    def forward_packed(self, x: Tensor, index: PackedQueries) -> Tensor:
+        """``(rows, c) -> (images * n, c)``, at a budget."""
+        latents = self.latents.repeat(len(index.mask), 1)[None]
+        return attend_apart(lambda x, mask: self._resample(latents, x[None], mask)[0], x, index)
+
+    def _resample(self, latents: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         for layer in self.layers:
-            latents = layer(latents, x)
+            latents = layer(latents, x, mask)
         y: Tensor = self.norm(latents)
-        return y[:, None]
+        return y
 
 
 class ResamplerLayer(nn.Module):
-    """Latents attend to tokens and latents, then an FFN; ``(b, n, c), (b, m, c) -> (b, n, c)``."""
+    """Latents attend to tokens and latents, then an FFN; ``(b, n, c), (b, m, c) -> (b, n, c)``.
+
+    A mask (n, m + n) is true for what each latent sees: tokens, then latents.
+    """
+
+    tp_styles: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self,
@@ -146,10 +168,10 @@ class ResamplerLayer(nn.Module):
         self.ffn_norm = ffn_norm
         self.ffn = ffn
 
-    def forward(self, latents: Tensor, x: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = self.context_norm(x)
         q = self.latents_norm(latents)
         kv = torch.cat([x, q], 1)
-        latents = latents + self.attention(q, kv, kv)
+        latents = latents + self.attention(q, kv, kv, mask)
         y: Tensor = latents + self.ffn(self.ffn_norm(latents))
         return y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ from .core.errors import GridError, SpecError
 from .core.fast import hooked, reusable
 from .core.feature import Feature
 from .core.linear import Linear
+from .core.packed import forward_packed, pack_module
+from .core.packing import Packing
 from .depthwise import DepthwiseConv
 from .norm_act import FRESH_NORMS, NormActModule
 
@@ -52,7 +54,7 @@ class Residual(Block):
             )
 
     def build(self, x: Feature) -> nn.Module:
-        return ResidualModule(*(step.block.build(step.x) for step in walk(self.body, x, ".body")))
+        return ResidualModule(Chain.of(walk(self.body, x, ".body")))
 
 
 class ResidualModule(nn.Module):
@@ -62,12 +64,25 @@ class ResidualModule(nn.Module):
         GridError: The body changes the shape, which broadcasting would hide.
     """
 
-    def __init__(self, *body: nn.Module) -> None:
+    by_size = True
+    tp_styles: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, body: Chain) -> None:
         super().__init__()
-        self.body = Chain(*body)
+        self.body = body
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.body(x)
+        return self._add(x, self.body(x))
+
+    def pack(self, images: Packing) -> tuple[Packing, Any]:
+        return pack_module(self.body, images, "body")
+
+    def forward_packed(self, x: Tensor, index: Any) -> Tensor:
+        """``(rows, c) -> (rows, c)``."""
+        return self._add(x, forward_packed(self.body, x, index))
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the body's output to its input."""
         if y.shape != x.shape:
             raise GridError(f"a residual's body made {tuple(y.shape)} of {tuple(x.shape)}")
         if x.dtype == y.dtype and reusable(x, y) and _owns_its_output(self.body):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +11,8 @@ from torch.nn import functional as F
 from .core.activation import Act, Gate, activation
 from .core.block import Block
 from .core.feature import Channels, Feature
+from .core.packing import Packing
+from .core.segments import Segments, mean, segments
 
 __all__ = ["SqueezeExcite", "SqueezeExciteModule", "make_divisible"]
 
@@ -50,6 +54,9 @@ class SqueezeExcite(Block):
 class SqueezeExciteModule(nn.Module):
     """Channel gates from the grid's mean; ``(b, h, w, c) -> (b, h, w, c)``."""
 
+    by_size = True
+    tp_styles: ClassVar[dict[str, str]] = {"fc1": "colwise", "fc2": "rowwise"}
+
     def __init__(self, channels: int, mid: int, act: Act, gate: Gate) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, mid)
@@ -58,9 +65,19 @@ class SqueezeExciteModule(nn.Module):
         self.gate = activation(gate)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = _mean(x).flatten(1, 2)
+        return x * self._scale(_mean(x).flatten(1, 2))[:, None]
+
+    def pack(self, images: Packing) -> tuple[Packing, Segments]:
+        return images, segments(images)
+
+    def forward_packed(self, x: Tensor, index: Segments) -> Tensor:
+        """``(rows, c) -> (rows, c)``."""
+        return x * F.embedding(index.image, self._scale(mean(x, index)))
+
+    def _scale(self, mean: Tensor) -> Tensor:
+        """Return the gates of each image; ``(..., c) -> (..., c)``."""
         scale: Tensor = self.gate(self.fc2(self.act(self.fc1(mean))))
-        return x * scale[:, None]
+        return scale
 
 
 def _mean(x: Tensor) -> Tensor:

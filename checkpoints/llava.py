@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from torch.nn import Linear
 from ..blocks.core.activation import activation
 from ..blocks.core.block import Step
 from ..blocks.core.chain import Chain, run_in_order
-from ..blocks.core.errors import SpecError
+from ..blocks.core.errors import GridError, SpecError
 from ..blocks.core.fast import hooked
 from ..blocks.core.feature import Grid
 from ..blocks.core.linear import project
@@ -25,8 +25,8 @@ from ..blocks.pointwise import Pointwise
 from ..blocks.residual import Residual
 from ..blocks.squeeze_excite import make_divisible
 from ..projectors.lookup import to_stack
-from ..projectors.packed import run_by_size
-from ..projectors.projector import Projector
+from ..projectors.packed import PackedGrids
+from ..projectors.projector import PackedLayers, Projector
 from ..projectors.stack import Stack
 from ..projectors.upstream import count_blocks
 from ..registry import quote
@@ -79,12 +79,19 @@ class UpstreamProjector(Projector):
         ours.load_state_dict(found, assign=True)
         return ours.train(self.training)
 
-    def _chain_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
-        for grid in grids:
-            self._grids_after(grid)
-        if not self._needs_grid:
-            return self._chain(x[None, None]).flatten(0, 2)
-        return run_by_size(self._chain, x, grids)
+    def _packed_layers(self) -> PackedLayers:
+        return PackedLayers([self._chain], [self._needs_grid], [0])
+
+    def pack_grids(self, grids: Any, budget: Any = None, *, device: Any = None) -> PackedGrids:
+        """Work out what packed images of these grids need; see `Projector.pack_grids`.
+
+        Raises:
+            GridError: There is a budget, at which upstream's modules do not run; or as there.
+        """
+        if budget is not None:
+            hint = "projector.native() has the same weights, and runs at one."
+            raise GridError("upstream's modules do not run at a budget", "budget", "None", hint)
+        return super().pack_grids(grids, device=device)
 
 
 def _as_tokens(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

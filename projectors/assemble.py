@@ -21,7 +21,7 @@ def assemble(steps: Sequence[Step]) -> Chain:
         SpecError: A block cannot build its module; the cause is chained.
     """
     with walk_cache():  # blocks walk the chains inside them to build
-        return Chain(*(_build_block(index, step) for index, step in enumerate(steps)))
+        return Chain.of(steps, _build_block)
 
 
 def _build_block(index: int, step: Step) -> nn.Module:

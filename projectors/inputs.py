@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..blocks.core.dtypes import count_dtypes
 from ..blocks.core.errors import GridError
 from ..blocks.core.feature import Grid, check_grid
+from .packed import frames_of
 
 __all__ = ["check_input", "check_map", "check_packed", "refuse_mixed", "token_grid"]
 
@@ -105,8 +106,8 @@ def check_map(h: int, w: int, grid: Any) -> None:
         raise GridError(f"a map of {h}x{w}", "x", "at least one token")
 
 
-def check_packed(x: Tensor, grids: Any, prefix: int) -> list[Grid]:
-    """Return the grids of packed images, ``(n, c)`` with n = sum(h * w).
+def check_packed(x: Tensor, grids: Any, prefix: int) -> tuple[list[Grid], list[int]]:
+    """Return the grids of packed images, ``(n, c)`` with n = sum(h * w), and as `frames_of` says.
 
     Args:
         x: The images' tokens, one image after the other.
@@ -123,8 +124,8 @@ def check_packed(x: Tensor, grids: Any, prefix: int) -> list[Grid]:
             "a list with the grid of each image, [(h, w), ...]",
             "For one image, pass x[None].",
         )
-    sizes = [check_grid(grid, f"grid[{index}]") for index, grid in enumerate(grids)]
-    total = sum(h * w for h, w in sizes)
+    frames, counts = frames_of(grids)
+    total = sum(h * w for h, w in frames)
     if total != len(x):
         raise GridError(
             f"{len(x)} packed tokens, but the grids hold {total}",
@@ -132,7 +133,7 @@ def check_packed(x: Tensor, grids: Any, prefix: int) -> list[Grid]:
             "the same",
             "Packed images have no prefix tokens: drop them before packing." if prefix else "",
         )
-    return sizes
+    return frames, counts
 
 
 def token_grid(n: int, prefix: int, grid: Any, built: Grid | None, *, needs_grid: bool) -> Grid:

@@ -7,13 +7,16 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..blocks.core.block import Block, mixes_tokens
-from ..blocks.core.chain import Chain, Layer, run
+from ..blocks.core.chain import Chain
 from ..blocks.core.errors import GridError
 from ..blocks.core.fast import enabled, hooked
 from ..blocks.core.feature import Grid
-from ..blocks.core.window import window_index
+from ..blocks.core.packing import Packing
+from ..blocks.core.run import Layer, run
+from ..blocks.core.window import windows
 from ..blocks.patch_merge import PatchMerge, PatchMergeModule
 
 __all__ = ["BlockMajor", "BlockMerge", "to_raster_packed"]
@@ -58,14 +61,14 @@ class BlockMajor:
             return _to_raster(x, grid, self._side), chain
         return x, partial(run, [layers[place] for place in chain.order()])
 
-    def enter_packed(
-        self, x: Tensor, grids: Sequence[Grid], chain: Chain
-    ) -> tuple[Tensor, list[Layer]]:
-        """Return packed tokens ``(n, c)`` and the layers to run on them, in the order written."""
-        layers = self._layers(chain)
-        if layers is None:
-            return to_raster_packed(x, grids, self._side), chain.layers()
-        return x, layers
+    def pack(self, images: Packing, chain: Chain) -> Tensor | None:
+        """Return where each row of packed tokens comes from, or None if they may stay."""
+        return None if self._layers(chain) is not None else _rows(images, self._side)
+
+    def merge_in(self, layers: list[Layer]) -> list[Layer]:
+        """Return a chain's layers with the merge of tokens that have stayed as they were."""
+        place = self._place or 0
+        return [*layers[:place], self._merge, *layers[place + 1 :]]
 
     def _layers(self, chain: Chain) -> list[Layer] | None:
         """Return the layers that take block-major tokens, or None if they need rows."""
@@ -90,9 +93,15 @@ class BlockMerge(nn.Module):
         (b, h, w, c), side = x.shape, self.side
         return x.reshape(b, h // side, w // side, side * side * c)
 
-    def forward_packed(self, x: Tensor, grids: Sequence[Grid]) -> Tensor:
-        """``(n, c) -> (n/(s*s), s*s*c)``."""
-        return x.reshape(-1, self.side**2 * x.shape[1])
+    def pack(self, images: Packing) -> tuple[Packing, tuple[()]]:
+        grids, side = images.grids, self.side
+        merged = [(h // side, w // side) for h, w in grids]
+        return images.after(merged, images.rows // side**2), ()
+
+    def forward_packed(self, x: Tensor, index: tuple[()]) -> Tensor:
+        """``(n, c) -> (n // (s*s), s*s*c)``."""
+        rows, area = len(x) // self.side**2, self.side**2
+        return x[: rows * area].reshape(rows, area * x.shape[1])
 
 
 def _first_merge(blocks: Sequence[Block], side: int) -> int | None:
@@ -115,5 +124,13 @@ def _to_raster(x: Tensor, grid: Grid, side: int) -> Tensor:
 
 def to_raster_packed(x: Tensor, grids: Sequence[Grid], side: int) -> Tensor:
     """Put packed block-major tokens into rows; ``(n, c) -> (n, c)``."""
-    index, _ = window_index(grids, (side, side), ceil=False, device=x.device)
-    return torch.empty_like(x).index_copy(0, index.flatten(), x)
+    return F.embedding(_rows(Packing.of(grids, x.device), side), x)
+
+
+def _rows(images: Packing, side: int) -> Tensor:
+    """Return for each token, row by row, where it stands in block-major order; ``(n,)``."""
+    _, found = windows(images, (side, side), ceil=False)
+    count = sum(images.lengths)
+    index = found.tokens[: count // side**2].flatten()
+    order = torch.empty_like(index).index_copy_(0, index, torch.arange(count, device=index.device))
+    return images.padded(order, images.rows)

@@ -8,7 +8,14 @@ check_block(Gate)
 
 from __future__ import annotations
 
+from .host_reads import HostReadError, refuse_host_reads
 from .kit import check_block, check_projector
 from .report import ConformanceError
 
-__all__ = ["ConformanceError", "check_block", "check_projector"]
+__all__ = [
+    "ConformanceError",
+    "HostReadError",
+    "check_block",
+    "check_projector",
+    "refuse_host_reads",
+]

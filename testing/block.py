@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..blocks.core.block import Block, mixes_tokens, needs_grid
-from ..blocks.core.errors import SpecError
+from ..blocks.core.errors import GridError, SpecError
 from ..blocks.core.feature import Feature, Grid
-from ..blocks.core.window import PackedModule
+from ..blocks.core.packed import run_once
+from ..blocks.core.packing import PackedModule, Packing, packs, runs_by_size
 from ..projectors.document import dump_spec, load_spec
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
@@ -26,6 +29,7 @@ from .cases import (
     examine,
     expect_same,
 )
+from .host_reads import refuse_host_reads
 from .report import Finding, attempt
 
 __all__ = ["document", "examine_block", "flow", "instance", "large_grids", "tokens"]
@@ -151,10 +155,44 @@ def tokens(subject: Subject) -> None:
         module = variant.module()
         for case in variant.cases:
             _check_token_facts(module, case, 1 if variant in subject.large else 2, reads, mixes)
-        if isinstance(module, PackedModule) and variant in subject.variants:
-            hint = "For each image, compute what forward computes for it alone."
-            call = module.forward_packed
-            check_packed(module, variant.cases, call, "its forward_packed", hint)
+        packed: object = module
+        if packs(packed) and variant in subject.variants:
+            _check_packed_module(module, packed, variant.cases)
+
+
+def _check_packed_module(module: nn.Module, packed: PackedModule, cases: Sequence[Case]) -> None:
+    """Compare `forward_packed` with each image alone, without a budget and with a larger one."""
+    hint = "For each image, compute what forward computes for it alone."
+    grids = [case.grid for case in cases]
+    if not runs_by_size(packed):
+        check_packed(module, cases, partial(run_once, packed), "its forward_packed", hint)
+    budget = (sum(h * w for h, w in grids) + 5, len(cases) + 2)
+
+    def run(x: Tensor, grids: Sequence[Grid]) -> Tensor:
+        after, index = packed.pack(Packing.of(grids, x.device).within(*budget))
+        padded = torch.cat([x, x.new_zeros(budget[0] - len(x), x.shape[1])])
+        with refuse_host_reads():
+            y = packed.forward_packed(padded, index)
+        return y[: sum(after.lengths)]
+
+    try:
+        shapes = _shapes(packed, grids, budget)
+    except GridError:  # something inside does not run at a budget
+        return
+    check_packed(module, cases, run, "its forward_packed at a budget", hint)
+    if shapes != _shapes(packed, grids[:1], budget):
+        raise Finding(
+            "what its pack returns at a budget has other shapes for fewer images",
+            ", ".join(case.where for case in cases),
+            "those of the budget, so that one captured graph serves all images within it",
+            "Pad with Packing.padded.",
+        )
+
+
+def _shapes(packed: PackedModule, grids: Sequence[Grid], budget: tuple[int, int]) -> object:
+    """Return how many rows come out at a budget, and the shapes of what `pack` returns."""
+    after, index = packed.pack(Packing.of(grids, torch.device("cpu")).within(*budget))
+    return after.rows, pytree.tree_map_only(Tensor, Tensor.size, index)
 
 
 def _check_token_facts(module: nn.Module, case: Case, batch: int, reads: bool, mixes: bool) -> None:

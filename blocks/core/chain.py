@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor, nn
 
-from .activation import in_place
-from .fast import enabled, hooked, reusable
-from .linear import call_linear, is_linear, project
+from .block import Step, mixes_tokens
+from .errors import GridError
+from .fast import enabled, hooked
+from .linear import call_linear, is_linear
+from .packed import Indices, pack_layers, run_packed
+from .packing import Packing
+from .run import Layer, run
 
-__all__ = ["Chain", "Layer", "order", "run", "run_in_order"]
-
-Layer: TypeAlias = Callable[[Tensor], Tensor]
-"""What a chain runs: a module, or the call of one that replaced a linear layer."""
+__all__ = ["Chain", "order", "run_in_order"]
 
 
 class Chain(nn.Sequential):
@@ -28,7 +28,14 @@ class Chain(nn.Sequential):
 
     The order is decided when the chain is built. A call only checks that it still holds, because
     modules may be replaced or hooked afterwards, and the fast forms may be off.
+
+    Attributes:
+        mixing: Whether each module mixes an image's tokens, as its block says; None if the chain
+            was not built of blocks.
     """
+
+    by_size = True
+    mixing: tuple[bool, ...] | None = None
 
     def __init__(self, *modules: Any) -> None:
         super().__init__(*modules)
@@ -38,6 +45,25 @@ class Chain(nn.Sequential):
         self._linear = frozenset(i for i, module in enumerate(built) if is_linear(module))
         self._order = tuple(_order(built, lambda module: False))
         self._moved = tuple(i for place, i in enumerate(self._order) if place != i)
+
+    @classmethod
+    def of(
+        cls, steps: Sequence[Step], build: Callable[[int, Step], nn.Module] | None = None
+    ) -> Chain:
+        """Build the modules of a walked chain of blocks.
+
+        Args:
+            steps: The blocks, with the features that enter and leave them.
+            build: Builds the module of a block at a place; default: the block does.
+        """
+        chain = cls(
+            *(
+                step.block.build(step.x) if build is None else build(place, step)
+                for place, step in enumerate(steps)
+            )
+        )
+        chain.mixing = tuple(mixes_tokens([step.block]) for step in steps)
+        return chain
 
     def forward(self, x: Tensor) -> Tensor:
         layers = self.layers()
@@ -70,6 +96,15 @@ class Chain(nn.Sequential):
             if not is_linear(modules[i]):
                 layers[i] = partial(call_linear, modules[i])
         return layers
+
+    def pack(self, images: Packing) -> tuple[Packing, Indices]:
+        if self.mixing is None:
+            raise GridError("a chain that was not built of blocks", hint="Leave out the budget.")
+        return pack_layers(self.layers(), self.mixing, images)
+
+    def forward_packed(self, x: Tensor, index: Indices) -> Tensor:
+        """``(rows, c) -> (m, d)``."""
+        return run_packed(self.layers(), self.order(), index, x)
 
 
 def _resembles_linear(module: nn.Module) -> bool:
@@ -105,35 +140,3 @@ def _averages(module: Layer) -> TypeGuard[nn.Module]:
 def run_in_order(modules: Sequence[Layer], x: Tensor) -> Tensor:
     """Run modules in the order that costs least; the input is never modified."""
     return run([modules[index] for index in order(modules)], x)
-
-
-def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
-    """Run layers one after the other; the input is never modified."""
-    index = 0
-    while index < len(layers):
-        layer = layers[index]
-        index += 1
-        if is_linear(layer) and not hooked(layer) and not torch.compiler.is_compiling():
-            act = None
-            if index < len(layers) and reusable(x, layer.weight, layer.bias):
-                act = _elementwise(layers[index])
-                index += act is not None
-            x = project(layer, x, act)
-        else:
-            x = layer(x)
-    return x
-
-
-def _elementwise(layer: Layer) -> nn.Module | None:
-    """Return the activation that a layer consists of, if it has no hooks and works in place."""
-    act: object = layer
-    # Not of subclasses, which may compute something else.
-    if (
-        isinstance(layer, nn.Module)
-        and vars(type(layer)).get("norm_then_act", False)
-        and type(layer.norm) is nn.Identity
-    ):
-        if hooked(layer) or hooked(layer.norm):
-            return None
-        act = layer.act
-    return act if isinstance(act, nn.Module) and in_place(act) and not hooked(act) else None

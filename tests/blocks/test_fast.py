@@ -380,7 +380,7 @@ def test_a_residual_around_what_hands_its_input_on() -> None:
     before = x.clone()
     for body in (nn.Identity(), NormActModule(nn.Identity(), nn.Identity())):
         with torch.no_grad():
-            assert torch.equal(ResidualModule(body)(x), 2 * before)
+            assert torch.equal(ResidualModule(Chain(body))(x), 2 * before)
         assert torch.equal(x, before)
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mobilevlm import BLOCKS, Feature, build_projector, fast_paths
 from mobilevlm.blocks.core.activation import Act, activate_, activation
 from mobilevlm.blocks.core.linear import products
+from mobilevlm.blocks.core.packed import run_once
 from mobilevlm.blocks.pool import AdaptiveAvgPool, BilinearPool
 from mobilevlm.export.rewrites import with_exact_pools, with_sliced_merges
 
@@ -166,7 +167,7 @@ def test_packed_windows(block: dict[str, Any], dtype: torch.dtype) -> None:
     compare = partial(hold, exact=True) if exact else placed
 
     def packed(x: Tensor) -> Tensor:
-        y: Tensor = module.forward_packed(x, GRIDS)
+        y: Tensor = run_once(module, x, GRIDS)
         return y
 
     def singly(x: Tensor) -> Tensor:
@@ -195,7 +196,7 @@ def test_a_value_that_overflows_in_a_window_cut_off_by_the_border() -> None:
     with torch.no_grad():
         y = module(x.view(1, 3, 3, 1))
         assert y.flatten().tolist() == [2, 2, 2, float("inf")]
-        assert torch.equal(module.forward_packed(x, [(3, 3)]), y.view(4, 1))
+        assert torch.equal(run_once(module, x, [(3, 3)]), y.view(4, 1))
 
 
 @dtypes

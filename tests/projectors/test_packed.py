@@ -18,7 +18,8 @@ from mobilevlm import (
     fast_paths,
     find_nonfinite,
 )
-from mobilevlm.projectors.packed import run_packed
+from mobilevlm.blocks.core.packed import pack_layers, run_once, run_packed
+from mobilevlm.blocks.core.packing import Packing
 
 # Sizes that every family takes: even sides, at least 12, some of them equal.
 GRIDS = [(12, 16), (16, 12), (12, 16), (20, 24), (16, 16)]
@@ -127,7 +128,7 @@ def test_many_sizes_in_every_dtype_and_range(
     x = torch.rand(sum(h * w for h, w in MANY), 6).mul_(2).sub_(1).mul_(scale).to(dtype)
     x[:, 0] = scale  # its sums are past the end of fp16
     with torch.inference_mode(), fast_paths(fast):
-        y, expected = module.forward_packed(x, MANY), singly(module, x, MANY)
+        y, expected = run_once(module, x, MANY), singly(module, x, MANY)
     assert y.dtype == dtype
     assert y.isfinite().all()
     # Both are rounded once; the sums before are fp32's.
@@ -170,7 +171,7 @@ def test_numbers_that_are_not_finite_stay_in_their_windows(
     x = torch.zeros(5 * 7 + 4 * 4, 6)
     x[:35] = number
     expected = singly(module, x, [(5, 7), (4, 4)])
-    packed = module.forward_packed(x, [(5, 7), (4, 4)])
+    packed = run_once(module, x, [(5, 7), (4, 4)])
     torch.testing.assert_close(packed, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -197,7 +198,7 @@ def test_gradients_at_ties_and_their_gradients(block: dict[str, Any], dtype: tor
         torch.testing.assert_close(dual.tangent, forward)
         return y, first, *seconds, forward
 
-    packed = derivatives(lambda x: module.forward_packed(x, grids))
+    packed = derivatives(lambda x: run_once(module, x, grids))
     for have, expected in zip(packed, derivatives(lambda x: singly(module, x, grids)), strict=True):
         torch.testing.assert_close(have, expected)
 
@@ -293,8 +294,12 @@ class Packed(nn.Module):
         }
 
     def forward(self, x: Tensor, grids: list[tuple[int, int]] | None = None) -> Tensor:
-        pairs = list(zip(self.projector.blocks, self.mixing, strict=True))
-        return run_packed(pairs, x, grids or self.grids, self.tracks.__getitem__)
+        layers, images = list(self.projector.blocks), Packing.of(grids or self.grids, x.device)
+        tracks = [self.tracks[grid] for grid in images.grids]
+        _, indices = pack_layers(
+            layers, self.mixing, images, lambda place: [track[place] for track in tracks]
+        )
+        return run_packed(layers, range(len(layers)), indices, x)
 
 
 @pytest.mark.quick(str(WINDOWS[1]), str(WINDOWS[7]))
@@ -334,7 +339,7 @@ def test_a_packed_pool_has_the_gradients_of_the_single_ones(
     module = pool.build(Feature(channels=6, ends=(6, 6)))
     grids = [(5, 7), (4, 4), (12, 9)]
     x = torch.randn(sum(h * w for h, w in grids), 6, dtype=torch.float64, requires_grad=True)
-    y = module.forward_packed(x, grids)
+    y = run_once(module, x, grids)
     weights = torch.randn_like(y)
     (packed,) = torch.autograd.grad((y * weights).sum(), x)
     parts = x.split([h * w for h, w in grids])
@@ -355,8 +360,8 @@ def test_a_packed_pool_in_half_precision_is_rounded_once(
     module = BLOCKS.get("pool")(stride=stride, ceil=ceil).build(Feature(channels=64, ends=(64, 64)))
     grids = [(13, 7), (12, 12), (5, 11)]
     x = torch.randn(sum(h * w for h, w in grids), 64).to(dtype)
-    truth = module.forward_packed(x.double(), grids)
-    y = module.forward_packed(x, grids)
+    truth = run_once(module, x.double(), grids)
+    y = run_once(module, x, grids)
     assert y.dtype == dtype
     close = torch.finfo(dtype).eps / 2 * truth.abs() + 1e-6
     assert (y.double() - truth).abs().le(close).all()

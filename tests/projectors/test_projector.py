@@ -19,6 +19,7 @@ from mobilevlm import (
     save_projector,
     spec_of,
 )
+from mobilevlm.blocks.core.chain import Chain
 from mobilevlm.blocks.pool import WindowPool
 from mobilevlm.blocks.residual import ResidualModule
 
@@ -205,7 +206,7 @@ def test_tokens_takes_what_forward_takes() -> None:
 
 
 def test_a_residual_that_would_broadcast_is_refused_when_compiled() -> None:
-    module = nn.Sequential(ResidualModule(WindowPool("avg", 2, ceil=False)))
+    module = nn.Sequential(ResidualModule(Chain(WindowPool("avg", 2, ceil=False))))
     with pytest.raises(GridError, match="a residual's body made"):
         module(torch.randn(1, 2, 2, 6))
     torch.compiler.reset()

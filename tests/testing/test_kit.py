@@ -358,6 +358,26 @@ EXPECTED: dict[str, dict[str, str]] = {
             "image, compute what forward computes for it alone."
         ),
     },
+    "ReadsAtABudget": {
+        "tokens": (
+            "6x4 x 48, 5x7 x 48, 12x12 x 48, 1x1 x 48: its forward_packed at a budget raises "
+            "HostReadError"
+        ),
+    },
+    "SpreadsPadding": {
+        "tokens": (
+            "6x4 x 48, 5x7 x 48, 12x12 x 48, 1x1 x 48: packed images give a different "
+            "output: off; expected the outputs of the single images, concatenated. For each "
+            "image, compute what forward computes for it alone."
+        ),
+    },
+    "PacksUnpadded": {
+        "tokens": (
+            "6x4 x 48, 5x7 x 48, 12x12 x 48, 1x1 x 48: what its pack returns at a budget has other "
+            "shapes for fewer images; expected those of the budget, so that one captured graph "
+            "serves all images within it. Pad with Packing.padded."
+        ),
+    },
     "DoublesTheGradient": {"gradcheck": "6x4 x 48: the gradient of the input" + SLOPE},
     "DoublesAWeightsGradient": {
         "gradcheck": "6x4 x 48: the gradient of parameter 'weight'" + SLOPE

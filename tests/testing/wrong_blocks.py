@@ -2,7 +2,6 @@
 
 import itertools
 import os
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobilevlm import Block, Feature, SpecError
+from mobilevlm.blocks.core.packing import Packing
 
 CALLS = itertools.count()
 
@@ -329,8 +329,35 @@ class PacksWrongly(Linear):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x)
 
-    def forward_packed(self, x: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+    def pack(self, images: Packing) -> tuple[Packing, tuple[()]]:
+        return images, ()
+
+    def forward_packed(self, x: Tensor, index: tuple[()]) -> Tensor:
         return super().forward(x + x.mean(0))
+
+
+class ReadsAtABudget(PacksWrongly):
+    by_size = True
+
+    def forward_packed(self, x: Tensor, index: tuple[()]) -> Tensor:
+        return Linear.forward(self, x) * (1 if x.sum() else 2)
+
+
+class SpreadsPadding(PacksWrongly):
+    by_size = True
+
+    def forward_packed(self, x: Tensor, index: tuple[()]) -> Tensor:
+        return Linear.forward(self, x) + (x[-1] == 0).all()
+
+
+class PacksUnpadded(PacksWrongly):
+    by_size = True
+
+    def pack(self, images: Packing) -> tuple[Packing, Any]:
+        return images, torch.zeros(sum(images.lengths))
+
+    def forward_packed(self, x: Tensor, index: Any) -> Tensor:
+        return Linear.forward(self, x)
 
 
 class Doubling(torch.autograd.Function):
