@@ -1,7 +1,10 @@
 """The page of the model types says what is so, and enough of them load."""
 
 import pytest
-from model_types import PAGE, WITHOUT, Outcome, count, model_types, outcomes, page, parts
+from model_types import MAPPINGS, PAGE, WITHOUT, Outcome, count, model_types, outcomes, page, parts
+
+from mobilevlm.models.auto import register_models
+from mobilevlm.models.hosts import HOSTS
 
 # One that loads, one with projectors beside, one without a part, one refused, one without any.
 FIVE = ["blip", "cosmos3_omni", "git", "instructblip", "minicpm_ocr"]
@@ -41,6 +44,12 @@ def test_what_looks_like_a_part() -> None:
         "model.visual.deepstack_merger_list.0",
         "model.embed_audio",
     ]
+
+
+def test_types_of_swapped_models_are_none_of_upstreams() -> None:
+    register_models(HOSTS["llava"])  # into transformers' tables, as a swap does
+    assert "mobilevlm-llava" in MAPPINGS[0]
+    assert "mobilevlm-llava" not in model_types()
 
 
 def test_the_page_lists_every_type() -> None:
