@@ -15,7 +15,7 @@ from ..projectors.tokens import with_tokens
 from ..projectors.upstream import Checkpoint, Match, Upstream
 from ..registry import MobileVLMError, describe_error, quote
 from .connectors import connectors, does_half, halves_beside
-from .errors import CheckpointError, listed
+from .errors import CheckpointError, SourceError, listed
 from .known import Known, check_fit, refuse_packed, refuse_turned
 from .mapping import parts
 from .recognise import Candidate, Config, recognise, recognise_beside
@@ -34,6 +34,8 @@ def attempt_all(
     for fit in fits:
         try:
             known = attempt(weights, config, fit, request)
+        except SourceError:
+            raise
         except CheckpointError as error:
             failures.append(error)
             continue
@@ -57,6 +59,8 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
     """
     try:
         known = _read(weights, config, fit, request)
+    except SourceError:
+        raise
     except CheckpointError as error:
         doubt = "" if isinstance(error.__cause__, SpecError) else _doubt(request)
         if not error.hint and doubt:
@@ -69,7 +73,7 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
             raise
         raise CheckpointError(
             f"{fit.family.name} cannot read it: {describe_error(error)}",
-            str(weights.path),
+            weights.where,
             hint=f"The fault is in the plugin of {fit.family.name}: tell its authors.",
         ) from error
     said = bool(request.family) or request.root is not None or fit.is_of(config)
@@ -83,9 +87,9 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
     root = quote(known.root, 200)
     raise CheckpointError(
         f"half a projector: {places} beside {root} must be the other half",
-        str(weights.path),
+        weights.where,
         "one module that is all of it",
-        f"If it is not, say so: {load_call(weights.path, family=quote(known.family))}.",
+        f"If it is not, say so: {load_call(weights.where, family=quote(known.family))}.",
     )
 
 
@@ -96,7 +100,7 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
         for key in weights.under(root)
         if key.startswith(entry.prefixes, len(root))
     }
-    where = str(weights.path)
+    where = weights.where
     for key, tensor in stored.items():
         refuse_packed(f"{where}[{quote(root + key)}]", tensor)
     for key, tensor in stored.items():  # divides by the bias, so it must not be empty
@@ -179,7 +183,7 @@ def _by_document(weights: Weights, fit: Candidate) -> str:
     # Below a root that is given nothing may be left over; some entries take a part of it only.
     root = quote(fit.root, 200) if fit.root and fit.entry.prefixes == ("",) else None
     call = load_call(
-        weights.path, root=root, spec="document", module_names=quote(fit.family.layout(fit.entry))
+        weights.where, root=root, spec="document", module_names=quote(fit.family.layout(fit.entry))
     )
     return f"Describe the projector as a document, with a block of your own if need be: {call}."
 

@@ -12,12 +12,14 @@ from safetensors.torch import save
 
 from ..projectors.files import check_target, replace_file
 from .errors import CheckpointError
+from .hub import is_hub
 from .inspection import Inspection, inspect_known
-from .load import read_projector, recognise_projector
+from .load import open_projector, read_projector
 from .mapping import find_layout, to_upstream
+from .names import CONFIG, WEIGHTS
 from .request import ModuleNames, Request, Spec
-from .save import CONFIG, WEIGHTS, check_folder, save_projector
-from .weights import ProgressCallback, Weights
+from .save import check_folder, save_projector
+from .weights import ProgressCallback
 
 __all__ = ["convert_checkpoint"]
 
@@ -105,12 +107,11 @@ def convert_checkpoint(
         check_target(
             target, ".safetensors", lambda _: False, CheckpointError, replace=replace, devices=True
         )
-    if _holds(target, Path(path), folder=to is None):
+    if not is_hub(path) and _holds(target, Path(path), folder=to is None):
         raise CheckpointError(
             "it is what is read", str(target), "another place", "Name another, and keep this one."
         )
-    weights = Weights(path, pickled=from_pickle)
-    recognised = recognise_projector(weights, request)
+    weights, recognised = open_projector(path, request, pickled=from_pickle)
     inspection = inspect_known(weights, recognised)
     projector = read_projector(
         weights, recognised, grid=grid, dtype=dtype, check_values=True, progress=progress

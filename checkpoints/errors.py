@@ -7,9 +7,16 @@ from pathlib import Path
 
 from ..projectors.errors import CheckpointError
 
-__all__ = ["CheckpointError", "convert_pickle", "listed"]
+__all__ = ["CheckpointError", "SourceError", "convert_pickle", "listed"]
 
 _SHOWN = 8  # of a list in a message
+
+
+class SourceError(CheckpointError):
+    """The bytes of a checkpoint cannot be had from where they are; what they hold is not known.
+
+    So nothing else is tried, as it is where a family does not fit.
+    """
 
 
 def listed(items: Sequence[str]) -> str:
@@ -22,6 +29,6 @@ def listed(items: Sequence[str]) -> str:
     return ", ".join(items[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def convert_pickle(path: Path) -> str:
+def convert_pickle(path: Path | str) -> str:
     """Return the hint for a pickle that is not loaded."""
     return f"Convert it: convert_checkpoint({str(path)!r}, 'projector', from_pickle=True)"

@@ -11,21 +11,20 @@ from typing import Any
 import torch
 
 from ..blocks.core.dtypes import count_dtypes
-from ..blocks.core.errors import SpecError
 from ..projectors.document import parse_spec
-from ..projectors.index import aliases, upstream_index
-from ..projectors.lookup import instantiate
+from ..projectors.matching import matching_preset
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError
 from .connectors import connectors
 from .errors import CheckpointError
 from .formats.exported import exported_document
+from .hub import is_hub
 from .known import Known
-from .load import other_roots, recognise_projector
+from .load import open_projector, other_roots
 from .request import ModuleNames, Request, Spec
 from .weights import Weights
 
-__all__ = ["Inspection", "inspect_checkpoint", "inspect_known", "matching_preset"]
+__all__ = ["Inspection", "inspect_checkpoint", "inspect_known"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Inspection:
     """What a checkpoint holds, worked out without reading a weight.
 
     Attributes:
-        path: The file or folder.
+        path: The file or folder; of a model on a hub its URI, with the commit.
         family: The preset's name; ``document`` where the file itself holds the specification.
         spec: The specification.
         dtype: The weights' dtype; where they have several, how many have which:
@@ -103,27 +102,6 @@ class Inspection:
         )
 
 
-def matching_preset(stack: Stack) -> str:
-    """Return the built-in name whose defaults are just these blocks; empty if there is none.
-
-    >>> from mobilevlm import build_projector
-    >>> matching_preset(build_projector("mlp", 64, 128, prefix_tokens=1, device="meta").spec)
-    'mlp'
-    """
-    models = {
-        family: sum(len(entry.model_types) for entry in entries)
-        for family, entries in upstream_index().items()
-    }
-    # Of families that compute the same, the one that most models use; aliases come last.
-    for name in [*sorted(models, key=models.__getitem__, reverse=True), *aliases()]:
-        try:
-            if instantiate(name, {}).stack(stack.in_, stack.out).blocks == stack.blocks:
-                return name
-        except SpecError:  # it has not these widths
-            continue
-    return ""
-
-
 def inspect_checkpoint(
     path: str | os.PathLike[str],
     *,
@@ -159,7 +137,7 @@ def inspect_checkpoint(
         tokens=tokens,
         options=options,
     )
-    export, document = exported_document(Path(path))
+    export, document = ("", "") if is_hub(path) else exported_document(Path(path))
     if document:
         try:
             stack = parse_spec(document, "document")
@@ -168,8 +146,8 @@ def inspect_checkpoint(
             found = f"its document does not fit: {place}{error.found}"
             raise CheckpointError(found, str(path), error.expected, error.hint) from error
         return Inspection(str(path), "document", stack, "", "", (), 0, export=export)
-    weights = Weights(path)
-    return inspect_known(weights, recognise_projector(weights, request))
+    weights, known = open_projector(path, request)
+    return inspect_known(weights, known)
 
 
 def inspect_known(weights: Weights, known: Known) -> Inspection:
@@ -183,7 +161,7 @@ def inspect_known(weights: Weights, known: Known) -> Inspection:
     others = other_roots(weights, known)
     beside = [key for root in others for key in weights.under(root)]
     return Inspection(
-        str(weights.path),
+        weights.where,
         known.family,
         known.projector.spec,
         dtype,

@@ -65,9 +65,9 @@ def check_fit(
     found = {root + key: info.shape for key, info in stored.items()}
     expected = {root + key: part.stored for key, part in pairs}
     hint = doubt or "The file is of another family or incomplete."
-    check_keys(found, expected, family, str(weights.path), hint)
+    check_keys(found, expected, family, weights.where, hint)
     for key, part in pairs:
-        where = f"{weights.path}[{quote(root + key)}]"
+        where = f"{weights.where}[{quote(root + key)}]"
         hint = doubt or "Its family or its widths do not match those of the other tensors."
         dtype_hint = "Load the model without quantisation and save it again."
         check_tensor(stored[key], part.stored, part.dtype, where, hint, dtype_hint)

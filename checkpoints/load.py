@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from .advice import family_hint, not_asked, nothing_known
 from .attempt import attempt_all
 from .errors import CheckpointError, listed
 from .families import find_family, plugin_families
+from .hub import NotHere, find, is_hub, not_here, refuse_pickles
+from .hub_weights import HubWeights
+from .kept import AGAIN, Origin, folder_of, keep, origin_of
 from .known import Known
 from .mapping import Part
 from .own_keys import by_document, by_spec
@@ -31,11 +35,19 @@ from .recognise import (
     recognise_plugin,
 )
 from .request import ModuleNames, Request, Spec, load_call
+from .source import Source, remember
 from .weights import ProgressCallback, Weights
 from .wrapped_keys import seen_through
 
-__all__ = ["load_projector", "other_roots", "read_projector", "recognise_projector"]
+__all__ = [
+    "load_projector",
+    "open_projector",
+    "other_roots",
+    "read_projector",
+    "recognise_projector",
+]
 
+_ALONE = "only what load_projector kept is here, so the model's other tensors are not counted"
 MAX_ROOTS = 64  # places where projectors may be; a model has a handful
 
 
@@ -53,19 +65,23 @@ def load_projector(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     check_values: bool = False,
+    progress: ProgressCallback | None = None,
     **options: Any,
 ) -> Projector:
-    """Load a projector from a file or a model's folder, all of it or not at all.
+    """Load a projector from a file, a model's folder or a hub, all of it or not at all.
 
     What the tensors leave open, such as the activation, is read from the ``config.json`` of the
     folder, or beside the file. What it says and the tensors override is a warning.
 
         load_projector("keye-vl", family="paddleocr-vl")  # a model type that is not known
         load_projector("model", root="connector", spec=document, module_names=["fc1", "fc2"])
+        load_projector("hf://llava-hf/llava-1.5-7b-hf")  # of which only the projector is fetched
 
     Args:
         path: A safetensors file, a folder of `save_projector`, or a model's folder; of a whole
-            model only the projector's tensors are read.
+            model only the projector's tensors are read. ``hf://ORG/MODEL@REVISION/FOLDER`` is a
+            model on a hub, of which only the projector is fetched, and then kept: see
+            `docs/hub.md`.
         root: What stands before the keys of the projector that is meant, such as
             ``model.visual.deepstack_merger_list.0``, where a checkpoint holds several; the
             default is the model's main one. `inspect_checkpoint` lists the others.
@@ -84,11 +100,12 @@ def load_projector(
         device: Where to put it; default: the CPU.
         dtype: The parameters' dtype or its name, ``"bf16"``; default: that of the checkpoint.
         check_values: Look for NaN and infinities.
+        progress: Called with the number of bytes that are read, and of all that will be.
         **options: Options of the `family`, in place of what the config says.
 
     Raises:
         CheckpointError: It cannot be read, holds no projector that is known, or does not fit;
-            or the dtype makes an infinity of a weight.
+            or the dtype makes an infinity of a weight; or a hub cannot be reached, or refuses.
         GridError: The grid does not fit.
         RegistryError: There is no such family, or its plugin is broken.
         SpecError: The dtype is not a floating one, the device is not there, or the document or an
@@ -105,13 +122,79 @@ def load_projector(
         tokens=tokens,
         options=options,
     )
-    weights = Weights(path)
-    known = recognise_projector(weights, request)
+    weights, known = open_projector(path, request, keeps=True, progress=progress)
     for note in known.notes:
-        warnings.warn(f"{weights.path}: {note}.", stacklevel=2)
+        warnings.warn(f"{weights.where}: {note}.", stacklevel=2)
     return read_projector(
-        weights, known, grid=grid, device=device, dtype=dtype, check_values=check_values
+        weights,
+        known,
+        grid=grid,
+        device=device,
+        dtype=dtype,
+        check_values=check_values,
+        progress=progress,
     )
+
+
+def open_projector(
+    path: str | os.PathLike[str],
+    request: Request,
+    *,
+    keeps: bool = False,
+    pickled: bool = False,
+    progress: ProgressCallback | None = None,
+) -> tuple[Weights, Known]:
+    """Open a checkpoint, on this machine or on a hub, and work out what it is.
+
+    Args:
+        path: What `load_projector` takes.
+        request: Which projector is meant.
+        keeps: Whether a hub's projector is read now and kept, if it is not on this machine.
+        pickled: Whether the weights are pickled.
+        progress: Called with the bytes that are read now, and all that will be.
+
+    Raises:
+        CheckpointError: They hold no projector that is known, or several; or the hub refuses.
+        GridError: The grid does not fit.
+        RegistryError: There is no such family, or its plugin is broken.
+    """
+    if not is_hub(path):
+        weights = Weights(path, pickled=pickled)
+        return weights, recognise_projector(weights, request)
+    if pickled:
+        raise refuse_pickles(path)
+    for place in find(path, keeps=keeps):
+        folder = folder_of(place.repo, place.commit, place.path, request)
+        origin = origin_of(folder)
+        if origin is not None and keeps:
+            return _kept(folder, origin, request)
+        try:
+            weights = HubWeights(place)
+            known = recognise_projector(weights, request)
+            if not keeps or weights.are_here(known.used):
+                return weights, known
+        except NotHere:  # in part, or not at all
+            if origin is None:
+                continue
+            weights, known = _kept(folder, origin, request)
+            return weights, known._replace(notes=(*known.notes, _ALONE))
+        # What is read once is in memory, and not asked for again.
+        projector = read_projector(weights, known, progress=progress)
+        keep(projector, folder, weights.where, known, place.revision)
+        return weights, known
+    raise not_here(path)
+
+
+def _kept(folder: Path, origin: Origin, request: Request) -> tuple[Weights, Known]:
+    """Open a projector that is kept, under the name of the model that it was read off."""
+    try:
+        weights = Weights(folder)
+    except CheckpointError as error:
+        error.hint = AGAIN
+        raise
+    known = recognise_projector(weights, Request(grid=request.grid or origin.grid))
+    weights.where = origin.uri
+    return weights, known._replace(notes=origin.notes)
 
 
 def read_projector(
@@ -145,7 +228,7 @@ def read_projector(
     state: dict[str, Tensor] = {}
     # One by one, so that no more than a tensor is held twice.
     for key, tensor in weights.read(wanted, progress):
-        where = f"{weights.path}[{quote(key)}]"
+        where = f"{weights.where}[{quote(key)}]"
         if check_values and not torch.isfinite(tensor).all():
             raise CheckpointError(
                 "NaN or infinite values",
@@ -170,6 +253,7 @@ def read_projector(
             projector.spec, grid=projector.grid, device=device or "cpu", dtype=dtype
         )
         projector.load_state_dict(state, strict=True, assign=True)
+    remember(projector, Source.of(weights, known))
     return projector
 
 
@@ -262,7 +346,7 @@ def _few(fits: list[Candidate], weights: Weights) -> list[Candidate]:
     if len(roots) > MAX_ROOTS:
         raise CheckpointError(
             f"{len(roots):,} projectors, under {listed([quote(root, 200) for root in roots])}",
-            str(weights.path),
+            weights.where,
             f"at most {MAX_ROOTS}",
             "Save the one that is meant in a file of its own.",
         )
@@ -277,7 +361,7 @@ def _several(done: list[Known], weights: Weights) -> CheckpointError:
         root = f"family={quote(done[0].family)}"
     return CheckpointError(
         f"more than one projector fits: {listed(names)}",
-        str(weights.path),
+        weights.where,
         hint=f"Say which one, as {root}.",
     )
 
@@ -288,11 +372,11 @@ def _nothing_there(fits: list[Candidate], request: Request, weights: Weights) ->
     hint = ""
     if request.root and weights.under(request.root):
         root = quote(request.root, 200)
-        call = load_call(weights.path, root=root, spec="document", module_names="[...]")
+        call = load_call(weights.where, root=root, spec="document", module_names="[...]")
         hint = f"Or describe it as a document, and name its modules in order of use: {call}."
     return CheckpointError(
         f"no projector at root={quote(request.root, 200)}",
-        str(weights.path),
+        weights.where,
         f"one of {listed([quote(root, 200) for root in roots])}",
         hint,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ class MemoryWeights(Weights):
     """
 
     def __init__(self, state: Mapping[str, Tensor], config: Mapping[str, Any], name: str) -> None:
-        self.path = Path(name)
+        self.where = name
         self.pickled = False
         self.metadata = {}
         self.keys = tuple(state)

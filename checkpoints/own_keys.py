@@ -12,11 +12,11 @@ from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
 from .errors import CheckpointError, listed
+from .formats.exported import DOCUMENT
 from .known import Known, check_fit, refuse_packed
 from .mapping import Part, named_parts, parts
 from .request import Request, load_call
 from .roots import Roots
-from .save import DOCUMENT
 from .weights import Weights
 
 __all__ = ["by_document", "by_spec", "is_document", "missing_document"]
@@ -45,11 +45,11 @@ def by_document(weights: Weights, request: Request) -> Known | None:
         if request.root:
             raise CheckpointError(
                 f"root={request.root!r}",
-                str(weights.path),
+                weights.where,
                 "none",
                 "The file is one projector, of save_projector.",
             )
-        where = f"{weights.path}[__metadata__]"
+        where = f"{weights.where}[__metadata__]"
         projector, pairs = _own(lambda: parse_spec(text, "document"), where, request)
         stored = {key: weights.stored(key) for key in weights.keys}
         check_fit(pairs, stored, "document", weights, "")
@@ -58,7 +58,7 @@ def by_document(weights: Weights, request: Request) -> Known | None:
     document = config if is_document(config) else config.get(DOCUMENT)
     if not isinstance(document, Mapping) or not any(map(_OWN_KEY.search, weights.keys)):
         return None
-    where = f"{weights.path}: config.json" + ("" if document is config else f"[{DOCUMENT!r}]")
+    where = f"{weights.where}: config.json" + ("" if document is config else f"[{DOCUMENT!r}]")
     projector, pairs = _own(lambda: Stack.parse(document), where, request)
     roots = _roots(weights, pairs)
     if not roots or (document is not config and request.root not in (None, *roots)):
@@ -80,7 +80,7 @@ def by_spec(weights: Weights, spec: Stack, request: Request) -> Known:
         try:
             pairs = [(part.theirs, part) for part in pair(projector, request.names)]
         except CheckpointError as error:
-            error.where = error.where or str(weights.path)
+            error.where = error.where or weights.where
             raise
     return _at_root(weights, projector, pairs, request, request.layout)
 
@@ -140,13 +140,13 @@ def _at_root(
         keys = f"{quote(pairs[0][0], 200)} and {len(pairs) - 1} more"
         raise CheckpointError(
             f"no tensors of the document's, at any root: {keys}",
-            str(weights.path),
+            weights.where,
             hint="Name the modules that these tensors are of, in order of use: module_names=[...].",
         )
     if len(roots) > 1:
         raise CheckpointError(
             f"the document fits under {listed([quote(root, 200) for root in roots])}",
-            str(weights.path),
+            weights.where,
             hint=f"Say which one, as root={quote(roots[0], 200)}.",
         )
     root = roots[0]
@@ -159,7 +159,7 @@ def _at_root(
         key = whole.removeprefix(root)
         if key in wanted or key.startswith(tops):
             stored[key] = weights.stored(whole)
-            refuse_packed(f"{weights.path}[{quote(whole)}]", stored[key])
+            refuse_packed(f"{weights.where}[{quote(whole)}]", stored[key])
     check_fit(pairs, stored, "document", weights, root)
     return Known("document", projector, [(root + key, part) for key, part in pairs], root, layout)
 
@@ -188,9 +188,9 @@ def missing_document(weights: Weights) -> CheckpointError | None:
         return None
     under = f" under {listed([quote(root, 200) for root in ours])}" if any(ours) else ""
     root = quote(ours[0], 200) if ours[0] else None
-    call = load_call(weights.path, root=root, spec="document")
+    call = load_call(weights.where, root=root, spec="document")
     return CheckpointError(
         f"our own keys{under} without their document",
-        str(weights.path),
+        weights.where,
         hint=f"Give it: {call}. Or write it into config.json beside them, under {DOCUMENT!r}.",
     )

@@ -1,9 +1,10 @@
-"""Saving a projector: its weights, and the document that describes it."""
+"""Saving a projector: its weights, the document that describes it, and its model card."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,17 +15,25 @@ from ..projectors.document import dump_spec, is_document
 from ..projectors.files import check_suffix, check_target, replace_file
 from ..projectors.unwrap import unwrap
 from ..registry import printable, quote
+from .card import describes_another, is_card, model_card
 from .errors import CheckpointError
 from .formats.exported import DOCUMENT
 from .formats.safetensors import SafetensorsFile
+from .names import CARD, CONFIG, PICKLE, PICKLE_INDEX, WEIGHTS, WEIGHTS_INDEX
 from .state import checked_state_dict
 
-__all__ = ["CONFIG", "DOCUMENT", "WEIGHTS", "check_folder", "save_projector"]
+__all__ = [
+    "DOCUMENT",
+    "check_folder",
+    "hidden_weights",
+    "holds_document",
+    "is_ours",
+    "save_projector",
+    "weights_and_config",
+]
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 # Files that show that a folder's weights are a whole model's.
-_OTHERS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_OTHERS = (WEIGHTS_INDEX, PICKLE, PICKLE_INDEX)
 
 
 def save_projector(
@@ -38,12 +47,16 @@ def save_projector(
 
     ``model.safetensors`` holds the weights and, in its metadata, the document, which decides what
     is loaded. ``config.json`` is a copy of it, for people, and for a file that has lost its
-    metadata. The same projector gives the same bytes. Each file is replaced at once or not at all.
-    Tied parameters are written one by one, so they are untied when loaded.
+    metadata. ``README.md`` is a model card: the plan, the source of the weights as far as it is
+    known, and how to load them. The same projector gives the same bytes. Each file is replaced at
+    once or not at all. Tied parameters are written one by one, so they are untied when loaded.
 
     An earlier result of this library is replaced. What it did not write, such as a model's folder,
     and links are replaced only with `replace`; a link is then replaced itself, and its target
-    stays as it is. `convert_checkpoint` and `export_projector` keep the same rule.
+    stays as it is. `convert_checkpoint` and `export_projector` keep the same rule. A ``README.md``
+    of somebody else's is no obstacle: it stays as it is, and there is no card then. So does a card
+    that was edited: it no longer has the digest that it was written with. If that describes another
+    projector, there is a warning.
 
     Weights that training has sharded are gathered first, on every process, and saved on one::
 
@@ -57,7 +70,7 @@ def save_projector(
         folder: The folder; created if needed.
         state_dict: Its tensors, if it does not hold them itself, by the names of the projector's
             own `state_dict`; these may contain the names of wrappers, such as ``module.``.
-        replace: Whether the two files may be replaced, whoever wrote them.
+        replace: Whether the three files may be replaced, whoever wrote them.
 
     Raises:
         CheckpointError: It is not a projector; its tensors are not those of its specification, as
@@ -66,8 +79,45 @@ def save_projector(
         RegistryError: A block is not registered, so no document can name it.
         OSError: The folder cannot be written.
     """
+    if os.fspath(folder).startswith("hf:"):
+        found, hint = "an address of a hub", "Call push_projector(projector, 'org/name')."
+        raise CheckpointError(found, os.fspath(folder), "a folder on this machine", hint)
     path = Path(folder)
     check_folder(path, replace=replace)
+    files = weights_and_config(projector, state_dict)
+    card = model_card(unwrap(projector, CheckpointError))
+    if _takes_card(path / CARD, replace=replace):
+        files[CARD] = card.encode()
+    elif describes_another(path, card):
+        warnings.warn(
+            f"{path / CARD} was edited, so it stays as it is, but it describes another projector: "
+            "edit it, or remove it before saving.",
+            stacklevel=2,
+        )
+    made = not path.is_dir()
+    new = [path / name for name in files if not os.path.lexists(path / name)]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, data in files.items():
+            replace_file(path / name, data)
+    except BaseException:
+        with suppress(OSError):
+            for file in new:
+                file.unlink(missing_ok=True)
+            if made:
+                path.rmdir()
+        raise
+
+
+def weights_and_config(
+    projector: nn.Module, state_dict: Mapping[str, Tensor] | None = None
+) -> dict[str, bytes]:
+    """Return the files that make a saved projector, by name.
+
+    Raises:
+        CheckpointError: It is not a projector, or has no tensors that can be saved.
+        RegistryError: A block is not registered, so no document can name it.
+    """
     document = dump_spec(unwrap(projector, CheckpointError).spec)
     tensors: dict[str, Tensor] = {}
     storages: set[int] = set()
@@ -84,20 +134,16 @@ def save_projector(
             tensors[key] = tensors[key].clone()
         storages.add(storage)
     # One key only: with more, their order, and so the file's bytes, would differ run by run.
-    data = save(tensors, {DOCUMENT: document})
-    made = not path.is_dir()
-    new = [path / name for name in (WEIGHTS, CONFIG) if not os.path.lexists(path / name)]
-    path.mkdir(parents=True, exist_ok=True)
+    return {WEIGHTS: save(tensors, {DOCUMENT: document}), CONFIG: document.encode()}
+
+
+def _takes_card(path: Path, *, replace: bool) -> bool:
+    """Return whether a card may be written: to a new file, over one of ours, or with `replace`."""
     try:
-        replace_file(path / WEIGHTS, data)
-        replace_file(path / CONFIG, document.encode())
-    except BaseException:
-        with suppress(OSError):
-            for file in new:
-                file.unlink(missing_ok=True)
-            if made:
-                path.rmdir()
-        raise
+        check_target(path, ".md", is_card, CheckpointError, replace=replace)
+    except CheckpointError:
+        return False
+    return True
 
 
 def check_folder(path: Path, *, replace: bool, instead: str = "") -> None:
@@ -114,16 +160,15 @@ def check_folder(path: Path, *, replace: bool, instead: str = "") -> None:
             raise CheckpointError(what, str(path), "a folder", "Name another.")
     elif not replace:
         _check_others(path)
-    check_target(path / WEIGHTS, ".safetensors", _holds_document, CheckpointError, replace=replace)
+    check_target(path / WEIGHTS, ".safetensors", holds_document, CheckpointError, replace=replace)
     check_target(path / CONFIG, ".json", is_document, CheckpointError, replace=replace)
 
 
 def _check_others(path: Path) -> None:
     """Refuse a folder with weights that readers would no longer find once ours are there."""
-    others = [name for name in _OTHERS if os.path.lexists(path / name)]
-    if not _holds_document(path / WEIGHTS):
-        names = sorted(file.name for file in path.glob("[!.]*.safetensors"))
-        others += [name for name in names if name != WEIGHTS]
+    names = [name for name in _OTHERS if os.path.lexists(path / name)]
+    names += [file.name for file in path.glob("[!.]*.safetensors")]
+    others = hidden_weights(names, ours=holds_document(path / WEIGHTS))
     if others:
         raise CheckpointError(
             f"a folder with other weights, {printable(others[0])}, which ours would hide",
@@ -134,10 +179,33 @@ def _check_others(path: Path) -> None:
         )
 
 
-def _holds_document(path: Path) -> bool:
+def hidden_weights(names: Iterable[str], *, ours: bool) -> list[str]:
+    """Return those of a folder's files that readers would not find beside ours.
+
+    Args:
+        names: The files' names.
+        ours: Whether the weights there are ours already.
+    """
+    names = set(names)
+    others = [name for name in _OTHERS if name in names]
+    if not ours:
+        others += sorted(
+            name
+            for name in names
+            if name.endswith(".safetensors") and name[0] != "." and name != WEIGHTS
+        )
+    return others
+
+
+def holds_document(path: Path) -> bool:
     """Return whether a file is a result of `save_projector`, and holds nothing else."""
     try:
         file = SafetensorsFile(path)
     except CheckpointError:
         return False
-    return DOCUMENT in file.metadata and all(key.startswith("blocks.") for key in file.tensors)
+    return is_ours(file.metadata, file.tensors)
+
+
+def is_ours(metadata: Mapping[str, str], keys: Iterable[str]) -> bool:
+    """Return whether what a file of weights says of itself is what `save_projector` writes."""
+    return DOCUMENT in metadata and all(key.startswith("blocks.") for key in keys)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .load import recognise_projector
+from .load import open_projector
 from .request import ModuleNames, Request, Spec
-from .weights import ProgressCallback, Weights
+from .weights import ProgressCallback
 
 __all__ = ["Values", "inspect_values"]
 
@@ -74,7 +74,7 @@ def inspect_values(
     """Read the tensors of a checkpoint's projector one by one, and return their statistics.
 
     Args:
-        path: A safetensors file, or a model's folder with one or with shards.
+        path: A safetensors file, a model's folder with one or with shards, or a model on a hub.
         root: What stands before the projector's keys; this and the next six are those of
             `load_projector`.
         family: The family that it is of.
@@ -102,9 +102,9 @@ def inspect_values(
         tokens=tokens,
         options=options,
     )
-    weights = Weights(path)  # opened once: another file may get the path meanwhile
-    keys = recognise_projector(weights, request).used
-    return tuple(_values(key, tensor) for key, tensor in weights.read(keys, progress))
+    # Opened once: another file may get the path meanwhile.
+    weights, known = open_projector(path, request)
+    return tuple(_values(key, tensor) for key, tensor in weights.read(known.used, progress))
 
 
 def _values(key: str, tensor: Tensor) -> Values:

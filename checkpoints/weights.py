@@ -20,6 +20,7 @@ from .formats.index import JSON, read_index
 from .formats.safetensors import SafetensorsFile
 from .formats.tensor_file import TensorFile, TensorInfo
 from .formats.torch_pickle import PickleFile
+from .names import CONFIG, PICKLE, PICKLE_INDEX, WEIGHTS, WEIGHTS_INDEX
 from .places import refuse_export, refuse_foreign, refuse_part, weights_nearby
 
 __all__ = ["JSON", "ProgressCallback", "Weights"]
@@ -38,13 +39,11 @@ class _Format:
     suffixes: tuple[str, ...]
 
 
-_SAFETENSORS = _Format(
-    SafetensorsFile, ("model.safetensors",), "model.safetensors.index.json", (".safetensors",)
-)
+_SAFETENSORS = _Format(SafetensorsFile, (WEIGHTS,), WEIGHTS_INDEX, (".safetensors",))
 _PICKLES = _Format(
     PickleFile,
-    ("pytorch_model.bin", "mm_projector.bin", "non_lora_trainables.bin"),
-    "pytorch_model.bin.index.json",
+    (PICKLE, "mm_projector.bin", "non_lora_trainables.bin"),
+    PICKLE_INDEX,
     (".bin", ".pth", ".pt", ".ckpt"),
 )
 _DCP = _Format(DcpFile, (METADATA,), "", ())
@@ -64,6 +63,11 @@ class Weights:
 
     Attributes:
         path: The same.
+        where: What messages call it.
+        folder: The folder of its files; None if they are not on this machine.
+        model: The model's name on a hub; empty, as are the next two, for what is on this machine.
+        commit: Its commit.
+        licence: What the hub says of its licence.
         keys: All keys, in order.
         metadata: The metadata of a single file; empty for shards.
 
@@ -71,16 +75,21 @@ class Weights:
         CheckpointError: There are no weights, or their index is damaged.
     """
 
+    folder: Path | None = None
+    model = commit = licence = ""
+
     def __init__(self, path: str | os.PathLike[str], *, pickled: bool = False) -> None:
         self.path = Path(path)
+        self.where = str(self.path)
         self.pickled = pickled
         self._format = _PICKLES if pickled else _SAFETENSORS
         self._files: dict[str, TensorFile] = {}
         # os.path returns False where Path raises, for example for a name that is too long.
         folder = os.path.isdir(self.path)
-        self._folder = self.path if folder else self.path.parent
+        self._folder = self.folder = self.path if folder else self.path.parent
         self._index = self._folder / self._format.index
         only = self._only_file() if folder else self._named_file()
+        self._index_where = str(self._index)
         self._shards = (
             read_index(self._index)
             if only is None
@@ -93,7 +102,7 @@ class Weights:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The ``config.json`` of the folder, or beside the file; {} without; read on first use."""
-        path = self._folder / "config.json"
+        path = self._folder / CONFIG
         return JSON.read(path) if os.path.exists(path) else {}
 
     @cached_property
@@ -130,7 +139,7 @@ class Weights:
         if name not in file.tensors:
             raise CheckpointError(
                 f"{quote(self._shards[key])} does not hold {quote(name)}",
-                str(self._index),
+                self._index_where,
                 hint="Index and shards are of different models: download them again.",
             )
         return file.tensors[name]
@@ -157,6 +166,8 @@ class Weights:
     @property
     def pickled_files(self) -> list[str]:
         """The folder's files that are pickled weights by their names."""
+        if self.folder is None:
+            return []
         names = self._named(_PICKLES)
         return [name for name in names if not _NOT_WEIGHTS.fullmatch(name)]
 

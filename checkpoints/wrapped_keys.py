@@ -11,7 +11,7 @@ from typing import TypeAlias
 from ..projectors.unwrap import is_beside, without_wrappers
 from ..registry import quote
 from .connectors import connectors
-from .errors import CheckpointError
+from .errors import CheckpointError, SourceError
 from .hidden import hidden_layers
 from .known import Known
 from .recognise import Candidate, inner_config, recognise
@@ -44,6 +44,8 @@ def seen_through(find: _Find) -> _Find:
         as_it_is: Known | CheckpointError
         try:
             as_it_is = find(weights, request)
+        except SourceError:
+            raise
         except CheckpointError as error:
             _refuse_hidden(inner, bare.root)
             as_it_is = error
@@ -60,7 +62,7 @@ def seen_through(find: _Find) -> _Find:
             one, other = (quote(each, 200) for each in clashes[key])
             raise CheckpointError(
                 f"{one} and {other}, of which either may be {quote(key, 200)}",
-                str(weights.path),
+                weights.where,
                 "one of them",
                 "Save the one that is meant in a file of its own.",
             )
@@ -127,5 +129,5 @@ def _refuse_hidden(weights: Weights, root: str | None) -> None:
     for layer in layers:
         if layer.startswith(root or starts):
             key, found, hint = hidden[layer]
-            where = f"{weights.path}[{quote(weights.key_in_file(key), 200)}]"
+            where = f"{weights.where}[{quote(weights.key_in_file(key), 200)}]"
             raise CheckpointError(found, where, "plain floating-point weights", hint)

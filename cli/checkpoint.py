@@ -26,7 +26,7 @@ from .options import (
     dtype_of,
     grid_of,
 )
-from .output import FAILED, echo, echo_json, echo_table, explain, progress_bar, reporting
+from .output import FAILED, echo, echo_json, echo_table, explain, reading_bar, reporting
 
 if TYPE_CHECKING:
     from ..checkpoints.values import Values
@@ -41,7 +41,9 @@ Options = Annotated[
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A safetensors file, or a model's folder.")],
+    path: Annotated[
+        str, typer.Argument(help="A safetensors file, a model's folder, or hf://ORG/MODEL.")
+    ],
     options: Options = None,
     root: Root = None,
     family: Family = None,
@@ -77,7 +79,7 @@ def inspect(
         if values:
             from ..checkpoints.values import inspect_values
 
-            with progress_bar(f"reading {path.name}", in_bytes=True) as progress:
+            with reading_bar(path) as progress:
                 found = inspect_values(path, progress=progress, **meant)
             facts["values"] = [each.to_dict() for each in found]
         if as_json:
@@ -156,7 +158,9 @@ def _echo_values(found: Sequence[Values]) -> None:
 
 
 def convert(
-    path: Annotated[Path, typer.Argument(help="A checkpoint: a file, or a model's folder.")],
+    path: Annotated[
+        str, typer.Argument(help="A checkpoint: a file, a model's folder, or hf://ORG/MODEL.")
+    ],
     out: Annotated[Path, typer.Argument(help="A folder; with --to a safetensors file.")],
     options: Options = None,
     from_pickle: Annotated[
@@ -215,7 +219,7 @@ def convert(
             grid=grid_of(grid),
         )
         kind = None if dtype is None else dtype_of(dtype)
-        with progress_bar(f"reading {path.name}", in_bytes=True) as progress:
+        with reading_bar(path) as progress:
             inspection = convert_checkpoint(
                 path,
                 out,

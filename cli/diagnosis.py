@@ -29,7 +29,7 @@ from .requirements import Requirement, matches, requirements
 __all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
 
 PREFIX = "MOBILEVLM_"
-VARIABLES = (DISABLE_VARIABLE, "MOBILEVLM_FAST_PATHS", STRICT_VARIABLE)
+VARIABLES = ("MOBILEVLM_CACHE", DISABLE_VARIABLE, "MOBILEVLM_FAST_PATHS", STRICT_VARIABLE)
 SLOW = 1.0  # seconds of import worth a note
 
 REGISTRIES: tuple[Registry[Any], ...] = (PROJECTORS, BLOCKS)

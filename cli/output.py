@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from io import UnsupportedOperation
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,7 +20,7 @@ from .wording import reworded
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["echo", "echo_json", "echo_table", "explain", "progress_bar", "reporting"]
+__all__ = ["echo", "echo_json", "echo_table", "explain", "progress_bar", "reading_bar", "reporting"]
 
 FAILED = 1
 USAGE = 2
@@ -160,12 +160,15 @@ def _parts(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
 
 
 @contextmanager
-def progress_bar(title: str = "", *, in_bytes: bool = False) -> Iterator[Callable[..., None]]:
+def progress_bar(
+    title: str = "", *, in_bytes: bool = False, large: int = LARGE
+) -> Iterator[Callable[..., None]]:
     """Draw a progress bar on standard error if that is a terminal, and remove it at the end.
 
     Args:
         title: What is being done.
         in_bytes: Whether progress is counted in bytes. Then a bar appears only for many of them.
+        large: How many these are.
 
     Yields:
         ``update(done, total=None, title=title)``, to be called on every change. Without a
@@ -197,7 +200,17 @@ def progress_bar(title: str = "", *, in_bytes: bool = False) -> Iterator[Callabl
         task = bar.add_task(title, total=None, visible=False)
 
         def update(done: int, total: int | None = None, title: str = title) -> None:
-            visible = not in_bytes or (total or 0) >= LARGE
+            visible = not in_bytes or (total or 0) >= large
             bar.update(task, completed=done, total=total, description=title, visible=visible)
 
         yield update
+
+
+def reading_bar(path: str) -> AbstractContextManager[Callable[..., None]]:
+    """Draw a bar of what is read; of what is fetched there may be less before it is worth one."""
+    from ..checkpoints.hub import is_hub
+
+    name = path.rstrip("/").rpartition("/")[2]
+    if is_hub(path):
+        return progress_bar(f"fetching {name}", in_bytes=True, large=1_000_000)
+    return progress_bar(f"reading {name}", in_bytes=True)

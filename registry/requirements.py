@@ -39,10 +39,10 @@ def install_command(extra: str) -> str:
     return f"pip install {' '.join(quoted)}"
 
 
-def install_from_clone(extra: str) -> str:
-    """Return the command that installs this package with an extra, run in a clone of it.
+def install_from_clone(extra: str = "") -> str:
+    """Return the command that installs this package, with an extra or without, in a clone of it.
 
-    >>> install_from_clone("models")
-    'pip install ".[models]"'
+    >>> install_from_clone("models"), install_from_clone()
+    ('pip install ".[models]"', 'pip install .')
     """
-    return f'pip install ".[{extra}]"'
+    return f'pip install ".[{extra}]"' if extra else "pip install ."

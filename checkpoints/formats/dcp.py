@@ -16,6 +16,7 @@ import os
 import pickle
 from collections.abc import Iterable
 from io import BufferedReader
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -189,7 +190,7 @@ class DcpFile(TensorFile):
         return tensor
 
     def _open(self, key: str, chunk: _Chunk, dtype: torch.dtype) -> PickledTensor:
-        part = PickledTensor(self.path.parent / chunk.file, chunk.start, chunk.nbytes)
+        part = PickledTensor(Path(self.where).parent / chunk.file, chunk.start, chunk.nbytes)
         found = part.tensors[""]
         if (found.dtype, found.shape) != (dtype, chunk.shape) or found.fault:
             raise self.error(

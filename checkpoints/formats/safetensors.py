@@ -59,9 +59,9 @@ class SafetensorsFile(TensorFile):
     def _describe(self, file: BufferedReader, size: int) -> None:
         start = file.read(512)
         if start[8:9] != b"{":  # a header's length, in the first bytes, may look like a pickle
-            refuse_other_formats(start, str(self.path), self.kind)
+            refuse_other_formats(start, self.where, self.kind)
             if start.startswith(_PICKLES):
-                hint = f"A pickle can run code, so it is not loaded. {convert_pickle(self.path)}"
+                hint = f"A pickle can run code, so it is not loaded. {convert_pickle(self.where)}"
                 raise self.error("a pickle (PyTorch's own format)", self.kind, hint)
         length = int.from_bytes(start[:8], "little")
         if length > MAX_HEADER:
@@ -69,7 +69,7 @@ class SafetensorsFile(TensorFile):
         end = 8 + length
         if size >= end:
             file.seek(8)
-            self.tensors, self.metadata, end = parse_header(file.read(length), str(self.path))
+            self.tensors, self.metadata, end = parse_header(file.read(length), self.where)
         if size != end:
             found = f"the file is {size:,} bytes, its header promises {end:,}"
             hint = _CUT if size < end else "Something was appended to it: save it again."

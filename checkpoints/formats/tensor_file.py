@@ -22,7 +22,7 @@ from ...projectors.files import open_regular
 from ...registry import quote
 from ..errors import CheckpointError
 
-__all__ = ["TensorFile", "TensorInfo", "refuse_other_formats"]
+__all__ = ["ByteSource", "LocalFile", "TensorFile", "TensorInfo", "refuse_other_formats"]
 
 WINDOW = 1 << 26  # bytes; a multiple of every machine's page size
 
@@ -48,8 +48,11 @@ _OTHER_SUFFIXES = {
     ".h5": "an HDF5 file",
     ".msgpack": "a file of Flax",
 }
-# A model's name on a hub, given in place of a path.
-_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(?:\.\d[\w-]*)*", re.ASCII)
+# A model's name on a hub, or the address of its page, given in place of a path.
+_HUB = re.compile(
+    r"(?:https?:/+)?(?:huggingface[.]co/+)?([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w-]*(?:\.\d[\w-]*)*)",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,97 @@ class TensorInfo:
     hint: str = "Call .clone() on it before torch.save."
 
 
+class ByteSource(ABC):
+    """The bytes of a file of tensors: on this machine, or at the other end of a connection.
+
+    Attributes:
+        where: What messages call the file.
+        size: Its size in bytes.
+        file: The file, to be read and searched for what describes the tensors.
+    """
+
+    where: str
+    size: int
+    file: BufferedReader
+
+    @abstractmethod
+    def span(self, first: int, end: int) -> tuple[int, mmap.mmap | bytearray]:
+        """Return bytes that contain these ones, and the position of the first of them."""
+
+    def close(self) -> None:
+        """Give back what the system lent."""
+        self.file.close()
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse a file that is no longer the one that was opened."""
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn an error of the system into ours."""
+        yield
+
+
+class LocalFile(ByteSource):
+    """A regular file on this machine.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: It cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.where = str(self.path)
+        self._pages_start = 0
+        self._pages: mmap.mmap | bytearray = bytearray()
+        # Stays open as long as this object: another file may have the path by the time of reading.
+        with self.explained():
+            self.file = open_regular(self.path)
+            self._status = os.fstat(self.file.fileno())
+        self.size = self._status.st_size
+        weakref.finalize(self, self.file.close)
+
+    def check(self) -> None:
+        """Refuse a file that was written to since it was opened."""
+        before, now = self._status, os.fstat(self.file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            found = "the file changed while it was read"
+            raise CheckpointError(found, self.where, hint="Try again.")
+
+    def span(self, first: int, end: int) -> tuple[int, mmap.mmap | bytearray]:
+        """Map these bytes, and some around them for the tensors that follow.
+
+        Not the whole file: a private mapping that is larger than memory is refused.
+        """
+        if not (self._pages_start <= first and end <= self._pages_start + len(self._pages)):
+            start = first - first % WINDOW
+            length = min(end + -end % WINDOW, self.size) - start
+            # Private: what is written to the tensors does not reach the file.
+            self._pages = mmap.mmap(
+                self.file.fileno(), length, access=mmap.ACCESS_COPY, offset=start
+            )
+            self._pages_start = start
+        return self._pages_start, self._pages
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn an error of the system into ours."""
+        try:
+            yield
+        except OSError as error:
+            hint = _HINTS.get(error.errno or 0, "Look at the path and its permissions.")
+            model = _HUB.fullmatch(self.where)
+            if model and not self.path.parent.exists():
+                hint = f"If it is a model of a hub, write: hf://{model[1]}"
+            elif self.where.startswith("hf:/"):
+                hint = "Give hf:// as text: a path makes one slash of the two."
+            found = f"cannot be read: {error.strerror}"
+            raise CheckpointError(found, self.where, hint=hint) from error
+
+
 class TensorFile(ABC):
     """A file of tensors.
 
@@ -82,7 +176,7 @@ class TensorFile(ABC):
         path: The file. Only what describes the tensors is read.
 
     Attributes:
-        path: The file.
+        where: What messages call the file.
         tensors: What it holds, by key.
         metadata: Its metadata, text to text.
 
@@ -92,21 +186,16 @@ class TensorFile(ABC):
 
     kind: ClassVar[str]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str] | ByteSource) -> None:
+        self.source = path if isinstance(path, ByteSource) else LocalFile(path)
+        self.where = self.source.where
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
-        self._pages_start = 0
-        self._pages: mmap.mmap | bytes = b""
-        # Stays open as long as this object: another file may have the path by the time of reading.
-        with self._explained():
-            self._file = open_regular(self.path)
-            self._status = os.fstat(self._file.fileno())
-            close = weakref.finalize(self, self._file.close)
+        with self.source.explained():
             try:
-                self._describe(self._file, self._status.st_size)
+                self._describe(self.source.file, self.source.size)
             except BaseException:  # its traceback keeps this object, and so the file, alive
-                close()
+                self.source.close()
                 raise
 
     @abstractmethod
@@ -117,7 +206,7 @@ class TensorFile(ABC):
         self, found: str, expected: str = "", hint: str = "", keys: Iterable[object] = ()
     ) -> CheckpointError:
         """Return an error about the file, or about what has these keys in it."""
-        where = str(self.path) + "".join(f"[{quote(key)}]" for key in keys)
+        where = self.where + "".join(f"[{quote(key)}]" for key in keys)
         return CheckpointError(found, where, expected, hint)
 
     def read(self, keys: Iterable[str]) -> dict[str, Tensor]:
@@ -130,10 +219,8 @@ class TensorFile(ABC):
         Raises:
             CheckpointError: The file cannot be read, or was written to since it was opened.
         """
-        with self._explained():
-            before, now = self._status, os.fstat(self._file.fileno())
-            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-                raise self.error("the file changed while it was read", hint="Try again.")
+        with self.source.explained():
+            self.source.check()
             return {key: self._tensor(self._readable(key)) for key in keys}
 
     def _readable(self, key: str) -> TensorInfo:
@@ -146,40 +233,15 @@ class TensorFile(ABC):
     def _tensor(self, info: TensorInfo) -> Tensor:
         if not info.nbytes:
             return torch.empty(info.shape, dtype=info.dtype)
-        self._map(info.start, info.start + info.nbytes)
-        offset = info.start - self._pages_start
-        flat = torch.frombuffer(self._pages, dtype=torch.uint8, count=info.nbytes, offset=offset)
-        if info.start % info.dtype.itemsize:  # a view would not be aligned
+        start, data = self.source.span(info.start, info.start + info.nbytes)
+        offset = info.start - start
+        flat = torch.frombuffer(data, dtype=torch.uint8, count=info.nbytes, offset=offset)
+        if offset % info.dtype.itemsize:  # a view would not be aligned
             flat = flat.clone()
         flat = flat.view(info.dtype)
         if info.strides is not None:
             return flat.as_strided(info.shape, info.strides).contiguous()
         return flat.view(info.shape)
-
-    def _map(self, first: int, end: int) -> None:
-        """Map these bytes, and some around them for the tensors that follow.
-
-        Not the whole file: a private mapping that is larger than memory is refused.
-        """
-        if self._pages_start <= first and end <= self._pages_start + len(self._pages):
-            return
-        start = first - first % WINDOW
-        length = min(end + -end % WINDOW, self._status.st_size) - start
-        # Private: what is written to the tensors does not reach the file.
-        self._pages = mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_COPY, offset=start)
-        self._pages_start = start
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn an error of the system into ours."""
-        try:
-            yield
-        except OSError as error:
-            hint = _HINTS.get(error.errno or 0, "Look at the path and its permissions.")
-            if _HUB.fullmatch(str(self.path)) and not self.path.parent.exists():
-                hint = "Nothing is downloaded. If it is a model of a hub, fetch it first: "
-                hint += f"hf download {self.path} --local-dir {self.path.name}"
-            raise self.error(f"cannot be read: {error.strerror}", hint=hint) from error
 
 
 def refuse_other_formats(start: bytes, where: str, expected: str) -> None:

@@ -132,7 +132,7 @@ class PickleFile(TensorFile):
             self.tensors[key] = self._tensor_info(key, tensor, starts[position])
 
     def _refuse_by_start(self, start: bytes) -> None:
-        refuse_other_formats(start, str(self.path), self.kind)
+        refuse_other_formats(start, self.where, self.kind)
         if start[8:9] == b"{":
             raise self.error("a safetensors file", self.kind, "Leave out from_pickle=True.")
         if start[:1] == b"\x80" or start[257:262] == b"ustar":

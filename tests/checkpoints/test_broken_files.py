@@ -672,14 +672,27 @@ def test_values_on_the_meta_device_cannot_overflow(tmp_path: Path) -> None:
     assert all(each.is_meta for each in loaded.parameters())
 
 
+@pytest.mark.parametrize(
+    "page", ["https://huggingface.co/org/model", "huggingface.co/org/model", "org/model"]
+)
+def test_the_address_of_a_page_is_answered_with_that_of_the_model(page: str) -> None:
+    with pytest.raises(CheckpointError, match="If it is a model of a hub, write: hf://org/model"):
+        load_projector(page)
+
+
 def test_a_name_that_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError) as caught:
         load_projector("llava-hf/llava-1.5-7b-hf")
     assert str(caught.value) == (
-        "llava-hf/llava-1.5-7b-hf: cannot be read: No such file or directory. Nothing is "
-        "downloaded. If it is a model of a hub, fetch it first: hf download "
-        "llava-hf/llava-1.5-7b-hf --local-dir llava-1.5-7b-hf"
+        "llava-hf/llava-1.5-7b-hf: cannot be read: No such file or directory. If it is a model of "
+        "a hub, write: hf://llava-hf/llava-1.5-7b-hf"
+    )
+    with pytest.raises(CheckpointError) as caught:
+        load_projector(Path("hf://org/model"))
+    assert str(caught.value) == (
+        "hf:/org/model: cannot be read: No such file or directory. Give hf:// as text: a path "
+        "makes one slash of the two."
     )
     for path in ("nope", "a/b.safetensors", "a/b/c"):
         with pytest.raises(CheckpointError, match="Look at the path; nothing is downloaded"):

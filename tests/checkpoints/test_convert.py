@@ -63,7 +63,7 @@ READ = "X: it is what is read; expected another place. Name another, and keep th
 def test_nothing_is_lost(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "results" / "deep" / "out"
     convert_checkpoint(source, out)
-    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(out)) == ["README.md", "config.json", "model.safetensors"]
     convert_checkpoint(source, out, dtype=torch.float16)  # over an earlier result
     assert inspect_checkpoint(out).dtype == torch.float16
     (out / "config.json").unlink()
@@ -164,7 +164,7 @@ def test_never_half_a_result(
         original(*arguments)
 
     monkeypatch.setattr(os, call, crash)
-    for crashes in (0, 1):
+    for crashes in (0, 1, 2):
         for to in (None, "mlp") if not crashes else (None,):
             calls.clear()
             with pytest.raises(KeyboardInterrupt):

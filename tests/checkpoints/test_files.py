@@ -335,10 +335,10 @@ def test_what_a_killed_writer_left_is_removed_a_day_later(tmp_path: Path) -> Non
     assert files._TEMPORARY.fullmatch(left)
     assert "no weights in this folder" in refusal(lambda: load_projector(out))
     save_projector(projector, out)  # its writer may be running
-    assert sorted(os.listdir(out)) == [left, "config.json", "model.safetensors"]
+    assert sorted(os.listdir(out)) == [left, "README.md", "config.json", "model.safetensors"]
     os.utime(out / left, (time.time() - 25 * 3600,) * 2)
     save_projector(projector, out)
-    assert sorted(os.listdir(out)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(out)) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_stale_files_are_told_by_their_name_and_age(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_stale_files_are_told_by_their_name_and_age(tmp_path: Path) -> None:
     (tmp_path / f".mobilevlm-{16 * '5'}.tmp").symlink_to("notes.tmp")
     save_projector(build_projector("linear", 4, 4), tmp_path)
     left = {path.name for path in tmp_path.iterdir() if not path.is_symlink()}
-    assert left == {*kept, "config.json", "model.safetensors"}
+    assert left == {*kept, "README.md", "config.json", "model.safetensors"}
     assert (tmp_path / "notes.tmp").read_text() == "mine"
 
 

@@ -207,7 +207,7 @@ def test_own_round_trip(name: str, tmp_path: Path) -> None:
     assert trained[0] == trained[1]
     assert inspect_checkpoint(tmp_path / "a").used == tuple(projector.state_dict())
     save_projector(loaded, tmp_path / "b")
-    for file in ("model.safetensors", "config.json"):
+    for file in ("model.safetensors", "config.json", "README.md"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 

@@ -310,7 +310,8 @@ def test_what_may_be_meant_so_is_a_note(site: Site, monkeypatch: pytest.MonkeyPa
             "MOBILEVLM_X",
             "1",
             "there is no such environment variable. "
-            "Known: MOBILEVLM_DISABLE_PLUGINS, MOBILEVLM_FAST_PATHS, MOBILEVLM_STRICT_PLUGINS.",
+            "Known: MOBILEVLM_CACHE, MOBILEVLM_DISABLE_PLUGINS, MOBILEVLM_FAST_PATHS, "
+            "MOBILEVLM_STRICT_PLUGINS.",
         ),
         (
             DISABLE_VARIABLE,
