@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .checkpoints.llava import build_vision_projector as build_vision_projector
     from .checkpoints.load import load_projector as load_projector
     from .checkpoints.mapping import to_upstream as to_upstream
+    from .checkpoints.push import push_projector as push_projector
     from .checkpoints.save import save_projector as save_projector
     from .checkpoints.values import inspect_values as inspect_values
     from .export.errors import ExportError as ExportError
@@ -81,6 +82,7 @@ _HOMES = {
     "load_projector": "checkpoints.load",
     "load_spec": "projectors.document",
     "plan_projector": "projectors.build",
+    "push_projector": "checkpoints.push",
     "save_projector": "checkpoints.save",
     "spec_of": "projectors.build",
     "swap_projector": "models.swap",

@@ -5,6 +5,7 @@ from .errors import CheckpointError
 from .inspection import Inspection, inspect_checkpoint
 from .load import load_projector
 from .mapping import to_upstream
+from .push import push_projector
 from .save import save_projector
 from .values import Values, inspect_values
 
@@ -16,6 +17,7 @@ __all__ = [
     "inspect_checkpoint",
     "inspect_values",
     "load_projector",
+    "push_projector",
     "save_projector",
     "to_upstream",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import bench, checkpoint, export, plugins, zoo
+from . import bench, checkpoint, export, hub, plugins, zoo
 from .info import info
 from .new import new
 from .options import Json
@@ -77,6 +77,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "schema": zoo.schema,
     "inspect": checkpoint.inspect,
     "convert": checkpoint.convert,
+    "push": hub.push,
     "bench": bench.bench,
     "plugins": plugins.plugins,
     "doctor": plugins.doctor,
