@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
+from ..checkpoints.save import DOCUMENT
 from ..checkpoints.weights import JSON, Weights
 from ..registry import quote
 from .errors import ExportError
@@ -106,7 +107,8 @@ def read_vision_tower(folder: str | os.PathLike[str]) -> VisionTower:
     """Read the vision tower in a folder of its own, or in a whole LLaVA-like model's.
 
     The features are those of the layer that the config names (``vision_feature_layer`` or
-    ``mm_vision_select_layer``), or else of the second-to-last layer, as in LLaVA and MobileVLM.
+    ``mm_vision_select_layer``), or else of the layer that its model takes by default: the
+    second-to-last one in LLaVA and MobileVLM.
 
     Raises:
         CheckpointError: The weights cannot be read.
@@ -242,15 +244,39 @@ def _gguf_name(key: str, layers: int) -> str | None:
     return f"{name if number is None else f'v.blk.{number}.{name}'}{leaf or ''}"
 
 
+# The layer that transformers takes where a config names none, by the type of a whole model.
+_LAYERS = {
+    **dict.fromkeys(("llava", "llava_next", "llava_next_video", "video_llava"), -2),
+    **dict.fromkeys(("llava_onevision", "aya_vision"), -1),
+}
+
+
 def _feature_layer(config: Mapping[str, Any], count: int, where: str) -> int:
     """Return the number of layers before the features."""
     names = ("vision_feature_layer", "mm_vision_select_layer")
     field = next((name for name in names if name in config), names[0])
-    layer = config.get(field, -2)
+    layer = config[field] if field in config else _default_layer(config, f"{where}: {field}")
     passed = layer if type(layer) is not int or layer >= 0 else count + 1 + layer
     if type(passed) is not int or not 1 <= passed <= count:
         raise ExportError(quote(layer), f"{where}: {field}", f"one of the tower's {count} layers")
     return passed
+
+
+def _default_layer(config: Mapping[str, Any], where: str) -> int:
+    """Return the layer that is taken where none is named: in LLaVA's own code, the last but one."""
+    kind = config.get("model_type")
+    if "vision_config" not in config or not isinstance(kind, str):
+        return -2
+    kind = kind.removeprefix(f"{DOCUMENT}-")  # of a model whose projector was swapped
+    if kind not in _LAYERS:
+        raise ExportError(
+            f"none, in a model of type {quote(kind)}",
+            where,
+            f"one, or a model of type {', '.join(_LAYERS)}",
+            "Others may take what the tower's last norm makes, which llama.cpp leaves out here. "
+            "If this one does not, write its layer in its config.json.",
+        )
+    return _LAYERS[kind]
 
 
 def _layers(keys: Sequence[str], where: str) -> int:

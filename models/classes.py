@@ -141,8 +141,17 @@ def _forward(base: type) -> Any:
         if any(call.get(key) is not None for key in call if "pixel" in key or key == _ENCODED):
             return original(self, *args, **kwargs)
         zero = _of_no_image(self)  # before the language model, as the projector of an image
-        outputs = original(self, *args, **kwargs)
-        return outputs if zero is None else _add(outputs, zero)
+        if zero is None:
+            return original(self, *args, **kwargs)
+        # To the embeddings, as features of an image: the gradient goes the same way back, through
+        # layers that may be sharded too.
+        if (embeds := kwargs.get("inputs_embeds")) is not None:
+            return original(self, *args, **{**kwargs, "inputs_embeds": embeds + zero.to(embeds)})
+        add = self.get_input_embeddings().register_forward_hook(lambda _, args, y: y + zero.to(y))
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            add.remove()
 
     return forward
 
@@ -164,16 +173,6 @@ def _of_no_image(model: Any) -> torch.Tensor | None:
     # Not new_zeros, which of a sharded weight is sharded too.
     x = torch.zeros((0, width), dtype=weight.dtype, device=weight.device)
     return 0 * form_of(host).idle(core_of(model), projector, x).sum()
-
-
-def _add(outputs: Any, zero: torch.Tensor) -> Any:
-    """Add a zero to what a model returns."""
-    if not isinstance(outputs, dict):
-        return (outputs[0] + zero.to(outputs[0].device), *outputs[1:])
-    for key in ("loss", "logits", "last_hidden_state"):
-        if outputs.get(key) is not None:
-            outputs[key] = outputs[key] + zero.to(outputs[key].device)
-    return outputs
 
 
 def config_class(host: Host) -> type:

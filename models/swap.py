@@ -19,6 +19,7 @@ from .arguments import (
     check_weights,
     host_of,
 )
+from .auto import register_models
 from .classes import config_class, model_class
 from .dispatched import follow, like_of, rebind_forward
 from .forms.form import Slot
@@ -130,6 +131,7 @@ def _convert(model: Any, host: Host, projector: Projector, facts: Slot) -> None:
     # How upstream's class names weights in files; ours names them as the modules are.
     vars(model).pop("_weight_conversions", None)
     rebind_forward(model)
+    register_models(host)
 
 
 _READ = ("in", "in_", "out", "grid", "tower", "lm", "device", "dtype")

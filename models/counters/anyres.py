@@ -5,6 +5,7 @@ Upstream's count what they take on the grid of the vision tower, ours on what co
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from ...blocks.core.feature import Grid
@@ -82,10 +83,15 @@ class _Videos(_AnyRes):
     def _get_num_multimodal_tokens(
         self: Any, image_sizes: Any = None, video_sizes: Any = None, **kwargs: Any
     ) -> Any:
-        """Count each image as if it were the only one of its prompt, as upstream does."""
+        """Count each image as if it were the only one of its prompt, as upstream does.
+
+        Videos that are refused have no count: so a serving engine, which asks when it starts,
+        serves images alone.
+        """
         counted = super()._get_num_multimodal_tokens(image_sizes, **kwargs)  # type: ignore[misc]
         if video_sizes is not None:
-            counted.num_video_tokens = [self.video_tokens(frames) for frames, _, _ in video_sizes]
+            with suppress(ModelError):
+                counted.num_video_tokens = [self.video_tokens(t) for t, _, _ in video_sizes]
         return counted
 
 

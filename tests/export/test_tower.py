@@ -115,6 +115,35 @@ def test_the_rule_is_about_the_class_token(
         assert (tower.class_token, tower.notes) == (class_token, ())
 
 
+@pytest.mark.parametrize(
+    ("model_type", "layers"),
+    [
+        (None, 1),
+        ("llava", 1),
+        ("mobilevlm-llava_next", 1),
+        ("llava_onevision", 2),
+        ("gemma3", None),
+    ],
+)
+def test_the_layer_that_no_config_names(
+    model_type: str | None, layers: int | None, tmp_path: Path
+) -> None:
+    """The model's own default; where that is what a last norm makes, there is no such file."""
+    kind = {} if model_type is None else {"model_type": model_type}
+    write(tmp_path, {"vision_config": VISION, STRATEGY: "full", **kind})
+    if layers is not None:
+        assert read_vision_tower(tmp_path).feature_layer == layers
+        return
+    with pytest.raises(ExportError) as caught:
+        read_vision_tower(tmp_path)
+    assert str(caught.value).replace(str(tmp_path), "X") == (
+        "X: vision_feature_layer: none, in a model of type 'gemma3'; expected one, or a model of "
+        "type llava, llava_next, llava_next_video, video_llava, llava_onevision, aya_vision. "
+        "Others may take what the tower's last norm makes, which llama.cpp leaves out here. If "
+        "this one does not, write its layer in its config.json."
+    )
+
+
 def test_what_the_file_leaves_out_is_noted(tmp_path: Path) -> None:
     write(tmp_path, {"vision_config": VISION, FEATURE: "patch"})
     assert read_vision_tower(tmp_path).notes == (

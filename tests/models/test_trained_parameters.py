@@ -165,6 +165,25 @@ def test_summary_of_a_model_without_a_head() -> None:
     ]
 
 
+@pytest.mark.parametrize("given", ["input_ids", "inputs_embeds"])
+def test_a_batch_of_text_takes_the_way_of_features_back(given: str) -> None:
+    """Through the layers of the language model, which may be sharded, frozen as they are."""
+    model, _ = llava()
+    swap_projector(model, "mlp")
+    freeze_except_projector(model)
+    model.train()
+    ids = torch.tensor([[5, 6, 7]])
+    batch = {"input_ids": ids, "inputs_embeds": model.get_input_embeddings()(ids)}
+    expected = model.eval()(**{given: batch[given]}).logits
+    found = model.train()(**{given: batch[given]}, output_hidden_states=True)
+    assert all(state.requires_grad for state in found.hidden_states)
+    assert torch.equal(found.logits, expected)
+    found.logits.sum().backward()
+    assert all(each.grad is not None for each in model.model.multi_modal_projector.parameters())
+    # What takes part is taken out again.
+    assert not model.get_input_embeddings()._forward_hooks
+
+
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("alone", [False, True])
 def test_a_batch_of_text_reaches_what_a_block_leaves_out(alone: bool) -> None:
