@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import chain, islice, repeat
 
 import torch
@@ -13,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import LlavaProcessor
 
 IGNORED = -100  # a label of which no loss is taken
+ALL = slice(None)
 
 
 def prompt(processor: LlavaProcessor, question: Question) -> str:
@@ -47,14 +47,32 @@ def encode(processor: LlavaProcessor, questions: Sequence[Question]) -> dict[str
 
 
 def make_batches(
-    processor: LlavaProcessor, questions: Sequence[Question], size: int, steps: int, seed: int
+    processor: LlavaProcessor,
+    questions: Sequence[Question],
+    size: int,
+    steps: int,
+    seed: int,
+    *,
+    start: int = 0,
+    part: slice = ALL,
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield ``steps`` batches of ``size`` questions: all in a new order, before any comes again."""
+    """Yield batches of ``size`` questions: all in a new order, before any comes again.
+
+    Args:
+        processor: The model's.
+        questions: What is asked.
+        size: Questions in a batch.
+        steps: Where to end: batches from the first on.
+        seed: Of the order.
+        start: Where to begin: batches that were there in an earlier run.
+        part: The questions of each batch that this process takes.
+    """
     loader: DataLoader = DataLoader(
         questions,
         size,
         shuffle=True,
         generator=torch.Generator().manual_seed(seed),
-        collate_fn=partial(encode, processor),
+        collate_fn=list,
     )
-    return islice(chain.from_iterable(repeat(loader)), steps)
+    for batch in islice(chain.from_iterable(repeat(loader)), start, steps):
+        yield encode(processor, batch[part])
