@@ -32,7 +32,8 @@ TESTS := pytest
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .PHONY: help demo test test-all lint types pytest coverage test-slow test-threads test-isa test-clone \
-	test-models test-adapters test-export test-litert train test-train test-zeta bench bench-check clean
+	test-models test-adapters test-export test-litert train test-train test-serving test-distributed \
+	test-zeta bench bench-check clean
 .NOTPARALLEL:
 
 help:  ## List these targets.
@@ -45,7 +46,7 @@ test: lint types pytest  ## The gates of every change: under 6 minutes on two id
 
 test-all:  ## Every gate, with the minutes of each.
 	@.ci/steps demo lint types $(TESTS) test-slow test-threads test-isa test-models test-export \
-		test-litert test-zeta test-adapters train test-train
+		test-litert test-zeta test-adapters train test-train test-serving test-distributed
 
 lint: $(TEST)  ## ruff, on code and format; codespell, on everything.
 	$(BIN)/ruff check .
@@ -113,6 +114,15 @@ test-train: $(MODELS)  ## The parts of examples/train, with scikit-learn, PEFT a
 	OMP_NUM_THREADS=1 $(MODELS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
 		tests/extras/train
 
+test-serving: $(MODELS)  ## transformers serve on swapped models, asked by OpenAI's client.
+	OMP_NUM_THREADS=1 $(MODELS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
+		tests/extras/serving
+
+# Its tests start processes of their own, so they run one after the other.
+test-distributed: $(MODELS)  ## DDP, FSDP2 and tensor parallelism on 2 and 3 processes. Under 4 minutes.
+	OMP_NUM_THREADS=1 $(MODELS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q \
+		tests/extras/distributed
+
 test-zeta: $(ZETA)  ## Zeta's modules as blocks, with zetascale itself.
 	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/extras/zeta/pytest.ini --rootdir tests/extras/zeta -q \
 		tests/extras/zeta
@@ -155,7 +165,7 @@ $(LITERT): pyproject.toml constraints-litert.txt $(SOURCES)
 
 $(MODELS): pyproject.toml constraints.txt constraints-models.txt $(SOURCES)
 	$(install) -c constraints.txt -c constraints-models.txt \
-		".[models]" accelerate matplotlib peft pytest pytest-xdist scikit-learn
+		".[models]" accelerate fastapi matplotlib openai peft pytest pytest-xdist scikit-learn uvicorn
 	touch $@
 
 $(ZETA): pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)
