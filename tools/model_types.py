@@ -36,6 +36,7 @@ from transformers.models.auto import modeling_auto
 
 from mobilevlm import inspect_checkpoint, load_projector
 from mobilevlm.checkpoints.errors import CheckpointError
+from mobilevlm.models.host import TYPE_PREFIX
 from mobilevlm.projectors import FAMILIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "model-types.md"
@@ -137,8 +138,12 @@ class Outcome:
 
 
 def model_types() -> list[str]:
-    """Return the multimodal model types of the transformers that is installed."""
-    return sorted({*BASE, *(name for mapping in MAPPINGS for name in mapping)})
+    """Return the multimodal model types of the transformers that is installed.
+
+    Those of swapped models are there too once `mobilevlm.models` is imported.
+    """
+    names = {*BASE, *(name for mapping in MAPPINGS for name in mapping)}
+    return sorted(name for name in names if not name.startswith(TYPE_PREFIX))
 
 
 def model_class(model_type: str) -> Any:
