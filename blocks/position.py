@@ -17,13 +17,15 @@ from .pool import GridSize
 
 __all__ = [
     "AxesPosition",
+    "Coordinates",
     "FramePosition",
     "LearnedPosition",
     "Position",
     "SincosPosition",
     "check_sincos",
+    "coordinates",
+    "packed_sincos",
     "sincos",
-    "waves",
 ]
 
 
@@ -91,7 +93,8 @@ class Coordinates(NamedTuple):
     column: Tensor
 
 
-def _coordinates(images: Packing) -> Coordinates:
+def coordinates(images: Packing) -> Coordinates:
+    """Return where packed images' tokens are; 0 in a budget's padding."""
     _, row, column = images.places()
     return Coordinates(images.padded(row, images.rows), images.padded(column, images.rows))
 
@@ -147,13 +150,11 @@ class SincosPosition(nn.Module):
         return x + sincos(x.shape[1], x.shape[2], x.shape[3], x.device).to(x.dtype)
 
     def pack(self, images: Packing) -> tuple[Packing, Coordinates]:
-        return images, _coordinates(images)
+        return images, coordinates(images)
 
     def forward_packed(self, x: Tensor, index: Coordinates) -> Tensor:
         """``(rows, c) -> (rows, c)``."""
-        # No side is longer than there are rows.
-        table = waves(torch.arange(x.shape[0], device=x.device), x.shape[1] // 2).to(x.dtype)
-        return x + torch.cat([F.embedding(index.column, table), F.embedding(index.row, table)], -1)
+        return x + packed_sincos(index, x.shape[1]).to(x.dtype)
 
 
 def check_sincos(channels: int) -> None:
@@ -175,11 +176,19 @@ def sincos(h: int, w: int, channels: int, device: torch.device | None = None) ->
     A quarter of the channels each: sines of the column, its cosines, sines of the row, its
     cosines; the frequencies fall from 1 to almost 1/10,000. Source: MAE's `pos_embed.py`.
     """
-    column, row = (waves(torch.arange(side, device=device), channels // 2) for side in (w, h))
+    column, row = (_waves(torch.arange(side, device=device), channels // 2) for side in (w, h))
     return torch.cat([column.expand(h, w, -1), row[:, None].expand(h, w, -1)], -1)
 
 
-def waves(numbers: Tensor, channels: int) -> Tensor:
+def packed_sincos(index: Coordinates, channels: int) -> Tensor:
+    """Return `sincos` of packed images' tokens; ``(rows, c)`` in fp32."""
+    # No side is longer than there are rows.
+    numbers = torch.arange(len(index.row), device=index.row.device)
+    table = _waves(numbers, channels // 2)
+    return torch.cat([F.embedding(index.column, table), F.embedding(index.row, table)], -1)
+
+
+def _waves(numbers: Tensor, channels: int) -> Tensor:
     """Return sines and then cosines of whole numbers, as in `sincos`; ``(n,) -> (n, c)`` in fp32.
 
     Half of the channels each; the frequencies fall from 1 to almost 1/10,000.
@@ -243,7 +252,7 @@ class AxesPosition(nn.Module):
     def pack(self, images: Packing) -> tuple[Packing, Coordinates]:
         for grid in images.grids:
             _check_within(grid, self.size)
-        return images, _coordinates(images)
+        return images, coordinates(images)
 
     def forward_packed(self, x: Tensor, index: Coordinates) -> Tensor:
         """``(rows, c) -> (rows, c)``."""

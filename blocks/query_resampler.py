@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias, cast
 
 import torch
 from pydantic import model_validator
@@ -16,11 +16,14 @@ from .core.feature import Feature, Width
 from .core.linear import Linear, call_linear
 from .core.masks import PackedQueries, attend_apart, pack_queries
 from .core.packing import Packing
-from .position import check_sincos, sincos, waves
+from .position import Coordinates, check_sincos, coordinates, packed_sincos, sincos
 
 __all__ = ["QueryPosition", "QueryResampler", "QueryResamplerModule"]
 
 _EPS = 1e-6
+
+Places: TypeAlias = Coordinates | Tensor
+"""Where packed tokens are: row and column; or the share of each place of a table, (rows, n)."""
 
 
 class QueryResampler(Block):
@@ -102,11 +105,11 @@ class QueryResamplerModule(nn.Module):
         q = q.expand(x.shape[0], -1, -1)
         return self._attend(q, k.flatten(1, 2), x.flatten(1, 2))[:, None]
 
-    def pack(self, images: Packing) -> tuple[Packing, tuple[PackedQueries, Tensor]]:
+    def pack(self, images: Packing) -> tuple[Packing, tuple[PackedQueries, Places]]:
         after, own = pack_queries(images, self.number)
         return after, (own, self.places.pack(images))
 
-    def forward_packed(self, x: Tensor, index: tuple[PackedQueries, Tensor]) -> Tensor:
+    def forward_packed(self, x: Tensor, index: tuple[PackedQueries, Places]) -> Tensor:
         """``(rows, c) -> (images * n, out)``, at a budget."""
         own, places = index
 
@@ -148,7 +151,7 @@ class QueryPosition(nn.Module):
             table = nn.Parameter(position.flatten(0, 1), requires_grad=False)
         self.register_parameter("table", table)
 
-    def forward(self, q: Tensor, x: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, q: Tensor, x: Tensor, places: Places | None = None) -> tuple[Tensor, Tensor]:
         if places is None:
             h, w, channels = x.shape[1:]
             position = self._on_grid(h, w, channels, x.device)
@@ -156,14 +159,10 @@ class QueryPosition(nn.Module):
             position = self._at(places, x.shape[-1])
         return q if self.table is None else q + self.table.to(q.dtype), x + position.to(x.dtype)
 
-    def pack(self, images: Packing) -> Tensor:
-        """Return where packed images' tokens are: column and row, (rows, 2).
-
-        For ``resized``, the share of each place of the table in theirs, (rows, n).
-        """
+    def pack(self, images: Packing) -> Places:
+        """Return where packed images' tokens are; for ``resized``, the shares of the table's."""
         if self.table is None or self.kind == "both":
-            _, row, column = images.places()
-            return images.padded(torch.stack([column, row], 1), images.rows)
+            return coordinates(images)
         # Scaling treats the two axes apart, so scaling unit vectors tells all about a side.
         unit = torch.eye(self.side, dtype=_wide(self.table.dtype), device=images.device)
         shares = {
@@ -181,12 +180,13 @@ class QueryPosition(nn.Module):
         square = table.view(1, self.side, self.side, channels).permute(0, 3, 1, 2)
         return _scaled(square, h, w)[0].permute(1, 2, 0).to(self.table.dtype)
 
-    def _at(self, places: Tensor, channels: int) -> Tensor:
+    def _at(self, places: Places, channels: int) -> Tensor:
         """Return the positions of packed images' tokens, (rows, c)."""
-        if self.table is None or self.kind == "both":
-            return waves(places.flatten(), channels // 2).view(-1, channels)
+        if isinstance(places, Coordinates):
+            return packed_sincos(places, channels)
+        table = cast("Tensor", self.table)
         with torch.autocast(places.device.type, enabled=False):  # `_scaled` is not rounded either
-            return (places @ self.table.to(places.dtype)).to(self.table.dtype)
+            return (places @ table.to(places.dtype)).to(table.dtype)
 
     def extra_repr(self) -> str:
         return self.kind

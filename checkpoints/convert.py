@@ -18,7 +18,7 @@ from .load import open_projector, read_projector
 from .mapping import find_layout, to_upstream
 from .names import CONFIG, WEIGHTS
 from .request import ModuleNames, Request, Spec
-from .save import check_folder, save_projector
+from .save import check_folder, local_path, save_projector
 from .weights import ProgressCallback
 
 __all__ = ["convert_checkpoint"]
@@ -96,7 +96,7 @@ def convert_checkpoint(
         tokens=tokens,
         options=options,
     )
-    target = Path(out)
+    target = local_path(out)
     if to is None:
         is_file = target.suffix.lower() == ".safetensors"
         instead = ", or write a file in a layout of upstream's, with to=LAYOUT" if is_file else ""

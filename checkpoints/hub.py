@@ -151,8 +151,6 @@ class HubFolder:
         cached = self._cached(name)
         if cached is not None:
             return LocalFile(cached)
-        if self.offline:
-            raise not_here(self.where_of(name))
         whole = f"hf download {self.repo} --revision {self.commit}"
         return RemoteFile(self.where_of(name), lambda: self._link(name), whole)
 
@@ -165,8 +163,6 @@ class HubFolder:
         cached = self._cached(name)
         if cached is not None:
             return reader.read(cached)
-        if self.offline:
-            raise not_here(self.where_of(name))
         where = self.where_of(name)
         return reader.parse(read_whole(self._link(name), where, reader.limit), where)
 
@@ -175,11 +171,19 @@ class HubFolder:
         return f"{SCHEME}{self.repo}@{self.commit}/{self._below}{name}"
 
     def _cached(self, name: str) -> Path | None:
-        """Return a file in the hub's cache, which holds whole ones only."""
+        """Return a file in the hub's cache, which holds whole ones only; None: ask the hub.
+
+        Raises:
+            NotHere: It is not there, and the hub may not be asked.
+        """
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.repo, self._below + name, revision=self.commit)
-        return Path(found) if isinstance(found, str) else None
+        if isinstance(found, str):
+            return Path(found)
+        if self.offline:
+            raise not_here(self.where_of(name))
+        return None
 
     def _link(self, name: str) -> Link:
         """Ask the hub where a file's bytes are."""

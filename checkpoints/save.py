@@ -28,6 +28,7 @@ __all__ = [
     "hidden_weights",
     "holds_document",
     "is_ours",
+    "local_path",
     "save_projector",
     "weights_and_config",
 ]
@@ -79,10 +80,7 @@ def save_projector(
         RegistryError: A block is not registered, so no document can name it.
         OSError: The folder cannot be written.
     """
-    if os.fspath(folder).startswith("hf:"):
-        found, hint = "an address of a hub", "Call push_projector(projector, 'org/name')."
-        raise CheckpointError(found, os.fspath(folder), "a folder on this machine", hint)
-    path = Path(folder)
+    path = local_path(folder)
     check_folder(path, replace=replace)
     files = weights_and_config(projector, state_dict)
     card = model_card(unwrap(projector, CheckpointError))
@@ -135,6 +133,18 @@ def weights_and_config(
         storages.add(storage)
     # One key only: with more, their order, and so the file's bytes, would differ run by run.
     return {WEIGHTS: save(tensors, {DOCUMENT: document}), CONFIG: document.encode()}
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return where to write, which is not a hub.
+
+    Raises:
+        CheckpointError: It is an address of a hub.
+    """
+    if os.fspath(path).startswith("hf:"):
+        found, hint = "an address of a hub", "Call push_projector(projector, 'org/name')."
+        raise CheckpointError(found, os.fspath(path), "a path on this machine", hint)
+    return Path(path)
 
 
 def _takes_card(path: Path, *, replace: bool) -> bool:

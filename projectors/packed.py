@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from ..blocks.core.errors import GridError
 from ..blocks.core.feature import Grid, check_grid
@@ -143,12 +144,14 @@ class PackedGrids:
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors, in the same order for all of one projector and budget."""
-        return list(_tensors((self.valid, self.enter, self.indices)))
+        return [each for each in pytree.tree_leaves(self._held) if isinstance(each, Tensor)]
 
     def to(self, device: torch.device | str) -> PackedGrids:
         """Return the same on another device."""
         images = replace(self.images, device=torch.device(device))
-        valid, enter, indices = _move((self.valid, self.enter, self.indices), device)
+        valid, enter, indices = pytree.tree_map_only(
+            Tensor, lambda each: each.to(device), self._held
+        )
         return replace(self, images=images, valid=valid, enter=enter, indices=indices)
 
     def copy_(self, other: PackedGrids) -> PackedGrids:
@@ -175,25 +178,12 @@ class PackedGrids:
         self.lengths = other.lengths
         return self
 
+    @property
+    def _held(self) -> tuple[Any, ...]:
+        return self.valid, self.enter, self.indices
+
     def __repr__(self) -> str:
         return f"PackedGrids({[*self.images.grids]}, budget={self.budget}, lengths={self.lengths})"
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple):
-        for each in value:
-            yield from _tensors(each)
-
-
-def _move(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, tuple):
-        moved = (_move(each, device) for each in value)
-        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
-    return value
 
 
 def check_budget(budget: object, images: Packing) -> tuple[int, int]:

@@ -91,7 +91,7 @@ def pack_module(layer: Layer, images: Packing, where: str) -> tuple[Packing, Any
         raise GridError(
             found, where, "a module with pack and forward_packed", "Leave out the budget."
         )
-    if isinstance(layer, nn.Module) and hooked(layer):
+    if _hooked(layer):
         found = "it has hooks, which a run at a budget would bypass"
         raise GridError(found, where, "none", "Remove them, or leave out the budget.")
     try:
@@ -107,7 +107,7 @@ def still_packs(layer: Layer, index: Any) -> bool:
     """
     if index is None or isinstance(index, BySize):
         return True
-    return packs(layer) and not (isinstance(layer, nn.Module) and hooked(layer))
+    return packs(layer) and not _hooked(layer)
 
 
 def run_packed(
@@ -139,6 +139,10 @@ def run_packed(
 
 def _run_token_wise(layers: list[Layer], x: Tensor) -> Tensor:
     return run(layers, x[None, None]).flatten(0, 2)
+
+
+def _hooked(layer: object) -> bool:
+    return isinstance(layer, nn.Module) and hooked(layer)
 
 
 def _watched(layer: object) -> bool:

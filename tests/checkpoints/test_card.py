@@ -367,10 +367,17 @@ def test_an_edited_card_of_another_projector_is_a_warning(tmp_path: Path) -> Non
 
 def test_a_hub_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError) as caught:
-        save_projector(build_projector("mlp", 8, 12), "hf://org/name")
-    assert str(caught.value) == (
-        "hf://org/name: an address of a hub; expected a folder on this machine. Call "
-        "push_projector(projector, 'org/name')."
-    )
-    assert not list(tmp_path.iterdir())
+    projector = build_projector("mlp", 8, 12)
+    save_projector(projector, "saved")
+    for write in (
+        lambda to: save_projector(projector, to),
+        lambda to: convert_checkpoint("saved", to),
+        lambda to: convert_checkpoint("saved", to, to="mlp"),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            write("hf://org/name")
+        assert str(caught.value) == (
+            "hf://org/name: an address of a hub; expected a path on this machine. Call "
+            "push_projector(projector, 'org/name')."
+        )
+    assert [each.name for each in tmp_path.iterdir()] == ["saved"]

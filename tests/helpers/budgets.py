@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
-from mobilevlm import BLOCKS, Feature
+from mobilevlm import BLOCKS, Feature, fast_paths
 from mobilevlm.blocks.core.packing import Packing
 
 Grids = Sequence[tuple[int, int]]
@@ -74,3 +75,16 @@ def singly(module: nn.Module, x: Tensor, grids: Grids) -> Tensor:
 def tensors(index: Any) -> list[Tensor]:
     """The tensors of what `pack` returned."""
     return [each for each in pytree.tree_leaves(index) if each is not None]
+
+
+def check_fake(module: Any, images: Packing) -> None:
+    """Run a module on fake tensors, of which `item`, `tolist`, `nonzero` or a boolean index raise.
+
+    They have no values.
+    """
+    _, index = module.pack(images)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = pytree.tree_map_only(Tensor, mode.from_tensor, index)
+    with mode, fast_paths(False):
+        y = module.forward_packed(torch.empty(images.rows, WIDTH), fake)
+    assert y.shape == module.forward_packed(torch.zeros(images.rows, WIDTH), index).shape

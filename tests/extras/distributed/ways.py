@@ -53,14 +53,7 @@ def by_block(projector: Projector, **options: Any) -> Projector:
 
 def whole_from_meta(projector: Projector, **options: Any) -> Projector:
     """Shard a projector before it has weights, and fill it with those of another."""
-    made = whole(projector.unloaded(), **options)
-    assert all(weight.is_meta for weight in made.parameters())
-    made.to_empty(device="cpu")
-    # The other ranks get theirs from the first one.
-    state = projector.state_dict() if distributed.get_rank() == 0 else {}
-    full = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(made, state, options=full)
-    return made
+    return filled(whole(projector.unloaded(), **options), projector)
 
 
 def share(projector: Projector) -> Projector:
@@ -72,13 +65,18 @@ def share(projector: Projector) -> Projector:
 
 def share_from_meta(projector: Projector) -> Projector:
     """Share a projector before it has weights, and fill it with those of another."""
-    shared = share(projector.unloaded())
-    shared.to_empty(device="cpu")
+    return filled(share(projector.unloaded()), projector)
+
+
+def filled(spread: Projector, projector: Projector) -> Projector:
+    """Fill one that has no weights yet with those of another."""
+    assert all(weight.is_meta for weight in spread.parameters())
+    spread.to_empty(device="cpu")
     # The other ranks get theirs from the first one.
     state = projector.state_dict() if distributed.get_rank() == 0 else {}
     full = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
-    set_model_state_dict(shared, state, options=full)
-    return shared
+    set_model_state_dict(spread, state, options=full)
+    return spread
 
 
 def share_by_transformers(projector: Projector) -> Projector:
