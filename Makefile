@@ -119,7 +119,7 @@ test-serving: $(MODELS)  ## transformers serve on swapped models, asked by OpenA
 		tests/extras/serving
 
 # Its tests start processes of their own, so they run one after the other.
-test-distributed: $(MODELS)  ## DDP, FSDP2 and tensor parallelism on 2 and 3 processes. Under 4 minutes.
+test-distributed: $(MODELS)  ## DDP, FSDP2 and tensor parallelism on 2 and 3 processes. Under 8 minutes.
 	OMP_NUM_THREADS=1 $(MODELS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q \
 		tests/extras/distributed
 

@@ -35,13 +35,14 @@ UNITS = (Projector, GradientCheckpointingLayer)
 
 @contextmanager
 def processes() -> Iterator[None]:
-    """Meet the other processes, and part from them at the end."""
+    """Meet the other processes, and part from them when all have done their work."""
     if not dist.is_torchelastic_launched():  # by torchrun
         yield
         return
     dist.init_process_group("gloo")
     try:
         yield
+        dist.barrier()  # the first one is still saving
     finally:
         dist.destroy_process_group()
 

@@ -270,4 +270,5 @@ def main(args: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     with processes():
-        raise SystemExit(main())
+        status = main()
+    raise SystemExit(status)

@@ -53,6 +53,7 @@ def run(processes: int, program: str, cache: Path, *words: str, **environment: s
         "GLOO_SOCKET_IFNAME": "lo",
         "MPLBACKEND": "agg",
         "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
         "XDG_CACHE_HOME": str(cache),
     }
     process = subprocess.Popen(
@@ -68,7 +69,9 @@ def run(processes: int, program: str, cache: Path, *words: str, **environment: s
         process.terminate()  # torchrun ends its processes
         printed, _ = process.communicate()
         raise AssertionError(f"not done in time: {printed}") from None
-    assert process.returncode == 0, printed
+    # torchrun's report does not say why a process failed, and may be all that is shown of this.
+    own, _, report = printed.partition('\nTraceback (most recent call last):\n  File "<frozen')
+    assert process.returncode == 0, f"{report}\n{own}"
     return printed
 
 
