@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.built_ins import OPTIONS
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -269,7 +270,13 @@ def test_half_precision_is_no_further_from_the_truth(
 
 
 @HALF
-@pytest.mark.parametrize("name", ["mlp2x_gelu", "ldp", "ldpnetv2", "qwen2-vl", "c-abstractor"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mlp2x_gelu", "ldp", "ldpnetv2", "qwen2-vl"),
+        pytest.param("c-abstractor", marks=pytest.mark.slow),
+    ],
+)
 def test_projectors_in_half_precision_on_every_processor(
     processor: Callable[..., None], through: list[int], dtype: torch.dtype, name: str
 ) -> None:
@@ -625,7 +632,8 @@ def test_a_layer_that_takes_three_axes(name: str, put: Any) -> None:
         projector = drop_in(name.split()[1]).eval()
     else:
         widths = (8, 8) if name == "identity" else (8, 12)
-        projector = build_projector(name, *widths).eval()
+        options = {} if name == "identity" else OPTIONS.get(name, {})
+        projector = build_projector(name, *widths, **options).eval()
     grids = [(12, 16), (16, 12), (12, 16)]
     tokens, packed = torch.randn(2, 192, 8), torch.randn(576, 8)
     image = torch.randn(2, 8, 12, 16)

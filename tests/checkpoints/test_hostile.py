@@ -307,6 +307,7 @@ def command(*words: str, given: str = "", **kwargs: Any) -> subprocess.Completed
     )
 
 
+@pytest.mark.quick("-")
 @pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/0"])
 def test_a_document_from_a_pipe(name: str) -> None:
     done = command("check", name, given=DOCUMENT)

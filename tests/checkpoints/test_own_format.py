@@ -186,6 +186,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cohere2-vision": {"hidden": 40},
     "llama4": {"hidden": 20},
     "qwen-vl": {"queries": 9},
+    "step3": {"hidden": 32},
 }
 
 

@@ -221,6 +221,7 @@ def test_written_and_installed_where_only_ours_is(tmp_path: Path, repository: Pa
     )
 
 
+@pytest.mark.slow
 def test_its_ci_installs_ours_from_a_git_address_and_passes(
     tmp_path: Path, repository: Path
 ) -> None:

@@ -266,6 +266,7 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_threads_export_in_turn(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def job(name: str) -> None:
         for _ in range(2):
@@ -447,6 +448,7 @@ def test_advice_that_is_logged_is_dropped(
     assert (logging.root.handlers, handler.filters) == ([handler], [])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of a process")
 def test_a_full_disk_ends_neither_the_process_nor_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "p.pt2"
@@ -464,6 +466,7 @@ def test_a_projector_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

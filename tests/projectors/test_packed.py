@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.built_ins import OPTIONS
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -31,7 +32,8 @@ PRESETS = [name for name in PROJECTORS.names() if not name.startswith("mlp") or 
 def test_packed_images_equal_single_ones(name: str) -> None:
     torch.manual_seed(0)
     widths = (8, 8) if name == "identity" else (8, 12)
-    projector = build_projector(name, *widths, dtype=torch.float64).eval()
+    options = {} if name == "identity" else OPTIONS.get(name, {})
+    projector = build_projector(name, *widths, dtype=torch.float64, **options).eval()
     images = [torch.randn(h * w, 8, dtype=torch.float64) for h, w in GRIDS]
     with torch.inference_mode():
         y = projector(torch.cat(images), grid=GRIDS)

@@ -214,6 +214,7 @@ def test_a_residual_that_would_broadcast_is_refused_when_compiled() -> None:
         torch.compile(module, fullgraph=True, backend="eager")(torch.randn(1, 2, 2, 6))
 
 
+@pytest.mark.slow
 def test_packed_images_of_more_sizes_than_are_remembered() -> None:
     projector = build_projector("ldp", 2, 3)
     grids = [(h, w) for h in range(1, 33) for w in range(1, 33)]

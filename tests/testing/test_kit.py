@@ -517,6 +517,7 @@ def wrong(name: str) -> Block:
     return block
 
 
+@pytest.mark.quick(*[*EXPECTED][::4])
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_wrong_block_is_told_what_is_wrong(name: str) -> None:
     with pytest.raises(ConformanceError) as caught:
@@ -646,6 +647,7 @@ IMPORTS = {
 }
 
 
+@pytest.mark.quick(next(iter(IMPORTS)))
 @pytest.mark.parametrize("name", IMPORTS)
 def test_what_an_import_does(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line, message = IMPORTS[name]
