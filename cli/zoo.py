@@ -92,8 +92,8 @@ def show(
         else:
             header, rows = plan.table()
             echo_table(header, rows, right=RIGHT, total=True)
-            for line in plan.runs_as:
-                echo(f"runs as: {line}")
+            for line in plan.remarks:
+                echo(line)
 
 
 def tokens(

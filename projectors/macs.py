@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-__all__ = ["count_macs"]
+__all__ = ["count_macs", "macs_of"]
 
 
 @contextmanager
@@ -21,6 +21,8 @@ def count_macs(root: nn.Module) -> Iterator[dict[str, int]]:
 
     torch's FlopCounterMode hooks every module of the process, so that other threads' calls would
     count too. This one hooks only `root`'s modules, and uses torch's formulas.
+
+    As modules with hooks stay in their places, this counts a chain as it is written.
 
     Yields:
         MACs by module path below `root`; the empty path is the total.
@@ -41,6 +43,14 @@ def count_macs(root: nn.Module) -> Iterator[dict[str, int]]:
                 stack.callback(module.register_forward_hook(leave, always_call=True).remove)
         stack.enter_context(_MacCounter(found, path))
         yield found
+
+
+def macs_of(run: Callable[[], Any]) -> int:
+    """Return the MACs of a call as it runs: without hooks, which would keep a chain's order."""
+    found = {"": 0}
+    with _MacCounter(found, ()), torch.no_grad():
+        run()
+    return found[""]
 
 
 class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]

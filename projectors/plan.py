@@ -16,9 +16,9 @@ from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Feature, Grid
 from ..registry import describe_error
 from .assemble import assemble
-from .macs import count_macs
+from .macs import count_macs, macs_of
 from .stack import Stack
-from .table import align
+from .table import align, short_count
 
 __all__ = ["MAX_PARAMETERS", "Plan", "PlanRow"]
 
@@ -151,8 +151,19 @@ class Plan:
 
     @property
     def macs(self) -> int | None:
-        """Multiply-accumulates for one image; None while the grid is unknown."""
+        """Multiply-accumulates for one image as written; None while the grid is unknown."""
         return None if self._macs_by_path is None else self._macs_by_path.get("", 0)
+
+    @cached_property
+    def macs_run(self) -> int | None:
+        """Multiply-accumulates for one image in the order in which blocks run; see `runs_as`.
+
+        An average pool goes before the linear layers that it follows, which then see fewer tokens.
+        """
+        if self.grid is None or not self.runs_as:
+            return self.macs
+        x = torch.empty(1, *self.grid, self.stack.in_, device="meta")
+        return macs_of(lambda: self._meta(x))
 
     @cached_property
     def runs_as(self) -> tuple[str, ...]:
@@ -168,6 +179,14 @@ class Plan:
                 if later:
                     found.append(f"{places[place]} runs before {', '.join(later)}")
         return tuple(found)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to print below the table: which blocks run in another order, and the MACs then."""
+        lines = [f"runs as: {line}" for line in self.runs_as]
+        if self.macs_run != self.macs:
+            lines.append(f"MACs as run: {short_count(self.macs_run)}")
+        return tuple(lines)
 
     @cached_property
     def rows(self) -> tuple[PlanRow, ...]:
@@ -196,6 +215,7 @@ class Plan:
             "tokens_out": self.tokens_out,
             "parameters": self.parameters,
             "macs": self.macs,
+            "macs_run": self.macs_run,
             "runs_as": self.runs_as,
             "blocks": [
                 {
@@ -225,7 +245,7 @@ class Plan:
                 str(row.x),
                 str(row.y),
                 f"{row.parameters:,}",
-                _short_count(row.macs),
+                short_count(row.macs),
             ]
             for row in (*self.rows, total)
         ]
@@ -233,25 +253,10 @@ class Plan:
 
     def __str__(self) -> str:
         header, rows = self.table()
-        table = align(header, rows, right=RIGHT, total=True)
-        return "\n".join([table, *(f"runs as: {line}" for line in self.runs_as)])
+        return "\n".join([align(header, rows, right=RIGHT, total=True), *self.remarks])
 
     def __repr__(self) -> str:
         return f"Plan({self.steps[0].x} -> {self.steps[-1].y}, {len(self.steps)} blocks)"
 
 
 RIGHT = frozenset({4, 5})  # the columns of numbers
-
-
-def _short_count(count: int | None) -> str:
-    """Format a count with three significant digits.
-
-    >>> _short_count(1_207_959_552), _short_count(576), _short_count(None)
-    ('1.21 G', '576', '?')
-    """
-    if count is None:
-        return "?"
-    for unit, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= unit:
-            return f"{count / unit:.3g} {letter}"
-    return str(count)

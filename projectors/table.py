@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-__all__ = ["align"]
+__all__ = ["align", "short_count"]
 
 
 def align(
@@ -39,3 +39,17 @@ def align(
         ).rstrip()
         for row in (header, rule, *body)
     )
+
+
+def short_count(count: int | None) -> str:
+    """Format a count with three significant digits.
+
+    >>> short_count(1_207_959_552), short_count(576), short_count(None)
+    ('1.21 G', '576', '?')
+    """
+    if count is None:
+        return "?"
+    for unit, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g} {letter}"
+    return str(count)
