@@ -87,6 +87,7 @@ FAMILIES = {
     "qwen2-vl": "mobilevlm.projectors.zoo.qwen2_vl:Qwen2VL",
     "step3": "mobilevlm.projectors.zoo.step3:Step3",
     "step3p7": "mobilevlm.projectors.zoo.step3p7:Step3p7",
+    "token-packer": "mobilevlm.projectors.zoo.token_packer:TokenPacker",
     "vibevoice": "mobilevlm.projectors.zoo.vibevoice:VibeVoice",
     "vipllava": "mobilevlm.projectors.zoo.vipllava:VipLlava",
     "voxtral": "mobilevlm.projectors.zoo.voxtral:Voxtral",

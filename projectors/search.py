@@ -26,7 +26,7 @@ class Found:
             the options that it means.
         tokens: The tokens that come out of 24x24, of a built-in projector.
         parameters: The number of parameters at 1024 -> 2048, of a built-in projector.
-        note: What it is easily taken for.
+        note: What it is easily taken for, or what its authors count otherwise.
     """
 
     kind: str

@@ -47,6 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ovis2": {"words": 95},
     "pp-formulanet": {"hidden": 96, "wide": 128},
     "step3": {"hidden": 96},
+    "token-packer": {"width": 32, "heads": 2},
 }
 GRIDS = {"voxtral": (1, 48)}
 UNTIMED = patch("mobilevlm.export.export.time_ratio", lambda *_: None)

@@ -24,7 +24,11 @@ INDEX = ROOT / "projectors" / "zoo" / "index.json"
 PYPROJECT = ROOT / "pyproject.toml"
 NOT_DATA = {"names", "read"}  # functions, or names of no use before the family is imported
 # Where a family needs another case than that of the README's table.
-SPECIAL: dict[str, dict[str, Any]] = {"identity": {"in": 2048}, "voxtral": {"grid": [1, 576]}}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "identity": {"in": 2048},
+    "token-packer": {"in": 4096},
+    "voxtral": {"grid": [1, 576]},
+}
 
 
 def families() -> dict[str, type[Preset]]:

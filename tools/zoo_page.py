@@ -159,7 +159,8 @@ def zoo_page() -> str:
     sections = [
         "# The zoo\n\nWhat each family of the README's table computes, its options, and the traps"
         " in which a\nreimplementation falls. `mobilevlm show NAME in=.. out=.. grid=..` prints its"
-        " blocks. This page is\nwritten by `python tools/readme.py` from the code.\n"
+        " blocks. What papers\npublish of them is in [papers.md](papers.md), beside the plan. This"
+        " page is written by\n`python tools/readme.py` from the code.\n"
     ]
     for name, cls in families().items():
         lines = [f"## {name}"]

@@ -56,6 +56,9 @@ class Blip2(Preset):
     Source: huggingface/transformers, ``models/blip_2/modeling_blip_2.py``
     (`Blip2QFormerModel`); Li et al., "BLIP-2", 2023.
 
+    Note: its authors count 188 M parameters for the Q-Former, with the layers and embeddings for
+    text, which images do not use.
+
     Traps: the CLS token is kept; the norms follow the residual sums, with an eps of 1e-12; only
     every second layer attends to the image; released models keep it in fp32. InstructBLIP's
     Q-Former also reads text; it is not this one.

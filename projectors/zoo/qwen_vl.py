@@ -30,6 +30,8 @@ class QwenVL(Preset):
     ``vllm/model_executor/models/qwen_vl.py`` (`VisionTransformer`); vllm-project/vllm,
     ``vllm/model_executor/layers/resampler.py`` (`Resampler2`).
 
+    Note: its authors count 0.08 B parameters, without the last norm and the last layer.
+
     Traps: queries and tokens both have positions. The queries' are a square grid; the tokens' are
     the same saved table, resized to their grid. The last norm and the last layer, stored as
     (in, out), are part of upstream's tower, not of its resampler.

@@ -28,6 +28,9 @@ class VipLlava(Preset):
     Source: huggingface/transformers, ``models/vipllava/modeling_vipllava.py``
     (`VipLlavaMultiModalProjector`).
 
+    Note: its input is five levels of the tower joined on channels, five times the width that others
+    read.
+
     Traps: the input is five levels of the tower concatenated on channels, the CLS token cropped
     from each before that; the LayerNorm's eps is 1e-5.
 

@@ -328,6 +328,7 @@ def test_needs_grid_is_what_the_blocks_say() -> None:
         "resampler",
         "residual",
         "scale",
+        "take-channels",
     }
     mixing = {name for name in free if BLOCKS.get(name).mixes_tokens}
     assert mixing == {"cross-attention", "extra-tokens", "qformer", "resampler"}

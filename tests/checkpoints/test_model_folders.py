@@ -15,7 +15,7 @@ from helpers.golden import GOLDEN
 from reference.attention import run_blip2
 from reference.case import SMALL, hf, plain, randomize, run_blocked, with_grid
 from reference.models import BLIP2, MODELS, Model
-from reference.published import ColumnMajor, DeepseekVL2, Nvila
+from reference.published import ColumnMajor, DeepseekVL2, Nvila, TokenPacker
 from reference.resamplers import MiniCPMV, OpenFlamingo, QwenVL
 from reference.zoo import CASES, run_internvl
 from safetensors.torch import load_file, save_file
@@ -340,6 +340,14 @@ REMOTE = {
         model_type="multi_modality",
         aligner_config={"params": {"depth": 2, "projector_type": "mlp_gelu"}},
     ),
+    "token-packer": Remote(
+        *("token-packer", "model.mm_projector.", lambda: TokenPacker(SMALL, 256, 2, 3)),
+        *(with_grid, ((9, 9), (6, 12))),
+        others=("model.norm.weight",),
+        model_type="llava_llama",
+        mm_projector_type="tokenpacker",
+        scale_factor=3,
+    ),
     "open-flamingo": Remote(
         *("flamingo", "perceiver.", lambda: OpenFlamingo(16, 2, 3, 64, 5), plain, ((3, 7),)),
         others=("lang_encoder.old_decoder_blocks.0.weight",),
@@ -411,6 +419,18 @@ def test_honeybee_needs_its_config(tmp_path: Path) -> None:
         "that come out of the pool. No tensor tells it: give it, as family='c-abstractor', "
         "queries=..."
     )
+
+
+def test_token_packer_needs_its_config(tmp_path: Path) -> None:
+    case = REMOTE["token-packer"]
+    upstream, _ = case.save(tmp_path)
+    (tmp_path / "config.json").write_text('{"mm_projector_type": "tokenpacker"}')
+    assert refusal(tmp_path) == (
+        "X: config.json: scale_factor: missing; expected the side of the windows. No tensor tells "
+        "it: give it, as family='token-packer', merge=..."
+    )
+    loaded = load_projector(tmp_path, family="token-packer", merge=3)
+    equal(loaded, case.run, upstream, *case.grids)
 
 
 @pytest.mark.usefixtures("quiet")

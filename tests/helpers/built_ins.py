@@ -12,10 +12,17 @@ FIELDS: dict[str, dict[str, Any]] = {
     "pool": {"stride": 2},
     "preset": {"name": "ldp"},
     "qformer": {"depth": 2},
+    "region-attention": {
+        "query": [{"type": "pool", "stride": 2}],
+        "key": ["depthwise"],
+        "value": ["identity"],
+        "heads": 2,
+    },
     "repeat": {"times": 2, "body": ["depthwise"]},
     "resampler": {"depth": 2},
     "residual": {"body": ["depthwise"]},
     "scale": {"by": 0.5},
+    "take-channels": {"first": 1, "count": 4},
 }
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("conv", {"stride": 2}),

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mobilevlm.projectors.upstream import Name
 
 from .case import (
+    SMALL,
     Case,
     D,
     Grid,
@@ -29,6 +30,7 @@ from .case import (
     run_blocked,
     with_grid,
 )
+from .published import TokenPacker
 from .zoo import run_voxtral
 
 EVEN, ODD = ((8, 8), (4, 10), (6, 2)), ((8, 8), (5, 7), (4, 9))
@@ -555,6 +557,26 @@ CASES = {
     "prismatic": Case("prismatic", "prismatic", prismatic, plain, grids=ODD),
     "step3": Case("step3", "step3", Step3, with_grid, INNER, grids=(*EVEN, *ODD)),
     "step3p7": Case("step3p7", "step3p7-module", Step3p7, with_grid, grids=(*EVEN, *ODD)),
+    "token-packer": Case(
+        "token-packer",
+        "token-packer",
+        lambda: TokenPacker(SMALL, width=H, heads=5, side=2),
+        with_grid,
+        {"width": H, "heads": 5},
+        4 * V,
+        EVEN,
+        prefix=1,
+    ),
+    "token-packer-3x3": Case(
+        "token-packer",
+        "token-packer",
+        lambda: TokenPacker(SMALL, width=V, heads=1, side=3, levels=2),
+        with_grid,
+        {"merge": 3, "levels": 2},
+        2 * V,
+        ((6, 9), (3, 12)),
+        prefix=1,
+    ),
     "vibevoice": Case(
         "vibevoice",
         "vibevoice",

@@ -86,3 +86,40 @@ class ColumnMajor(nn.Module):
         y = y.view(n, h // 2, w // 2, 4 * c).flatten(1, 2)
         z: Tensor = self.linear_2(nn.functional.gelu(self.linear_1(self.layer_norm(y))))
         return z
+
+
+class TokenPacker(nn.Module):
+    """TokenPacker of CircleRadon/TokenPacker, its published computation.
+
+    Upstream is given the last of the levels that are joined a second time, for the queries.
+    """
+
+    def __init__(self, s: Sizes, width: int, heads: int, side: int, levels: int = 4) -> None:
+        super().__init__()
+        self.width, self.side = s.v, side
+        self.q_proj_1 = nn.Linear(s.v, width, bias=False)
+        self.k_proj_1, self.v_proj_1 = (
+            nn.Sequential(nn.Linear(levels * s.v, width), nn.GELU(), nn.Linear(width, width))
+            for _ in "kv"
+        )
+        self.ln_q_1, self.ln_k_1, self.ln_v_1 = (nn.LayerNorm(width, 1e-6) for _ in "qkv")
+        self.clip_attn = nn.MultiheadAttention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, s.d), nn.GELU(), nn.Linear(s.d, s.d))
+
+    def windows(self, x: Tensor, grid: Grid) -> Tensor:
+        """``(b, n, c) -> (side * side, b * m, c)``."""
+        image = x.transpose(1, 2).unflatten(2, grid)
+        columns = nn.functional.unfold(image, self.side, stride=self.side)
+        return columns.unflatten(1, (x.shape[2], -1)).permute(2, 0, 3, 1).flatten(1, 2)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        last = x[..., -self.width :].transpose(1, 2).unflatten(2, grid)
+        coarse = nn.functional.interpolate(
+            last, [side // self.side for side in grid], mode="bilinear"
+        )
+        q = self.ln_q_1(self.q_proj_1(coarse.flatten(2).transpose(1, 2)))
+        k, v = self.ln_k_1(self.k_proj_1(x)), self.ln_v_1(self.v_proj_1(x))
+        k, v = self.windows(k, grid), self.windows(v, grid)
+        y = self.clip_attn(q.flatten(0, 1)[None], k, v)[0]
+        z: Tensor = self.mlp(y.reshape(q.shape))
+        return z

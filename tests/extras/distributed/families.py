@@ -52,6 +52,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "pp-formulanet": {"hidden": 32, "wide": 64},
     "qwen-vl": {"heads": 4, "queries": 16},
     "step3": {"hidden": 64},
+    "token-packer": {"width": 32, "heads": 4},
 }
 FAMILIES = [name for name in list_projectors() if name != "identity"]  # it has no weights
 # Convolutions, an attention, frozen weights, a resampler, merged patches, and two linear layers.
