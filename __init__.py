@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .checkpoints.push import push_projector as push_projector
     from .checkpoints.save import save_projector as save_projector
     from .checkpoints.values import inspect_values as inspect_values
+    from .compare.comparison import compare_projectors as compare_projectors
     from .export.errors import ExportError as ExportError
     from .export.export import export_projector as export_projector
     from .models.swap import swap_projector as swap_projector
@@ -71,6 +72,7 @@ _HOMES = {
     "adapt": "blocks.core.adapt",
     "build_projector": "projectors.build",
     "build_vision_projector": "checkpoints.llava",
+    "compare_projectors": "compare.comparison",
     "convert_checkpoint": "checkpoints.convert",
     "dump_spec": "projectors.document",
     "export_projector": "export.export",

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 from peers import PEERS, Peer, family
-from versus import agree, forward, ours
+from versus import agree, ours
 
 from mobilevlm import build_vision_projector
 from mobilevlm.blocks.core.linear import UNITS
-from mobilevlm.cli.timing import compare
+from mobilevlm.compare.timing import compare, forward
 from mobilevlm.projectors.table import align
 
 

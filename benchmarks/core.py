@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from mobilevlm import BLOCKS, PROJECTORS, Projector, build_projector, plan_projector
-from mobilevlm.cli.timing import Comparison, Spread, compare, repeat
+from mobilevlm.compare.timing import Pair, Spread, compare, repeat
 
 PASS = (sys.executable, "-c", "pass")
 IMPORT = (sys.executable, "-c", "import mobilevlm")
@@ -179,7 +179,7 @@ def build_cost() -> Iterator[Row]:
         yield Row(f"  bare {name} itself", str(found.b), "", ok=True, numbers=asdict(found.b))
 
 
-def compare_builds(name: str, bare: Callable[[int, int], nn.Module]) -> Comparison:
+def compare_builds(name: str, bare: Callable[[int, int], nn.Module]) -> Pair:
     return compare(lambda: build_projector(name, 1024, 2048), lambda: bare(1024, 2048), rounds=16)
 
 
@@ -200,7 +200,7 @@ def call_cost() -> Iterator[Row]:
         yield Row(f"  {name}'s blocks alone", str(found.b), "", ok=True, numbers=asdict(found.b))
 
 
-def compare_calls(projector: nn.Module) -> Comparison:
+def compare_calls(projector: nn.Module) -> Pair:
     tokens = torch.randn(1, 16, 64)
     feature = tokens.view(1, 4, 4, 64)
     blocks = projector.get_submodule("blocks")

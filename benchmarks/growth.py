@@ -17,7 +17,7 @@ import torch._dynamo.testing
 from packed import grids_of
 
 from mobilevlm import SpecError, build_projector, dump_spec, load_spec, plan_projector
-from mobilevlm.cli.timing import repeat
+from mobilevlm.compare.timing import repeat
 from mobilevlm.projectors.table import align
 from mobilevlm.registry import Registry
 

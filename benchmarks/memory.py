@@ -6,29 +6,15 @@ python benchmarks/memory.py [--batch 1 8] [--train] [NAME ...]
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
-import torch
 from peers import PEERS
-from torch.autograd.profiler_util import MEMORY_EVENT_NAME
-from versus import forward, ours, training
+from versus import ours, training
 
+from mobilevlm.compare.memory import measured_peak
+from mobilevlm.compare.timing import forward
 from mobilevlm.projectors.table import align
 
 NAMES = ("ldpnet 1024->2048", "ldpnetv2 1024->2048", "c-abstractor", "llava", "gemma3 1152")
-
-
-def peak(call: Callable[[], object]) -> int:
-    """Return the bytes that a call holds at most, over what was there before."""
-    call()
-    with torch.profiler.profile(profile_memory=True) as profile:
-        call()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == MEMORY_EVENT_NAME]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
 
 
 def main() -> None:
@@ -49,7 +35,7 @@ def main() -> None:
                 runs = [training(peer.theirs, peer.module, x), training(call, peer.ours, x)]
             else:
                 runs = [forward(peer.theirs, x), forward(call, x)]
-            a, b = map(peak, runs)
+            a, b = (measured_peak(run, x.device) or 0 for run in runs)
             rows.append([name, str(batch), f"{a / 1e6:.0f}", f"{b / 1e6:.0f}", f"{a / b:.2f}"])
     print(align(["projector", "B", "peer, MB", "ours, MB", "ratio"], rows, right={1, 2, 3, 4}))
 

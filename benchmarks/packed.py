@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from mobilevlm import build_projector
-from mobilevlm.cli.timing import compare
+from mobilevlm.compare.timing import compare
 
 IMAGES = (1, 4, 16, 64, 256)
 CASES = {

@@ -24,7 +24,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from mobilevlm.blocks.core.chain import order
-from mobilevlm.cli.timing import compare, repeat
+from mobilevlm.compare.timing import compare, forward, repeat, wait
 from mobilevlm.projectors.macs import count_macs
 from mobilevlm.projectors.table import align
 
@@ -51,7 +51,7 @@ def gemm_peak(dtype: torch.dtype, device: str) -> float:
 
     def product() -> None:
         torch.nn.functional.linear(x, weight)
-        wait(x)
+        wait(x.device)
 
     calls: list[Callable[[], Any]] = [product]
     if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
@@ -60,26 +60,11 @@ def gemm_peak(dtype: torch.dtype, device: str) -> float:
     return 576 * 2048 * 2048 / best
 
 
-def wait(x: Tensor) -> None:
-    """Let an accelerator finish what it was given."""
-    if x.device.type != "cpu":
-        torch.accelerator.synchronize(x.device)
-
-
-def forward(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        with torch.inference_mode():
-            call(x)
-        wait(x)
-
-    return run
-
-
 def training(call: Callable[[Tensor], Tensor], module: Any, x: Tensor) -> Callable[[], None]:
     def run() -> None:
         module.zero_grad(set_to_none=True)
         call(x).sum().backward()
-        wait(x)
+        wait(x.device)
 
     return run
 

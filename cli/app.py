@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import bench, checkpoint, export, hub, plugins, zoo
+from . import bench, checkpoint, compare, export, hub, plugins, zoo
 from .info import info
 from .new import new
 from .options import Json
@@ -78,6 +78,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "inspect": checkpoint.inspect,
     "convert": checkpoint.convert,
     "push": hub.push,
+    "compare": compare.compare,
     "bench": bench.bench,
     "plugins": plugins.plugins,
     "doctor": plugins.doctor,

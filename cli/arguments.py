@@ -15,11 +15,25 @@ from ..registry import MobileVLMError, did_you_mean, quote
 if TYPE_CHECKING:
     from ..projectors.stack import Stack
 
-__all__ = ["UsageError", "call", "document", "parse_grid", "settings"]
+__all__ = [
+    "UsageError",
+    "bracketed",
+    "call",
+    "check_name",
+    "document",
+    "is_file",
+    "is_setting",
+    "parse_grid",
+    "require",
+    "settings",
+]
 
 _GRID = re.compile(r"([0-9]{1,9})x([0-9]{1,9})", re.ASCII)
+_BRACKETED = re.compile(r"([^()]+)\((.*)\)", re.DOTALL)
+_SETTING = re.compile(r"[A-Za-z_][\w-]*=", re.ASCII)
 _STREAM = re.compile(r"-|/dev/stdin|/dev/fd/[0-9]{1,9}|/proc/self/fd/[0-9]{1,9}", re.ASCII)
 _MODELS = {"in": "tower", "out": "lm"}  # which model gives which width
+_BY_NAME = "NAME(KEY=VALUE,...), such as mlp(depth=3)"
 _PYTHON = {"True": "true", "False": "false", "None": "null"}  # Python's spelling of JSON's
 
 
@@ -27,11 +41,46 @@ class UsageError(MobileVLMError):
     """The command line is wrong."""
 
 
-def settings(words: Iterable[str]) -> dict[str, Any]:
+def is_setting(word: str) -> bool:
+    """Return whether a word is ``key=value``, and not a name or a file."""
+    return _SETTING.match(word) is not None
+
+
+def bracketed(text: str) -> tuple[str, dict[str, Any]]:
+    """Return a name and the options that stand in brackets behind it, read as by `settings`.
+
+    >>> bracketed("c-abstractor(queries=64, act=silu)")
+    ('c-abstractor', {'queries': 64, 'act': 'silu'})
+    >>> bracketed("ldp")
+    ('ldp', {})
+
+    Raises:
+        UsageError: What is in brackets are no options.
+    """
+    found = _BRACKETED.fullmatch(text)
+    if found is None:
+        if "(" in text:
+            raise UsageError("a bracket is not closed", text, _BY_NAME)
+        return text, {}
+    name, inside = found.groups()
+    inside = inside.strip().removesuffix(",")
+    # A comma may stand in a value too, as in sizes=[8,12].
+    options = re.split(rf",\s*(?={_SETTING.pattern})", inside) if inside else []
+    for option in options:
+        if not is_setting(option):
+            raise UsageError(quote(option), text, _BY_NAME)
+    return name.strip(), settings(options)
+
+
+def settings(words: Iterable[str], *, several_grids: bool = False) -> dict[str, Any]:
     """Turn ``key=value`` words into keyword arguments; a value is read as JSON if possible.
 
     >>> settings(["in=1024", "grid=24x18", "act=silu"])
     {'in': 1024, 'grid': (24, 18), 'act': 'silu'}
+
+    Args:
+        words: The words.
+        several_grids: Whether ``grid`` is a list: ``grid=24x24,16x32``.
 
     Raises:
         UsageError: A word has no ``=``, or a key is given twice.
@@ -51,6 +100,9 @@ def settings(words: Iterable[str]) -> dict[str, Any]:
             raise UsageError(f"{key!r} is given twice")
         if key in _MODELS.values():  # a path, whatever it looks like
             found[key] = text
+            continue
+        if key == "grid" and several_grids:
+            found[key] = [parse_grid(each, key) for each in text.split(",")]
             continue
         if key == "grid" or _GRID.fullmatch(text):
             found[key] = parse_grid(text, key)
@@ -98,21 +150,20 @@ def call(
         SpecError: The file cannot be read, or is not a valid document.
     """
     keywords = settings(words)
-    is_document = _STREAM.fullmatch(target) or target.endswith(".json")
-    if is_document or (target not in PROJECTORS and os.path.isfile(target)):
+    if is_file(target):
         keywords["spec"] = document(target)
     else:
-        _check_name(target)
+        check_name(target)
         missing = [key for key, model in _MODELS.items() if model not in keywords]
         defaults = {key: width for key, width in (widths or {}).items() if key in missing}
         keywords = {"spec": target, **defaults, **keywords}
         for key in missing:
             hint = f"Write: mobilevlm {verb} {target} in=1024 out=2048"
-            _require(key, keywords, target, hint)
+            require(key, keywords, target, hint)
     if needs_grid:
         if "tower" in keywords and "grid" not in keywords:
             _take_grid(keywords)
-        _require("grid", keywords, target, "Write grid=24x24.")
+        require("grid", keywords, target, "Write grid=24x24.")
     return keywords
 
 
@@ -125,14 +176,31 @@ def _take_grid(keywords: dict[str, Any]) -> None:
         keywords["grid"] = tower.grid
 
 
-def _require(key: str, keywords: Mapping[str, Any], target: str, hint: str) -> None:
+def require(key: str, keywords: Mapping[str, Any], target: str, hint: str) -> None:
+    """Refuse a call without a key; a key that looks like it is named in place of the hint.
+
+    Raises:
+        UsageError: The key is missing.
+    """
     if key not in keywords:
         near = [other for other in keywords if did_you_mean(other, [key])]
         hint = f"Did you write {near[0]!r} for it?" if near else hint
         raise UsageError(f"{key!r} is missing", target, hint=hint)
 
 
-def _check_name(name: str) -> None:
+def is_file(target: str) -> bool:
+    """Return whether a target is a document to be read, and not a registered name."""
+    is_document = _STREAM.fullmatch(target) or target.endswith(".json")
+    return bool(is_document) or (target not in PROJECTORS and os.path.isfile(target))
+
+
+def check_name(name: str) -> None:
+    """Look a registered name up, without importing anything.
+
+    Raises:
+        RegistryError: There is no such name, or it is a model's.
+        SpecError: It is the path of a folder or of a checkpoint.
+    """
     if name not in PROJECTORS and os.path.lexists(name):
         from ..projectors.lookup import refuse_path
 

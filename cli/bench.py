@@ -41,9 +41,9 @@ def bench(
         import torch
 
         from ..blocks.core.fast import fast_paths
+        from ..compare.timing import compare
         from ..projectors.build import build_projector
         from ..projectors.device import check_device
-        from .timing import compare
 
         keywords = call(target, words or (), "bench", needs_grid=True)
         kind = dtype_of(dtype)
@@ -93,30 +93,20 @@ def _input(projector: Projector, batch: int) -> Tensor:
 
 
 def _infer(projector: Projector, x: Tensor) -> Any:
-    import torch
+    from ..compare.timing import forward
 
-    def run() -> None:
-        with torch.inference_mode():
-            projector(x)
-        _wait(x)
-
-    return run
+    return forward(projector, x)
 
 
 def _train(projector: Projector, x: Tensor) -> Any:
+    from ..compare.timing import wait
+
     x.requires_grad_()  # so that a projector without parameters has a backward pass too
 
     def run() -> None:
         projector.zero_grad(set_to_none=True)
         x.grad = None
         projector(x).sum().backward()
-        _wait(x)
+        wait(x.device)
 
     return run
-
-
-def _wait(x: Tensor) -> None:
-    import torch
-
-    if x.is_cuda:
-        torch.cuda.synchronize()

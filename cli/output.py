@@ -120,11 +120,12 @@ def echo_table(
     *,
     right: Collection[int] = (),
     total: bool = False,
+    titles: int = 1,
 ) -> None:
     """Print a table as aligned text, with styles on a terminal. No cell is ever cut off.
 
     A table that is wider than the terminal is printed in parts, one below the other. Each part
-    starts with the first column.
+    starts with the columns that say what a row is, the first `titles`.
     """
     from ..projectors.table import align
 
@@ -135,7 +136,9 @@ def echo_table(
     from rich.text import Text
 
     page = console(file=terminal, soft_wrap=True, highlight=False)
-    for part, columns in enumerate(_parts(header, rows, shutil.get_terminal_size().columns)):
+    for part, columns in enumerate(
+        _parts(header, rows, shutil.get_terminal_size().columns, titles)
+    ):
         title, rule, *lines = align(
             [header[column] for column in columns],
             [[row[column] for column in columns] for row in rows],
@@ -147,14 +150,17 @@ def echo_table(
         page.print(Text(title, "bold"), Text(rule, "dim"), *map(Text, lines), sep="\n")
 
 
-def _parts(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
-    """Divide the columns into parts that fit, each of which starts with the first column."""
+def _parts(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, titles: int
+) -> list[list[int]]:
+    """Divide the columns into parts that fit, each of which starts with the titles."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    parts = [[0]]
-    for column in range(1, len(widths)):
+    first = list(range(titles))
+    parts = [first.copy()]
+    for column in range(titles, len(widths)):
         taken = sum(widths[each] + 2 for each in parts[-1])
-        if len(parts[-1]) > 1 and taken + widths[column] > width:
-            parts.append([0])
+        if len(parts[-1]) > titles and taken + widths[column] > width:
+            parts.append(first.copy())
         parts[-1].append(column)
     return parts
 

@@ -34,7 +34,9 @@ class Verb(TyperCommand):
             yield from args
             return
         options = {option for param in self.get_params(ctx) for option in param.opts}
-        words = any(param.name == "words" for param in self.params)
+        arguments = {param.name for param in self.params}
+        words = not arguments.isdisjoint(("words", "targets"))
+        written = "NAME({}={})" if "targets" in arguments else "{}={}"
         rest = iter(args)
         for arg in rest:
             if arg == "--":
@@ -54,8 +56,8 @@ class Verb(TyperCommand):
                 ):
                     value = value or next(rest, "VALUE")
                     ctx.fail(
-                        f"No such option: {option}. A projector's options are written KEY=VALUE: "
-                        f"{key}={value}."
+                        f"No such option: {option}. A projector's options are written "
+                        f"{written.format('KEY', 'VALUE')}: {written.format(key, value)}."
                     )
             option = option.replace("_", "-")
             either_way = key in _SETTINGS or not words

@@ -48,6 +48,7 @@ _REWORDINGS = [
         (r"\bmodule_names=('[^']*')", "--module-names {}"),
         (rf"\bfamily=('[^']*')({_ARGUMENTS})", _FAMILY),
         (r"\broot=('[^']*')", "--root {}"),
+        (r"\b(tokens|parameters|macs)=('[<=>][^']*')", "--{} {}"),
         (r"\b([a-z_]+)='([\w-]+)'", "{}={}"),
         (_TEXT, "{}"),  # any other quoted text is the user's own
     )

@@ -19,7 +19,7 @@ from .tower import read_tower, read_width
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["build_projector", "plan_projector", "spec_of"]
+__all__ = ["build_projector", "plan_projector", "resolve", "spec_of"]
 
 
 def build_projector(
@@ -71,7 +71,7 @@ def build_projector(
             that many tokens, or the config of `tower` or `lm` cannot be read.
         GridError: The grid does not fit.
     """
-    stack, grid = _resolve(spec, in_, out, tower, lm, options, tokens, grid)
+    stack, grid = resolve(spec, in_, out, tower, lm, options, tokens, grid)
     return Projector(stack, grid=grid, device=device, dtype=dtype, max_parameters=max_parameters)
 
 
@@ -94,7 +94,7 @@ def plan_projector(
 
     Args and errors are those of `build_projector`.
     """
-    stack, grid = _resolve(spec, in_, out, tower, lm, options, tokens, grid)
+    stack, grid = resolve(spec, in_, out, tower, lm, options, tokens, grid)
     sides = None if grid is None else check_grid(grid)
     return Plan(stack, sides, max_parameters=max_parameters)
 
@@ -117,10 +117,10 @@ def spec_of(
 
     Args and errors are those of `build_projector`; `grid` only serves `tokens`.
     """
-    return _resolve(name, in_, out, tower, lm, options, tokens, grid)[0]
+    return resolve(name, in_, out, tower, lm, options, tokens, grid)[0]
 
 
-def _resolve(
+def resolve(
     spec: object,
     in_: int | None,
     out: int | None,

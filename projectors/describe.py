@@ -37,7 +37,7 @@ class Description:
         models: The models that use it, each with the options that it means.
         tokens_by: The options that ``tokens=n`` sets.
         aliases: Its other names, each with the options that it means.
-        note: What it is easily taken for.
+        note: What it is easily taken for, or what its authors count otherwise.
         traps: In what a reimplementation falls.
         source: Where it comes from.
     """

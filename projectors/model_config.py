@@ -38,6 +38,12 @@ class ModelConfig:
         """Return the same config with what stands for keys that it leaves out."""
         return ModelConfig(self.source, self.where, defaults)
 
+    def completed(self, defaults: Mapping[str, object]) -> ModelConfig:
+        """Return the same config with values for keys that are not there; null is a value too."""
+        there = self.source if isinstance(self.source, Mapping) else dir(self.source)
+        missing = {key: value for key, value in defaults.items() if key not in there}
+        return self.with_defaults({**missing, **self._defaults})
+
     @property
     def model_type(self) -> str:
         """What it says that the model is; empty if it does not say."""
@@ -60,6 +66,28 @@ class ModelConfig:
                 return ModelConfig(_checked(value, where := f"{self.where}.{key}"), where)
         return None
 
+    def layer(self, index: int) -> ModelConfig:
+        """Return the config of one layer, for which ``per_layer_config`` may say other things.
+
+        Raises:
+            SpecError: It is there, and is no mapping of layers to what they change.
+        """
+        layers = self.get("per_layer_config")
+        if layers is None:
+            return self
+        if not isinstance(self.source, Mapping):  # each layer's config, with what it changes
+            return ModelConfig(layers[index], self.where, self._defaults)
+        changes = layers.get(str(index), {}) if isinstance(layers, Mapping) else layers
+        if not isinstance(changes, Mapping):
+            where = f"{self.where}.per_layer_config"
+            raise SpecError(quote(changes), where, "a mapping of layers to mappings")
+        return self.with_changes(changes)
+
+    def with_changes(self, changes: Mapping[str, object]) -> ModelConfig:
+        """Return the same config with other values of some keys."""
+        source = self.source if isinstance(self.source, Mapping) else vars(self.source)
+        return ModelConfig({**source, **changes}, self.where, self._defaults)
+
     def width(self, *keys: str) -> int:
         """Return the number under the first of these keys that is there.
 
@@ -71,18 +99,30 @@ class ModelConfig:
                 return self._number(value, key)
         raise self.missing(*keys)
 
-    def count(self, key: str) -> int:
-        """Return the number under a key, which may be 0, as it is if the key is missing.
+    def count(self, *keys: str) -> int:
+        """Return the number under the first of these keys that is there; 0 if none is.
 
         Raises:
             SpecError: It is no number from 0 to 1024.
         """
-        value = self.get(key)
-        if value is None:
+        key = next((key for key in keys if self.get(key) is not None), None)
+        if key is None:
             return 0
+        value = self.get(key)
         if type(value) is int and 0 <= value <= 1024:
             return value
         raise SpecError(quote(value), f"{self.where}.{key}", "a number from 0 to 1024")
+
+    def ratio(self, key: str) -> float:
+        """Return the number under a key, which need not be whole.
+
+        Raises:
+            SpecError: It is no number above 0, up to 64.
+        """
+        value = self.get(key)
+        if type(value) not in (int, float) or not 0 < value <= 64:
+            raise SpecError(quote(value), f"{self.where}.{key}", "a number above 0, up to 64")
+        return float(value)
 
     def items(self, key: str, least: int = 0) -> Sequence[Any]:
         """Return the list under a key.

@@ -11,7 +11,7 @@ from ..registry import quote
 from .lookup import instantiate
 from .preset import Preset
 
-__all__ = ["with_tokens"]
+__all__ = ["WIDTHS", "token_counts", "with_tokens"]
 
 WIDTHS = (1024, 1024)  # of a name for which none are given: counts never depend on them
 
@@ -108,6 +108,37 @@ def _pick(
     """Return the value of an option that gives so many tokens of a grid."""
     if grid is None:
         raise _without_grid(name, option)
+    counts = token_counts(name, options, option, values, grid, widths)
+    found = [value for value, count in counts.items() if count == tokens]
+    if not found:
+        each = ", ".join(f"{count} ({option}={value})" for value, count in counts.items())
+        expected = f"one of {each}" if each else "a grid that it takes"
+        raise SpecError(f"{tokens} tokens of {grid[0]}x{grid[1]}", "tokens", expected)
+    # Of several, the one that leaves nothing of the grid over.
+    return min(found, key=lambda value: (any(side % value for side in grid), value))
+
+
+def token_counts(
+    name: str,
+    options: Mapping[str, Any],
+    option: str,
+    values: Sequence[int],
+    grid: Grid,
+    widths: tuple[int, int] = WIDTHS,
+) -> dict[int, int]:
+    """Return how many tokens come out of a grid with each value of an option that takes it.
+
+    >>> token_counts("internvl", {}, "merge", range(1, 6), (24, 24))
+    {1: 576, 2: 144, 3: 64, 4: 36}
+
+    Args:
+        name: The registered name.
+        options: The other options.
+        option: The option.
+        values: Its values.
+        grid: The token grid (h, w).
+        widths: The input's and the output's width.
+    """
     counts: dict[int, int] = {}
     for value in values:
         try:
@@ -116,13 +147,7 @@ def _pick(
             continue
         if count is not None:
             counts[value] = count
-    found = [value for value, count in counts.items() if count == tokens]
-    if not found:
-        each = ", ".join(f"{count} ({option}={value})" for value, count in counts.items())
-        expected = f"one of {each}" if each else "a grid that it takes"
-        raise SpecError(f"{tokens} tokens of {grid[0]}x{grid[1]}", "tokens", expected)
-    # Of several, the one that leaves nothing of the grid over.
-    return min(found, key=lambda value: (any(side % value for side in grid), value))
+    return counts
 
 
 def _without_grid(name: str, option: str = "") -> SpecError:

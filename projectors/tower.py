@@ -13,10 +13,11 @@ from .stack import TokenOrder
 from .timm_config import is_timm, read_timm
 from .tower_families import HOSTS, LM_WIDTHS, TOWERS, Host, TowerFamily
 
-__all__ = ["Tower", "read_tower", "read_width"]
+__all__ = ["TEXT_KEYS", "VISION_KEYS", "Tower", "read_tower", "read_width"]
 
-_VISION = ("vision_config", "vision_tower_config")
-_TEXT = ("text_config", "llm_config", "language_config")
+# Where whole models keep the config of their tower and of their language model.
+VISION_KEYS = ("vision_config", "vision_tower_config")
+TEXT_KEYS = ("text_config", "llm_config", "language_config")
 _BY_HAND = "Give the tower's facts by hand: in_=1024, grid=(24, 24), prefix_tokens=1."
 # In the order in which they say how wide an embedding is: OPT's may be narrower than its layers.
 _WIDTHS = ("word_embed_proj_dim", "hidden_size", "n_embd", "d_model", "n_embed")
@@ -89,7 +90,7 @@ def read_width(config: object) -> int:
         SpecError: It cannot be read, or does not say.
     """
     lm = open_config(config, "lm")
-    lm = lm.child(*_TEXT) or lm
+    lm = lm.child(*TEXT_KEYS) or lm
     default = LM_WIDTHS.get(lm.model_type)
     if default and all(lm.get(key) is None for key in _WIDTHS):
         return default
@@ -98,7 +99,7 @@ def read_width(config: object) -> int:
 
 def _read(config: ModelConfig, default: str = "") -> Tower:
     """Read a tower, of a model type of transformers if its config names no known one."""
-    vision = config.child(*_VISION)
+    vision = config.child(*VISION_KEYS)
     if vision is not None:
         return _read_host(config, vision)
     if is_timm(config):

@@ -206,8 +206,19 @@ def test_the_plan_says_how_it_runs() -> None:
     line = "blocks.3 runs before blocks.2"
     assert plan.runs_as == (line,)
     assert plan.to_dict()["runs_as"] == (line,)
-    assert str(plan).endswith(f"\nruns as: {line}")
+    pointwise, depthwise = 16 * 24 + 24 * 24, 24 * 9 * 144
+    assert plan.macs == 576 * pointwise + depthwise
+    assert plan.macs_run == 576 * 16 * 24 + 144 * 24 * 24 + depthwise
+    assert plan.to_dict()["macs_run"] == plan.macs_run
+    assert str(plan).endswith(f"\nruns as: {line}\nMACs as run: 335 k")
     assert plan_projector("ldp", 16, 24).runs_as == ()
+    assert plan_projector("ldp", 16, 24).macs_run is None  # without a grid
+    plain = plan_projector("ldp", 16, 24, grid=(24, 24))
+    assert plain.macs_run == plain.macs
+    assert "as run" not in str(plain)
+    with fast_paths(False):
+        plan = plan_projector("ldpnetv2", 16, 24, grid=(24, 24))
+        assert plan.macs_run == plan.macs
     nested = {
         "in": 8,
         "out": 8,

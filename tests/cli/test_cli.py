@@ -78,6 +78,8 @@ def test_show_prints_the_plan() -> None:
     assert out == str(plan_projector("ldp", 1024, 2048, grid=(24, 24))) + "\n"
     total = " ".join(out.splitlines()[-1].split())
     assert total == "total 576 -> 144 tokens 24x24 x 1024 12x12 x 2048 10,541,056 4.24 G"
+    out = run("show", "ldpnetv2", "in=16", "out=24", "grid=24x24")[1]
+    assert out.endswith("\nruns as: blocks.3 runs before blocks.2\nMACs as run: 335 k\n")
 
 
 def test_show_as_json() -> None:
@@ -371,6 +373,7 @@ def test_one_vocabulary_of_dtypes(tmp_path: Path) -> None:
         ("mobilevlm show ldpn", ["ldpnet", "ldpnetv2"]),
         ("mobilevlm tokens mlp2x_g", ["mlp2x_gelu", "mlp2x_gelu_Norm"]),
         ("mobilevlm export qwen3", ["qwen3-vl", "qwen3-vl-deepstack"]),
+        ("mobilevlm compare ldp mlp2x_g", ["mlp2x_gelu", "mlp2x_gelu_Norm"]),
         ("mobilevlm help doc", ["doctor"]),
         ("mobilevlm bench ldp --dtype b", ["bfloat16"]),
         ("mobilevlm show ldp --j", ["--json"]),
@@ -413,6 +416,7 @@ def test_the_script_for_a_shell() -> None:
         assert "_MOBILEVLM_COMPLETE=complete_bash" in script.stdout
 
 
+@pytest.mark.slow
 def test_what_is_wide_is_printed_in_parts_on_a_narrow_terminal() -> None:
     words = ("show", "ldp", "in=1024", "out=2048", "grid=24x24")
     drawn = on_a_terminal(*words, NO_COLOR="1", COLUMNS="60").replace("\r", "")
@@ -484,6 +488,7 @@ def test_export_without_a_grid_says_how_one_is_written(tmp_path: Path) -> None:
         ("Give spec=load_spec('document.json').", "Give --spec document.json."),
         ("Set ceil=True.", "Set ceil=True."),
         ("as act='gelu'.", "as act=gelu."),
+        ("Write tokens='<=64' or '=64'.", "Write --tokens '<=64' or '=64'."),
         ('Write load_spec("it\'s.json").', "Write mobilevlm show 'it'\"'\"'s.json'."),
         (
             "Name it \"a root='x' b\", or 'replace=True'.",
@@ -555,6 +560,7 @@ def test_as_a_process_it_is_plain_text_when_piped() -> None:
     assert "Traceback" in process("show", "lpd", "in=1", "out=1", "--debug").stderr
 
 
+@pytest.mark.slow
 def test_on_a_terminal_it_is_coloured_unless_told_not_to_be() -> None:
     coloured = on_a_terminal("list", "ldpnetv2")
     assert "ldpnetv2" in coloured
@@ -564,6 +570,7 @@ def test_on_a_terminal_it_is_coloured_unless_told_not_to_be() -> None:
             assert "\x1b" not in on_a_terminal(*words, **{variable: value})
 
 
+@pytest.mark.quick(" 2>&1")
 @pytest.mark.parametrize("stream", ["", " 2>&1"])
 def test_a_closed_pipe_is_quiet_and_says_so(stream: str, tmp_path: Path) -> None:
     """Of good files `check` prints on standard output, of others on standard error."""
@@ -629,6 +636,7 @@ def test_a_full_disk_is_one_line() -> None:
     assert result.stderr == "error: cannot write: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_tables_are_never_cut_off() -> None:
     drawn = on_a_terminal("show", "ldpnet", "in=1024", "out=2048", "grid=24x24", COLUMNS="40")
     for number in ("18,936,832", "6.66 G", "blocks.3.body.4", "24x24 x 2048"):
