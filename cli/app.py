@@ -12,6 +12,7 @@ from .info import info
 from .new import new
 from .options import Json
 from .output import echo_json
+from .vectors import vectors
 from .verb import Verb, Verbs
 
 __all__ = ["app"]
@@ -84,6 +85,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "doctor": plugins.doctor,
     "new": new,
     "export": export.export,
+    "vectors": vectors,
     "version": version,
     "help": help_,
 }

@@ -13,6 +13,8 @@ FOLDERS = [
 ]
 FILES = sorted(path.relative_to(ROOT) for each in FOLDERS for path in each.rglob("*.py"))
 TESTS = [path for path in FILES if path.parts[0] == "tests"]
+# What is copied whole into each pack of test vectors cannot be shared among files.
+COPIED = {Path("testing/vectors/check.py"): 690}
 TEST_MODULES = Counter(path.stem for path in TESTS if path.name.startswith("test_"))
 
 
@@ -31,7 +33,8 @@ def imports(path: Path) -> Iterator[str]:
 def test_no_file_is_too_long() -> None:
     for path in FILES:
         lines = len((ROOT / path).read_text("utf-8").splitlines())
-        assert lines <= (1000 if path in TESTS else 500), f"{path} has {lines:,} lines"
+        limit = COPIED.get(path, 1000 if path in TESTS else 500)
+        assert lines <= limit, f"{path} has {lines:,} lines"
 
 
 def test_test_modules_have_names_of_their_own() -> None:
