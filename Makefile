@@ -24,7 +24,7 @@ ZETA := $(ZETA_VENV)/.done-$(VERSION)
 install = @PYTHON="$(PYTHON)" .ci/install $(@D) $(if $(wildcard $@),-q)
 
 BIN := $(VENV)/bin
-SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints models export testing zeta cli -name "*.py" -o -name "*.in")
+SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints models export compare testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests -q
 TWO := -n 2 --dist loadfile
 # Of the steps of `make test-all`, that which runs most tests.
@@ -32,8 +32,8 @@ TESTS := pytest
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .PHONY: help demo test test-all lint types pytest coverage test-slow test-threads test-isa test-clone \
-	test-models test-adapters test-export test-litert train test-train test-serving test-distributed \
-	test-zeta bench bench-check clean
+	test-models test-adapters test-export test-litert vectors-proof train test-train test-serving \
+	test-distributed test-zeta bench bench-check clean
 .NOTPARALLEL:
 
 help:  ## List these targets.
@@ -46,7 +46,7 @@ test: lint types pytest  ## The gates of every change: under 6 minutes on two id
 
 test-all:  ## Every gate, with the minutes of each.
 	@.ci/steps demo lint types $(TESTS) test-slow test-threads test-isa test-models test-export \
-		test-litert test-zeta test-adapters train test-train test-serving test-distributed
+		vectors-proof test-litert test-zeta test-adapters train test-train test-serving test-distributed
 
 lint: $(TEST)  ## ruff, on code and format; codespell, on everything.
 	$(BIN)/ruff check .
@@ -105,6 +105,11 @@ test-export: $(EXPORT)  ## ONNX, GGUF and ExecuTorch, run in their own runtimes;
 test-litert: $(LITERT)  ## The recipe for LiteRT, which needs an older pydantic.
 	OMP_NUM_THREADS=1 $(LITERT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q -p no:anyio \
 		tests/extras/export/test_recipes.py -k litert
+
+vectors-proof: $(EXPORT)  ## Test vectors: ports pass, mistakes are caught and named. Under 4 minutes.
+	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q \
+		tests/extras/vectors
+	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/python tests/extras/vectors/proof.py
 
 # The example uses both cores in stage 0, and then one.
 train: $(MODELS)  ## Train a small model with a projector; fail unless it learns. Under 5 minutes.
