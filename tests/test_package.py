@@ -27,7 +27,11 @@ ARROWS = {
     "models": {"registry", "blocks", "projectors", "checkpoints"},
     "export": {"registry", "blocks", "projectors", "checkpoints"},
     "testing": {"registry", "blocks", "projectors", "checkpoints"},
-    "cli": {"registry", "blocks", "projectors", "checkpoints", "models", "export", "testing"},
+    "compare": {"registry", "blocks", "projectors"},
+    "cli": {
+        *("registry", "blocks", "projectors", "checkpoints", "models", "export", "testing"),
+        "compare",
+    },
     "zeta": {"registry", "blocks"},
 }
 # What the root holds for the rooms, and imports nothing for.
@@ -294,6 +298,7 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
         for room, path in modules()
     } | {
         "mobilevlm/py.typed",
+        "mobilevlm/compare/defaults.json",
         "mobilevlm/projectors/zoo/index.json",
         "mobilevlm/zeta/table.json",
     }

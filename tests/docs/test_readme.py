@@ -80,6 +80,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         if target.startswith("https://"):
             continue
         assert (page.parent / target).exists(), target
+    for picture in re.findall(r'\b(?:src|srcset)="([^"]+)"', text):
+        assert (page.parent / picture).is_file(), picture
     for anchor in re.findall(r"\]\(docs/zoo.md#([^)]+)\)", text):
         assert f"\n## {anchor}\n" in ZOO.read_text("utf-8")
     for folder in re.findall(r"`([a-z-]+(?:/[a-z_.-]+)*/)`", text):
