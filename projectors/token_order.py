@@ -19,7 +19,7 @@ from ..blocks.core.run import Layer, run
 from ..blocks.core.window import windows
 from ..blocks.patch_merge import PatchMerge, PatchMergeModule
 
-__all__ = ["BlockMajor", "BlockMerge", "to_raster_packed"]
+__all__ = ["BlockMajor", "BlockMerge", "to_raster", "to_raster_packed"]
 
 
 class BlockMajor:
@@ -58,7 +58,7 @@ class BlockMajor:
         """Return tokens ``(b, n, c)`` and what to call on them, as a feature ``(b, h, w, c)``."""
         layers = self._layers(chain)
         if layers is None:
-            return _to_raster(x, grid, self._side), chain
+            return to_raster(x, grid, self._side), chain
         return x, partial(run, [layers[place] for place in chain.order()])
 
     def pack(self, images: Packing, chain: Chain) -> Tensor | None:
@@ -115,7 +115,7 @@ def _first_merge(blocks: Sequence[Block], side: int) -> int | None:
     return None
 
 
-def _to_raster(x: Tensor, grid: Grid, side: int) -> Tensor:
+def to_raster(x: Tensor, grid: Grid, side: int) -> Tensor:
     """Put block-major tokens into rows; ``(b, n, c) -> (b, n, c)``."""
     h, w = grid
     b, _, c = x.shape

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...blocks.core.block import Block, bodies, label
 from ...checkpoints.mapping import to_upstream
+from ...checkpoints.names import WEIGHTS
 from ...checkpoints.save import weights_and_config
 from ...projectors.docstrings import paragraph, paragraphs
 from ...projectors.document import dump_spec
@@ -61,7 +62,7 @@ def entry_files(entry: Entry) -> EntryFiles:
     projector = Projector(entry.stack, grid=entry.grid, dtype="fp32").eval()
     fill(projector.blocks, Numbers(f"weights of {entry.name}"))
     weights, vectors = f"{entry.name}/weights.safetensors", f"{entry.name}/vectors.safetensors"
-    files = {weights: weights_and_config(projector)["model.safetensors"]}
+    files = {weights: weights_and_config(projector)[WEIGHTS]}
     upstream = {}
     for layout, data in _upstream(projector, entry):
         upstream[layout] = f"{entry.name}/upstream-{layout}.safetensors"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...blocks.core.fast import fast_paths
 from ...blocks.core.feature import Grid
+from ...projectors.token_order import to_raster
 
 __all__ = ["ENTRY", "Images", "Step", "enter", "trace"]
 
@@ -47,11 +48,10 @@ class Images:
 
 def enter(x: Tensor, grid: Grid, prefix_tokens: int = 0, side: int = 1) -> Tensor:
     """Drop prefix tokens and put the others into rows; ``(b, n, c) -> (b, h, w, c)``."""
-    (h, w), (b, _, c) = grid, x.shape
     x = x[:, prefix_tokens:]
     if side > 1:
-        x = x.reshape(b, h // side, w // side, side, side, c).transpose(2, 3)
-    return x.reshape(b, h, w, c)
+        x = to_raster(x, grid, side)
+    return x.reshape(len(x), *grid, x.shape[-1])
 
 
 def trace(
