@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Grid
@@ -37,6 +37,8 @@ class Around:
     lm: LanguageModel | None = None
     lm_width: object = None
     remarks: tuple[str, ...] = ()
+    # By the grid: projectors for the same images have the same tower, whose config may be a file.
+    _tower_macs: dict[Grid, int] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def read(cls, in_: int | None, out: int | None, tower: object, lm: object) -> Around:
@@ -69,9 +71,6 @@ class Around:
         vision = tower
         if vision is not None:
             try:
-                if isinstance(vision, Tower):
-                    hint = "Give its config in place of what read_tower made of it."
-                    raise SpecError("a Tower does not say what it costs", "tower", hint=hint)
                 vision_cost(vision, (given and given.grid) or _ANY_GRID)
             except SpecError as error:
                 vision = None
@@ -91,4 +90,6 @@ class Around:
         """Return what the tower costs for images of these grids, if that is known."""
         if self.vision is None:
             return None
-        return sum(vision_cost(self.vision, grid).macs for grid in grids)
+        for grid in {*grids} - self._tower_macs.keys():
+            self._tower_macs[grid] = vision_cost(self.vision, grid).macs
+        return sum(self._tower_macs[grid] for grid in grids)

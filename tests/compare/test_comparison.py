@@ -20,7 +20,7 @@ from mobilevlm import (
     spec_of,
 )
 from mobilevlm.blocks.pointwise import Pointwise
-from mobilevlm.compare import Comparison
+from mobilevlm.compare import Comparison, VisionCost, vision_cost
 from mobilevlm.projectors.tower import Tower
 
 GRID = (8, 8)
@@ -122,6 +122,19 @@ def test_a_language_model_and_a_tower_add_columns() -> None:
     assert found.rows[0].grids == ((8, 8),)  # the tower's
     share = "share: the projector's part of the MACs of tower, projector as run and prefill."
     assert found.notes()[:3] == [*conventions, share]
+
+
+def test_a_tower_is_counted_once_for_each_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    grids: list[Any] = []
+
+    def counted(config: object, grid: Any) -> VisionCost:
+        grids.append(grid)
+        return vision_cost(config, grid)
+
+    monkeypatch.setattr("mobilevlm.compare.around.vision_cost", counted)
+    found = compare_projectors(["ldp", "mlp", "linear"], tower=CLIP, lm=LLAMA, grid=[GRID, (4, 4)])
+    assert len({row.tower_macs for row in found.rows}) == 2
+    assert grids == [GRID, GRID, (4, 4)]  # the first asks whether it can be counted at all
 
 
 def test_models_that_only_say_their_width_leave_columns_out() -> None:
