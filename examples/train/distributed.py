@@ -5,9 +5,12 @@ A process that was started alone does all of it too: it is the first of one.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +48,19 @@ def processes() -> Iterator[None]:
         dist.barrier()  # the first one is still saving
     finally:
         dist.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """End this process; where there are several, without taking the interpreter down first.
+
+    Threads of gloo outlive `destroy_process_group`. One that lets go of a tensor while the
+    interpreter ends aborts the process: https://github.com/pytorch/pytorch/issues/190489.
+    """
+    if not dist.is_torchelastic_launched():
+        raise SystemExit(status)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def rank() -> int:

@@ -26,6 +26,7 @@ from distributed import (
     WAYS,
     Parallel,
     first_process_first,
+    leave,
     processes,
     rank,
     say,
@@ -271,4 +272,4 @@ def main(args: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     with processes():
         status = main()
-    raise SystemExit(status)
+    leave(status)

@@ -16,7 +16,7 @@ import torch
 from answers import answer, exact_match
 from batches import encode
 from data import Question, chance, make_questions
-from distributed import WAYS, first_process_first, processes, say, world_size
+from distributed import WAYS, first_process_first, leave, processes, say, world_size
 from options import parse_projector, parser
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -147,3 +147,4 @@ def main(args: Sequence[str] | None = None) -> nn.Module:
 if __name__ == "__main__":
     with processes():
         main()
+    leave(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,9 +70,9 @@ def run(processes: int, program: str, cache: Path, *words: str, **environment: s
         process.terminate()  # torchrun ends its processes
         printed, _ = process.communicate()
         raise AssertionError(f"not done in time: {printed}") from None
-    # torchrun's report does not say why a process failed, and may be all that is shown of this.
-    own, _, report = printed.partition('\nTraceback (most recent call last):\n  File "<frozen')
-    assert process.returncode == 0, f"{report}\n{own}"
+    # torchrun's report does not say why a process failed, and the end may be all that is shown.
+    why = re.search(r"^(terminate called|Fatal Python error)(.*\n){1,12}", printed, re.MULTILINE)
+    assert process.returncode == 0, f"{printed}\n{why[0] if why else ''}"
     return printed
 
 
@@ -104,13 +105,21 @@ def main(name: str, *words: str) -> None:
     vlm.make_vlm = partial(vlm.make_vlm, settings=pretrain.Settings(**QUICK))
     program = importlib.import_module(name)
     if SGD in os.environ:
-        torch.optim.AdamW = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+        torch.optim.AdamW = Momentum
     if name == "trainer" and AS_IT_IS not in os.environ:
         let_accelerate_shard_on_a_cpu(program)
     if KILL in os.environ:
         kill(os.environ[KILL])
     with distributed.processes():
         program.main(words)  # a model that has not learnt in a few steps is no failure here
+    distributed.leave(0)
+
+
+class Momentum(torch.optim.SGD):
+    """SGD in AdamW's place; a class, as packages that are imported later derive theirs from it."""
+
+    def __init__(self, params) -> None:
+        super().__init__(params, lr=0.1, momentum=0.9)
 
 
 def let_accelerate_shard_on_a_cpu(trainer) -> None:
