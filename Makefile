@@ -4,10 +4,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-ADAPTERS_VENV ?= .venv-adapters
 EXPORT_VENV ?= .venv-export
 LITERT_VENV ?= .venv-litert
-MODELS_VENV ?= .venv-models
+SUITES_VENV ?= .venv-suites
 ZETA_VENV ?= .venv-zeta
 
 # An environment's stamps are written when pip has succeeded, and name the Python it was made with.
@@ -15,10 +14,9 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 DEMO := $(VENV)/.demo-$(VERSION)
 TEST := $(VENV)/.test-$(VERSION)
 BENCH := $(VENV)/.bench-$(VERSION)
-ADAPTERS := $(ADAPTERS_VENV)/.done-$(VERSION)
 EXPORT := $(EXPORT_VENV)/.done-$(VERSION)
 LITERT := $(LITERT_VENV)/.done-$(VERSION)
-MODELS := $(MODELS_VENV)/.done-$(VERSION)
+SUITES := $(SUITES_VENV)/.done-$(VERSION)
 ZETA := $(ZETA_VENV)/.done-$(VERSION)
 # What pip does is shown the first time.
 install = @PYTHON="$(PYTHON)" .ci/install $(@D) $(if $(wildcard $@),-q)
@@ -94,8 +92,8 @@ test-models: $(TEST)  ## Each projector in each model of docs/models.md, whose t
 	$(PYTEST) -n 2 tests/extras/models
 	$(BIN)/python tools/models_matrix.py
 
-test-adapters: $(ADAPTERS)  ## PEFT, torchao, bitsandbytes, accelerate and DeepSpeed.
-	OMP_NUM_THREADS=1 $(ADAPTERS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
+test-adapters: $(SUITES)  ## PEFT, torchao, bitsandbytes, accelerate and DeepSpeed.
+	OMP_NUM_THREADS=1 $(SUITES_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
 		tests/extras/adapters
 
 test-export: $(EXPORT)  ## ONNX, GGUF and ExecuTorch, run in their own runtimes; recipes.
@@ -112,20 +110,20 @@ vectors-proof: $(EXPORT)  ## Test vectors: ports pass, mistakes are caught and n
 	OMP_NUM_THREADS=1 $(EXPORT_VENV)/bin/python tests/extras/vectors/proof.py
 
 # The example uses both cores in stage 0, and then one.
-train: $(MODELS)  ## Train a small model with a projector; fail unless it learns. Under 5 minutes.
-	$(MODELS_VENV)/bin/python examples/train/train.py --tokens 16 --out $(MODELS_VENV)/train
+train: $(SUITES)  ## Train a small model with a projector; fail unless it learns. Under 5 minutes.
+	$(SUITES_VENV)/bin/python examples/train/train.py --tokens 16 --out $(SUITES_VENV)/train
 
-test-train: $(MODELS)  ## The parts of examples/train, with scikit-learn, PEFT and HF Trainer.
-	OMP_NUM_THREADS=1 $(MODELS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
+test-train: $(SUITES)  ## The parts of examples/train, with scikit-learn, PEFT and HF Trainer.
+	OMP_NUM_THREADS=1 $(SUITES_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
 		tests/extras/train
 
-test-serving: $(MODELS)  ## transformers serve on swapped models, asked by OpenAI's client.
-	OMP_NUM_THREADS=1 $(MODELS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
+test-serving: $(SUITES)  ## transformers serve on swapped models, asked by OpenAI's client.
+	OMP_NUM_THREADS=1 $(SUITES_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) \
 		tests/extras/serving
 
 # Its tests start processes of their own, so they run one after the other.
-test-distributed: $(MODELS)  ## DDP, FSDP2 and tensor parallelism on 2 and 3 processes. Under 8 minutes.
-	OMP_NUM_THREADS=1 $(MODELS_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q \
+test-distributed: $(SUITES)  ## DDP, FSDP2 and tensor parallelism on 2 and 3 processes. Under 8 minutes.
+	OMP_NUM_THREADS=1 $(SUITES_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q \
 		tests/extras/distributed
 
 test-zeta: $(ZETA)  ## Zeta's modules as blocks, with zetascale itself.
@@ -168,18 +166,12 @@ $(LITERT): pyproject.toml constraints-litert.txt $(SOURCES)
 	$(install) -c constraints-litert.txt . litert-torch pytest
 	touch $@
 
-$(MODELS): pyproject.toml constraints.txt constraints-models.txt $(SOURCES)
-	$(install) -c constraints.txt -c constraints-models.txt \
-		".[models]" accelerate fastapi matplotlib openai peft pytest pytest-xdist scikit-learn uvicorn
+# DeepSpeed compiles what it needs where it needs it.
+$(SUITES): export DS_BUILD_OPS := 0
+$(SUITES): pyproject.toml constraints.txt constraints-suites.txt $(SOURCES)
+	$(install) -c constraints.txt -c constraints-suites.txt ".[models,plot]" --group suites
 	touch $@
 
 $(ZETA): pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)
 	$(install) -c constraints-zeta.txt ".[zeta]" pytest
-	touch $@
-
-# DeepSpeed compiles what it needs where it needs it.
-$(ADAPTERS): export DS_BUILD_OPS := 0
-$(ADAPTERS): pyproject.toml constraints.txt constraints-adapters.txt $(SOURCES)
-	$(install) -c constraints.txt -c constraints-adapters.txt \
-		".[models]" accelerate bitsandbytes deepspeed peft pytest pytest-xdist torchao
 	touch $@
