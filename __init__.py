@@ -107,9 +107,9 @@ _PROJECTORS = "mobilevlm.projectors:PROJECTORS"
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from .registry.requirements import own_version
 
-        value: Any = version("mobilevlm")
+        value: Any = own_version()
     elif name in _HOMES:
         try:
             value = _load(name)

@@ -7,7 +7,6 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote as quoted
@@ -17,6 +16,7 @@ from typing import Annotated
 import typer
 
 from ..registry import quote
+from ..registry.requirements import installed_as, own_version
 from .arguments import UsageError
 from .options import Debug, Json
 from .output import echo, echo_json, reporting
@@ -46,7 +46,8 @@ def new(
         words = {
             "name": name,
             "module": _module_of(name),
-            "version": ".".join(version("mobilevlm").split(".")[:2]),
+            "distribution": installed_as(),
+            "version": ".".join(own_version().split(".")[:2]),
         }
         written = _write(target, words)
         if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from ..registry.requirements import OWN, extra_of
+from ..registry.requirements import extra_of
 
 __all__ = ["Requirement", "matches", "requirements"]
 
@@ -29,7 +29,7 @@ class Requirement:
     state: str
 
 
-def requirements(distribution: str = OWN) -> list[Requirement]:
+def requirements(distribution: str) -> list[Requirement]:
     """Return what a distribution requires: first what it always requires, then extra by extra.
 
     Raises:

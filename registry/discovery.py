@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import Distribution, EntryPoint, MetadataPathFinder, distributions
 
 from .entry import Entry
-from .names import DISTRIBUTION, RULE, normalize, normalize_distribution, quote
+from .names import DISTRIBUTION_NAME, RULE, normalize, normalize_distribution, quote
+from .requirements import installed_as
 
 __all__ = [
     "INSTALLED",
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 UNNAMED = "?"  # stands for a name that cannot be read, or cannot be written in a document
-OWN = "mobilevlm"  # our own entry points mirror the built-in tables for other tools to read
 GROUP = re.compile(r"^\s*\[\s*mobilevlm\.", re.MULTILINE)
 
 
@@ -133,10 +133,11 @@ def discover() -> Discovery:
     entry_points: list[PluginEntryPoint] = []
     problems: list[Problem] = []
     seen: dict[str, tuple[str, Distribution]] = {}
+    own = normalize_distribution(installed_as())
     try:
         for dist in distributions():
             name, version = _identity(dist)
-            if name == OWN:
+            if name == own:  # our entry points mirror the built-in tables, for other tools
                 continue
             if name in seen:
                 problems += _hidden_copies(name, seen[name], (version, dist))
@@ -232,5 +233,5 @@ def _identity(dist: Distribution) -> tuple[str, str]:
         if (match := re.search(rf"^{key}:[ \t]*(.+)$", headers, re.MULTILINE))
     }
     name = found.get("Name", "")
-    usable = DISTRIBUTION.fullmatch(name)
+    usable = DISTRIBUTION_NAME.fullmatch(name)
     return normalize_distribution(name) if usable else UNNAMED, found.get("Version", "?")

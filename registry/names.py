@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 __all__ = [
-    "DISTRIBUTION",
+    "DISTRIBUTION_NAME",
     "describe_error",
     "did_you_mean",
     "first_line",
@@ -22,7 +22,7 @@ MAX_LENGTH = 64
 RULE = f"lower-case ASCII letters, digits and '-', starting with a letter, at most {MAX_LENGTH}"
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.ASCII)
-DISTRIBUTION = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII | re.IGNORECASE)
+DISTRIBUTION_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII | re.IGNORECASE)
 
 
 def normalize(name: object) -> str | None:
@@ -61,7 +61,7 @@ def parse(name: object) -> tuple[str | None, str] | None:
         return None
     if not slash:
         return None, canonical
-    if not DISTRIBUTION.fullmatch(distribution):
+    if not DISTRIBUTION_NAME.fullmatch(distribution):
         return None
     return normalize_distribution(distribution), canonical
 

@@ -16,7 +16,10 @@ __all__ = [
 ]
 
 DISABLE_VARIABLE = "MOBILEVLM_DISABLE_PLUGINS"
+"""The variable that switches plugins off: all, or those that it names."""
+
 STRICT_VARIABLE = "MOBILEVLM_STRICT_PLUGINS"
+"""The variable that makes problems of plugins errors."""
 
 _NO = ("", "0", "false", "no", "off")
 
