@@ -45,9 +45,9 @@ def _main(
 
 def version(as_json: Json = False) -> None:
     """Show the version."""
-    from importlib.metadata import version as version_of
+    from ..registry.requirements import own_version
 
-    number = version_of("mobilevlm")
+    number = own_version()
     if as_json:
         echo_json({"version": number})
     else:

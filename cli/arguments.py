@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..projectors import PROJECTORS
-from ..registry import MobileVLMError, did_you_mean, quote
+from ..projectors.index import advice
+from ..registry import MobileVLMError, UnknownName, did_you_mean, quote
 
 if TYPE_CHECKING:
     from ..projectors.stack import Stack
@@ -149,11 +150,17 @@ def call(
         UsageError: A word is wrong, or the widths of a name or the grid are missing.
         SpecError: The file cannot be read, or is not a valid document.
     """
+
+    def command(name: str, options: Mapping[str, Any]) -> str:
+        grid = ["grid=24x24"] * needs_grid
+        given = [f"{key}={value}" for key, value in options.items()]
+        return " ".join([f"mobilevlm {verb} {name} in=1024 out=2048", *grid, *given])
+
     keywords = settings(words)
     if is_file(target):
         keywords["spec"] = document(target)
     else:
-        check_name(target)
+        check_name(target, command)
         missing = [key for key, model in _MODELS.items() if model not in keywords]
         defaults = {key: width for key, width in (widths or {}).items() if key in missing}
         keywords = {"spec": target, **defaults, **keywords}
@@ -194,8 +201,12 @@ def is_file(target: str) -> bool:
     return bool(is_document) or (target not in PROJECTORS and os.path.isfile(target))
 
 
-def check_name(name: str) -> None:
+def check_name(name: str, written: Callable[[str, Mapping[str, Any]], str]) -> None:
     """Look a registered name up, without importing anything.
+
+    Args:
+        name: The name.
+        written: Writes a family with its options for this verb, where the name is a model's.
 
     Raises:
         RegistryError: There is no such name, or it is a model's.
@@ -205,7 +216,11 @@ def check_name(name: str) -> None:
         from ..projectors.lookup import refuse_path
 
         refuse_path(name)
-    PROJECTORS.find(name)
+    try:
+        PROJECTORS.find(name)
+    except UnknownName as error:
+        error.hint = advice(name, written) or error.hint
+        raise
 
 
 def document(file: str) -> Stack:

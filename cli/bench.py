@@ -9,7 +9,8 @@ import typer
 
 from .arguments import call
 from .options import Debug, Json, NameOrFile, Words, complete_dtype, dtype_of
-from .output import echo, echo_json, echo_table, progress_bar, reporting
+from .output import echo, echo_json, progress_bar, reporting
+from .table import echo_table
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,7 +26,8 @@ from .options import (
     dtype_of,
     grid_of,
 )
-from .output import FAILED, echo, echo_json, echo_table, explain, reading_bar, reporting
+from .output import FAILED, echo, echo_json, explain, reading_bar, reporting
+from .table import echo_table
 
 if TYPE_CHECKING:
     from ..checkpoints.values import Values

@@ -20,7 +20,8 @@ from .arguments import (
     settings,
 )
 from .options import Debug, Force, Json, complete_dtype, dtype_of, names
-from .output import FAILED, echo, echo_json, echo_table, explain, progress_bar, reporting
+from .output import FAILED, echo, echo_json, explain, progress_bar, reporting
+from .table import echo_table
 from .wording import reworded
 
 if TYPE_CHECKING:
@@ -165,9 +166,15 @@ def _spec(target: str, keywords: Mapping[str, Any]) -> Spec:
     if is_file(target):
         return target, document(target)
     name, options = bracketed(target)
-    check_name(name)
+    check_name(name, _quoted)
     _require_widths(keywords, name)
     return name, options
+
+
+def _quoted(name: str, options: Mapping[str, Any]) -> str:
+    """Return a name with its options as a target; a shell takes brackets in quotes only."""
+    given = ",".join(f"{key}={value}" for key, value in options.items())
+    return f'"{name}({given})"' if given else name
 
 
 def _require_widths(keywords: Mapping[str, Any], target: str) -> None:

@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from importlib.metadata import distributions, metadata, version
+from importlib.metadata import distributions, metadata
 from typing import Any, Literal
 
 from ..blocks import BLOCKS
@@ -23,7 +23,7 @@ from ..registry import (
     disabled,
     quote,
 )
-from ..registry.requirements import OWN
+from ..registry.requirements import OWN, clone_first, install_own, installed_as, own_version
 from .requirements import Requirement, matches, requirements
 
 __all__ = ["VARIABLES", "Diagnosis", "Finding", "diagnose"]
@@ -78,12 +78,12 @@ def diagnose() -> Diagnosis:
     needed: list[Requirement] = []
     own = "?"
     try:
-        own = version(OWN)
+        own = own_version()
         findings += _check_own_installation()
-        needed = requirements(OWN)
+        needed = requirements(installed_as())
     except Exception as error:  # not installed, broken metadata, a broken finder of another package
         text = f"its metadata cannot be read: {describe_error(error)}"
-        hint = "Install it: pip install . in its clone."
+        hint = f"Install it: {install_own()}{clone_first(' in its clone')}."
         if isinstance(error, ImportError) and (error.name or "").startswith("packaging"):
             hint = "Write: pip install packaging. Without it, no version is checked."
         findings.append(Finding("problem", OWN, text, hint))
@@ -127,13 +127,14 @@ def processor() -> dict[str, Any]:
 
 def _check_own_installation() -> Iterator[Finding]:
     copies: dict[str, str] = {}
-    for copy in distributions(name=OWN):
+    for copy in distributions(name=installed_as()):
         copies.setdefault(copy.version, str(copy.locate_file("")))
     if len(copies) > 1:
         found = ", ".join(f"{each} in {quote(folder, 200)}" for each, folder in copies.items())
-        hint = f"Write: pip uninstall {OWN}, until none is left; then pip install . in its clone."
+        hint = f"Write: pip uninstall {installed_as()}, until none is left; "
+        hint += f"then {install_own()}{clone_first(' in its clone')}."
         yield Finding("problem", OWN, f"it is installed more than once: {found}", hint)
-    wanted = ",".join(metadata(OWN).get_all("Requires-Python") or ())
+    wanted = ",".join(metadata(installed_as()).get_all("Requires-Python") or ())
     running = platform.python_version()
     if not matches(running, wanted):
         hint = "Install it under a newer Python."

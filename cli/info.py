@@ -11,7 +11,8 @@ import typer
 
 from ..projectors.search import with_options
 from .options import Debug, Json, names
-from .output import echo, echo_json, echo_table, reporting
+from .output import echo, echo_json, echo_prose, reporting
+from .table import echo_table
 
 if TYPE_CHECKING:
     from ..projectors.describe import Description
@@ -43,13 +44,13 @@ def info(
             echo_json(facts)
             return
         for title, text in _lines(found):
-            echo(f"{title:<12}{text}")
+            echo_prose(f"{title:<12}{text}", 12)
         echo()
         rows = [
-            [option, json.dumps(default), meaning]
+            [option, json.dumps(default), meaning.replace("``", "`")]
             for option, (default, meaning) in found.fields.items()
         ]
-        echo_table(["option", "default", "meaning"], rows)
+        echo_table(["option", "default", "meaning"], rows, prose={2})
 
 
 def _lines(found: Description) -> list[tuple[str, str]]:

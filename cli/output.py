@@ -1,4 +1,4 @@
-"""What is printed: tables, JSON, progress bars, and errors on standard error."""
+"""What is printed: text, JSON, progress bars, and errors on standard error."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from io import UnsupportedOperation
-from typing import TYPE_CHECKING, Any, TextIO
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 import typer
 
@@ -20,12 +21,25 @@ from .wording import reworded
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["echo", "echo_json", "echo_table", "explain", "progress_bar", "reading_bar", "reporting"]
+__all__ = [
+    "columns",
+    "console",
+    "echo",
+    "echo_drawing",
+    "echo_json",
+    "echo_prose",
+    "explain",
+    "progress_bar",
+    "reading_bar",
+    "reporting",
+    "results",
+]
 
 FAILED = 1
 USAGE = 2
 PIPE = 141  # what a shell reports for a program that SIGPIPE has ended
 LARGE = 100_000_000  # bytes that take long enough to read for a progress bar
+_ASCII = str.maketrans("│├└┌┐┘─▼", "|+++++-v")
 
 _as_json: ContextVar[bool] = ContextVar("as_json", default=False)
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)  # None: sys.stdout
@@ -79,9 +93,13 @@ def console(**options: Any) -> Console:
         def on_broken_pipe(self) -> None:
             raise  # noqa: PLE0704 - rich would exit with its own status
 
-    if os.environ.get("NO_COLOR"):
+    if _no_escapes():
         options["color_system"] = None
     return Piped(**options)
+
+
+def _no_escapes() -> bool:
+    return bool(os.environ.get("NO_COLOR"))
 
 
 def explain(
@@ -109,60 +127,35 @@ def echo(text: object = "", *, nl: bool = True) -> None:
     typer.echo(text, file=_results.get(), nl=nl)
 
 
+def echo_prose(text: str, indent: int = 0) -> None:
+    """Print a paragraph; on a terminal, further lines of it begin after `indent` spaces."""
+    if results().isatty():
+        text = fill(text, columns(), subsequent_indent=" " * indent, break_on_hyphens=False)
+    echo(text)
+
+
 def echo_json(value: Any) -> None:
     """Print a result as JSON."""
     echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def echo_table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    right: Collection[int] = (),
-    total: bool = False,
-    titles: int = 1,
-) -> None:
-    """Print a table as aligned text, with styles on a terminal. No cell is ever cut off.
-
-    A table that is wider than the terminal is printed in parts, one below the other. Each part
-    starts with the columns that say what a row is, the first `titles`.
-    """
-    from ..projectors.table import align
-
-    terminal = _results.get()
-    if terminal is None or not terminal.isatty():
-        echo(align(header, rows, right=right, total=total))
-        return
-    from rich.text import Text
-
-    page = console(file=terminal, soft_wrap=True, highlight=False)
-    for part, columns in enumerate(
-        _parts(header, rows, shutil.get_terminal_size().columns, titles)
-    ):
-        title, rule, *lines = align(
-            [header[column] for column in columns],
-            [[row[column] for column in columns] for row in rows],
-            right={index for index, column in enumerate(columns) if column in right},
-            total=total,
-        ).splitlines()
-        if part:
-            page.print()
-        page.print(Text(title, "bold"), Text(rule, "dim"), *map(Text, lines), sep="\n")
+def echo_drawing(text: str) -> None:
+    """Print a drawing made of lines, with signs of ASCII where the output has no better ones."""
+    try:
+        text.encode(results().encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = text.translate(_ASCII)
+    echo(text)
 
 
-def _parts(
-    header: Sequence[str], rows: Sequence[Sequence[str]], width: int, titles: int
-) -> list[list[int]]:
-    """Divide the columns into parts that fit, each of which starts with the titles."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    first = list(range(titles))
-    parts = [first.copy()]
-    for column in range(titles, len(widths)):
-        taken = sum(widths[each] + 2 for each in parts[-1])
-        if len(parts[-1]) > titles and taken + widths[column] > width:
-            parts.append(first.copy())
-        parts[-1].append(column)
-    return parts
+def results() -> TextIO:
+    """Return where results are printed."""
+    return _results.get() or sys.stdout
+
+
+def columns() -> int:
+    """Return the width of the terminal; ``COLUMNS`` sets it, and elsewhere it is 80."""
+    return shutil.get_terminal_size().columns
 
 
 @contextmanager
@@ -170,6 +163,8 @@ def progress_bar(
     title: str = "", *, in_bytes: bool = False, large: int = LARGE
 ) -> Iterator[Callable[..., None]]:
     """Draw a progress bar on standard error if that is a terminal, and remove it at the end.
+
+    With ``NO_COLOR`` it is a line with a percentage, as a bar is drawn with escape sequences.
 
     Args:
         title: What is being done.
@@ -183,11 +178,6 @@ def progress_bar(
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda *_, **__: None
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [TextColumn("{task.description}"), BarColumn()]
-    if in_bytes:
-        columns += [DownloadColumn(), TimeRemainingColumn()]
     with ExitStack() as stack:
         terminal = sys.stderr
         # A copy, because an export redirects the process's output while it draws here.
@@ -195,21 +185,54 @@ def progress_bar(
             terminal = stack.enter_context(
                 open(os.dup(terminal.fileno()), "w", encoding=terminal.encoding)
             )
-        bar = Progress(
-            *columns,
-            console=console(file=terminal),
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        stack.enter_context(bar)
-        task = bar.add_task(title, total=None, visible=False)
+        draw = stack.enter_context((_line if _no_escapes() else _bar)(terminal, in_bytes))
 
         def update(done: int, total: int | None = None, title: str = title) -> None:
-            visible = not in_bytes or (total or 0) >= large
-            bar.update(task, completed=done, total=total, description=title, visible=visible)
+            draw(done, total, title, not in_bytes or (total or 0) >= large)
 
         yield update
+
+
+_Draw: TypeAlias = Callable[[int, int | None, str, bool], None]
+"""Draws what is done, of how many, under which title, and whether it is to be seen."""
+
+
+@contextmanager
+def _bar(terminal: TextIO, in_bytes: bool) -> Iterator[_Draw]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn()]
+    if in_bytes:
+        columns += [DownloadColumn(), TimeRemainingColumn()]
+    with Progress(
+        *columns,
+        console=console(file=terminal),
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        yield lambda done, total, title, visible: bar.update(
+            task, completed=done, total=total, description=title, visible=visible
+        )
+
+
+@contextmanager
+def _line(terminal: TextIO, in_bytes: bool) -> Iterator[_Draw]:
+    shown = ""
+
+    def draw(done: int, total: int | None, title: str, visible: bool) -> None:
+        nonlocal shown
+        share = f" {done / total:.0%}" if total else ""
+        text = f"{title}{share}"[: columns() - 1] if visible else ""
+        if text != shown:
+            terminal.write(f"\r{text.ljust(len(shown))}")
+            terminal.flush()
+            shown = text
+
+    yield draw
+    draw(0, None, "", False)
+    terminal.write("\r")
 
 
 def reading_bar(path: str) -> AbstractContextManager[Callable[..., None]]:

@@ -12,7 +12,8 @@ from ..blocks import BLOCKS
 from ..projectors import PROJECTORS
 from ..registry import Plugin
 from .options import Debug, Json
-from .output import FAILED, echo, echo_json, echo_table, explain, reporting
+from .output import FAILED, echo, echo_json, explain, reporting
+from .table import echo_table
 
 __all__ = ["doctor", "plugins"]
 

@@ -17,14 +17,15 @@ _TEXT = r"""(?<!\w)('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 # Of a call, what stands after the path: without groups of its own.
 _ARGUMENTS = r"""(?:, [a-z_]+=(?:'(?:[^'\\]|\\.)*'|\w+|\[\.\.\.\]))*"""
 _INSPECT = "mobilevlm inspect {}{}"
+_CONVERT = "mobilevlm convert --from-pickle {} {}{}"
 _FAMILY = "--family {}{}"
 # What the library's messages advise, and what to write in a shell instead.
 _REWORDINGS = [
     (re.compile(python), shell)
     for python, shell in (
         (
-            rf"convert_checkpoint\({_TEXT}, {_TEXT}, from_pickle=True\)",
-            "mobilevlm convert --from-pickle {} {}",
+            rf"convert_checkpoint\({_TEXT}, {_TEXT}, from_pickle=True({_ARGUMENTS})\)",
+            _CONVERT,
         ),
         (rf"load_projector\({_TEXT}({_ARGUMENTS})\)", _INSPECT),
         (rf"inspect_checkpoint\({_TEXT}()\)(?:\.spec)?", _INSPECT),
@@ -84,9 +85,11 @@ def _reword(match: re.Match[str]) -> str:
         found = python.fullmatch(match[0])
         if found:
             words = found.groups()
-            if shell in (_INSPECT, _FAMILY):
-                first = words[0] if shell == _FAMILY else _shell_quoted(words[0])
-                return shell.format(first, on_the_command_line(words[1].replace(",", "")))
+            if shell in (_INSPECT, _CONVERT, _FAMILY):
+                *first, arguments = words
+                if shell != _FAMILY:
+                    first = [*map(_shell_quoted, first)]
+                return shell.format(*first, on_the_command_line(arguments.replace(",", "")))
             if "mobilevlm" in shell:
                 words = tuple(map(_shell_quoted, words))
             return shell.format(*words)

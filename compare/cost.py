@@ -175,7 +175,7 @@ class Cost:
 
     @property
     def images(self) -> str:
-        """The grids as text: ``24x24 + 2 of 16x16``."""
+        """The grids as text, ``24x24 + 2 of 16x16``."""
         return grids_text(self.grids)
 
     def to_dict(self) -> dict[str, Any]:

@@ -92,6 +92,7 @@ FAMILIES = {
     "vipllava": "mobilevlm.projectors.zoo.vipllava:VipLlava",
     "voxtral": "mobilevlm.projectors.zoo.voxtral:Voxtral",
 }
+"""The built-in families, and where their presets are."""
 
 
 PROJECTORS: Registry[Preset | type[Preset]] = Registry(
@@ -106,3 +107,4 @@ PROJECTORS: Registry[Preset | type[Preset]] = Registry(
     other="mobilevlm.blocks:BLOCKS",
     advise=advice,
 )
+"""The registry of projectors: their presets by name, built in, registered and of plugins."""

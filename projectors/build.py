@@ -72,7 +72,14 @@ def build_projector(
         GridError: The grid does not fit.
     """
     stack, grid = resolve(spec, in_, out, tower, lm, options, tokens, grid)
-    return Projector(stack, grid=grid, device=device, dtype=dtype, max_parameters=max_parameters)
+    return Projector(
+        stack,
+        grid=grid,
+        device=device,
+        dtype=dtype,
+        max_parameters=max_parameters,
+        name=spec if isinstance(spec, str) else "",
+    )
 
 
 def plan_projector(
@@ -96,7 +103,9 @@ def plan_projector(
     """
     stack, grid = resolve(spec, in_, out, tower, lm, options, tokens, grid)
     sides = None if grid is None else check_grid(grid)
-    return Plan(stack, sides, max_parameters=max_parameters)
+    return Plan(
+        stack, sides, max_parameters=max_parameters, name=spec if isinstance(spec, str) else ""
+    )
 
 
 def spec_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ __all__ = [
     "aliases",
     "find_model",
     "folded",
+    "keywords",
     "models",
     "read_index",
     "upstream_entry",
@@ -79,8 +80,26 @@ def find_model(name: str) -> tuple[str, str, Mapping[str, Any]] | None:
     return None
 
 
-def advice(name: str) -> str:
+def _build_call(family: str, options: Mapping[str, Any]) -> str:
+    """Return a call that builds a family, for a message."""
+    return f"build_projector({family!r}, 1024, 2048{keywords(options)})"
+
+
+def keywords(options: Mapping[str, Any]) -> str:
+    """Return options as the last arguments of a call.
+
+    >>> keywords({"merge": 3})
+    ', merge=3'
+    """
+    return "".join(f", {key}={value!r}" for key, value in options.items())
+
+
+def advice(name: str, written: Callable[[str, Mapping[str, Any]], str] = _build_call) -> str:
     """Return what to write for a model's name; empty if it is none.
+
+    Args:
+        name: A name that no projector has.
+        written: Writes a family with its options as the caller of the message would.
 
     >>> advice("smolvlm")
     "SmolVLM uses idefics3: write build_projector('idefics3', 1024, 2048, merge=3)."
@@ -89,8 +108,7 @@ def advice(name: str) -> str:
     if found is None:
         return ""
     model, family, options = found
-    call = "".join(f", {key}={value!r}" for key, value in options.items())
-    return f"{model} uses {family}: write build_projector({family!r}, 1024, 2048{call})."
+    return f"{model} uses {family}: write {written(family, options)}."
 
 
 @cache

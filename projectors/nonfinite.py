@@ -23,6 +23,8 @@ class NonFiniteError(MobileVLMError, ArithmeticError):
 def find_nonfinite(projector: nn.Module) -> Iterator[None]:
     """Stop at the first block that produces a NaN or an infinity, within a ``with`` block.
 
+    For example::
+
         with find_nonfinite(projector):
             projector(x)
 

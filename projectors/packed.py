@@ -95,7 +95,7 @@ class PackedGrids:
 
     @property
     def rows(self) -> int:
-        """How many rows the input has: the images' tokens, or as many as the budget allows."""
+        """How many rows the input has, the images' tokens or as many as the budget allows."""
         return self.images.rows
 
     @property

@@ -14,8 +14,10 @@ from ..blocks.core.block import Step, chains, label, walk_cache
 from ..blocks.core.chain import Chain
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Feature, Grid
-from ..registry import describe_error
+from ..registry import MobileVLMError, describe_error
 from .assemble import assemble
+from .drawing import draw
+from .html import to_html
 from .macs import count_macs, macs_of
 from .stack import Stack
 from .table import align, short_count
@@ -23,6 +25,7 @@ from .table import align, short_count
 __all__ = ["MAX_PARAMETERS", "Plan", "PlanRow"]
 
 MAX_PARAMETERS = 2_000_000_000
+_EXAMPLE = (24, 24)  # the grid of CLIP's ViT-L/14 at 336 pixels
 
 
 @dataclass(frozen=True)
@@ -62,19 +65,28 @@ class Plan:
         stack: The specification.
         grid: The token grid (h, w), or None if it is not known.
         max_parameters: Upper limit on parameters.
+        name: What the projector is called.
 
     Attributes:
         stack: The specification.
         grid: The grid, or None.
+        name: What the projector is called: the registered name that it was asked for by; empty
+            for that of a document.
         steps: The blocks with the features around them.
         max_parameters: The upper limit on parameters.
     """
 
     def __init__(
-        self, stack: Stack, grid: Grid | None = None, *, max_parameters: int = MAX_PARAMETERS
+        self,
+        stack: Stack,
+        grid: Grid | None = None,
+        *,
+        max_parameters: int = MAX_PARAMETERS,
+        name: str = "",
     ) -> None:
         self.stack = stack
         self.grid = grid
+        self.name = name
         self.max_parameters = max_parameters
         self.steps: list[Step] = stack.walk(grid or (None, None))
 
@@ -182,7 +194,7 @@ class Plan:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What to print below the table: which blocks run in another order, and the MACs then."""
+        """What to print below the table, such as what runs in another order, and the MACs then."""
         lines = [f"runs as: {line}" for line in self.runs_as]
         if self.macs_run != self.macs:
             lines.append(f"MACs as run: {short_count(self.macs_run)}")
@@ -232,31 +244,83 @@ class Plan:
             ],
         }
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return the plan as a header and rows of text; the last row is the total."""
+    def table(self, *, full: bool = True) -> tuple[list[str], list[list[str]]]:
+        """Return the plan as a header and rows of text; the last row is the total.
+
+        Args:
+            full: Whether the path of a block inside another is written in full, or from there on.
+        """
         header = ["block", "type", "feature in", "feature out", "parameters", "MACs"]
         tokens = f"{self.tokens_in or '?'} -> {self.tokens_out or '?'} tokens"
         first, last = self.steps[0].x, self.steps[-1].y
         total = PlanRow("total", tokens, first, last, self.parameters, self.macs)
-        rows = [
-            [
-                "  " * row.depth + row.path,
-                row.name,
-                str(row.x),
-                str(row.y),
-                f"{row.parameters:,}",
-                short_count(row.macs),
-            ]
-            for row in (*self.rows, total)
-        ]
+        rows: list[list[str]] = []
+        outer: list[str] = []  # the paths of the blocks around a row, then its own
+        for row in (*self.rows, total):
+            outer = [*outer[: row.depth], row.path]
+            path = row.path if full else outer[-1].removeprefix(f"{outer[-2:][0]}.")
+            size, macs = f"{row.parameters:,}", short_count(row.macs)
+            indent = "  " * row.depth
+            rows.append([indent + path, row.name, str(row.x), str(row.y), size, macs])
         return header, rows
+
+    def chain(self, columns: int = 80) -> str:
+        """Return a drawing of the chain: its blocks, and the features between them.
+
+        Lines show what flows where: a residual's skip runs beside its body, branches part and
+        meet again, and a repeated chain is drawn once. A feature is written where it changes. A
+        preset inside a document is drawn as the blocks that it expands to.
+
+        >>> from mobilevlm import plan_projector
+        >>> body = [{"type": "norm-act"}, {"type": "pointwise", "out": "same"}]
+        >>> blocks = [{"type": "pointwise"}, {"type": "residual", "body": body}]
+        >>> print(plan_projector({"in": 8, "out": 16, "blocks": blocks}, grid=(4, 4)).chain())
+        4x4 x 8, 16 tokens
+        │
+        ├─ pointwise
+        │    4x4 x 16
+        ├─┐ residual
+        │ ├─ norm-act (norm="layer", act="gelu")
+        │ ├─ pointwise
+        ├─┘ +
+        ▼
+        4x4 x 16, 16 tokens
+
+        Args:
+            columns: The width to which lines are wrapped.
+        """
+        return draw(self.stack, self.steps, columns)
 
     def __str__(self) -> str:
         header, rows = self.table()
         return "\n".join([align(header, rows, right=RIGHT, total=True), *self.remarks])
 
+    def _repr_html_(self) -> str:
+        header, rows = self.table()
+        title = f"Plan: {self.summary}"
+        return to_html(header, rows, right=RIGHT, total=True, title=title, notes=self.remarks)
+
     def __repr__(self) -> str:
-        return f"Plan({self.steps[0].x} -> {self.steps[-1].y}, {len(self.steps)} blocks)"
+        return f"Plan({self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """Name, widths and tokens in a line; an example of tokens, where they need a grid."""
+        widths = f"{self.stack.in_} -> {self.stack.out}"
+        return ", ".join(part for part in (self.name, widths, self._tokens()) if part)
+
+    def _tokens(self) -> str:
+        if self.grid is not None:
+            h, w = self.grid
+            return f"{self.tokens_in} -> {self.tokens_out} tokens on {h}x{w}"
+        if self.tokens_out is not None:
+            return f"{self.tokens_out} tokens"
+        try:
+            tokens = self.stack.tokens(*_EXAMPLE)
+        except MobileVLMError:
+            return ""
+        h, w = _EXAMPLE
+        return f"e.g. {h * w} -> {tokens} tokens on {h}x{w}"
 
 
 RIGHT = frozenset({4, 5})  # the columns of numbers

@@ -63,6 +63,8 @@ _ALIAS_RULE = "ASCII letters, digits, '_', '-' and '.', at most 64"
 class Preset(Spec):
     """A named projector: a pydantic class of options that expands to a stack.
 
+    For example::
+
         class Wide(Preset):
             times: int = 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -54,6 +55,9 @@ class PackedLayers(NamedTuple):
     where: str = "blocks.{}"
 
 
+# Lines of torch's repr: an identity among others, and brackets with nothing left between them.
+_IDENTITY = re.compile(r"^ *\([\w-]+\): (?:\d+ x )?Identity\(\)\n", re.MULTILINE)
+_EMPTY = re.compile(r"\(\n *\)")
 _MAX_GRIDS = 1024  # whose walks are remembered
 _MAX_SIDE = 64  # of the grid of a batch of no images
 
@@ -70,10 +74,13 @@ class Projector(nn.Module):
         device: Where to build; default: torch's current default device.
         dtype: The parameters' dtype or its name, ``"bf16"``; default: torch's default dtype.
         max_parameters: Upper limit on parameters.
+        name: What it is called.
 
     Attributes:
         spec: The specification.
         grid: The default grid, or None.
+        name: What it is called: the registered name that it was built by; empty for that of a
+            document.
         blocks: The modules in order of use.
 
     Raises:
@@ -81,6 +88,8 @@ class Projector(nn.Module):
             (nothing has been allocated then); or a block cannot be built.
         GridError: The grid does not fit.
     """
+
+    name: str = ""  # of projectors that were pickled without one
 
     def __init__(
         self,
@@ -90,6 +99,7 @@ class Projector(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
         max_parameters: int = MAX_PARAMETERS,
+        name: str = "",
     ) -> None:
         nn.Module.__init__(self)  # not super(): a subclass may be an nn.Linear too
         if not isinstance(stack, Stack):
@@ -98,6 +108,7 @@ class Projector(nn.Module):
         if dtype is not None:
             dtype = check_dtype(dtype)
         self.spec = stack
+        self.name = name
         self.max_parameters = max_parameters
         self.grid: Grid | None = None if grid is None else check_grid(grid)
         plan = Plan(stack, self.grid, max_parameters=max_parameters)
@@ -122,7 +133,7 @@ class Projector(nn.Module):
     def plan(self, grid: Sequence[int] | None = None) -> Plan:
         """Return the plan for a grid; default: the grid given at build."""
         sides = self.grid if grid is None else check_grid(grid)
-        return Plan(self.spec, sides, max_parameters=self.max_parameters)
+        return Plan(self.spec, sides, max_parameters=self.max_parameters, name=self.name)
 
     @overload
     def tokens(self, h: int, w: int) -> int: ...
@@ -271,6 +282,8 @@ class Projector(nn.Module):
     def parallel_styles(self, size: int | None = None) -> dict[str, ParallelStyle]:
         """Return torch's styles of `tp_plan`, without what is replicated.
 
+        For example::
+
             parallelize_module(projector, mesh, projector.parallel_styles(mesh.size()))
 
         Then some parameters are DTensors and others are not. Under
@@ -282,7 +295,11 @@ class Projector(nn.Module):
     def unloaded(self) -> Projector:
         """Return a projector of this specification, with this one's keys, on the meta device."""
         return Projector(
-            self.spec, grid=self.grid, device="meta", max_parameters=self.max_parameters
+            self.spec,
+            grid=self.grid,
+            device="meta",
+            max_parameters=self.max_parameters,
+            name=self.name,
         )
 
     def __getnewargs__(self) -> tuple[Stack]:
@@ -290,9 +307,15 @@ class Projector(nn.Module):
         return (self.spec,)
 
     def extra_repr(self) -> str:
-        """Show the widths in ``repr``."""
-        grid = "" if self.grid is None else f", grid={self.grid}"
-        return f"{self.spec.in_} -> {self.spec.out}{grid}"
+        """Show the name, the widths and the tokens in ``repr``."""
+        try:
+            return self.plan().summary
+        except GridError:  # `grid` was set to one that does not fit, which a forward refuses
+            return f"{Plan(self.spec, name=self.name).summary}, grid={self.grid}"
+
+    def __repr__(self) -> str:
+        """Return what torch prints of a module, without the identities inside it."""
+        return _EMPTY.sub("()", _IDENTITY.sub("", super().__repr__()))
 
     # ------------------------------------------------------------------ on tensors
 

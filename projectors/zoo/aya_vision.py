@@ -36,7 +36,8 @@ class AyaVision(Preset):
 
     Source: huggingface/transformers, ``models/aya_vision/modeling_aya_vision.py``
     (`AyaVisionMultiModalProjector`); huggingface/transformers,
-    ``models/cohere2_vision/modeling_cohere2_vision.py`` (`Cohere2VisionMultiModalProjector`).
+    ``models/cohere2_vision/modeling_cohere2_vision.py`` (`Cohere2VisionMultiModalProjector`); Dash
+    et al., "Aya Vision", 2025.
 
     Traps: one layer of twice the width is split in two, the value first and the gate second; the
     LayerNorm's eps is 1e-6.

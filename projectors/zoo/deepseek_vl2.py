@@ -40,7 +40,7 @@ class DeepseekVL2(Preset):
     Used by DeepSeek-VL2, as its types ``downsample_mlp_gelu`` and ``token_pooling``.
 
     Source: deepseek-ai/DeepSeek-VL2, ``deepseek_vl2/models/modeling_deepseek_vl_v2.py``
-    (`MlpProjector`).
+    (`MlpProjector`); Wu et al., "DeepSeek-VL2", 2024.
 
     Traps: zeros are padded below and to the right of odd sides; the merge is an unfold; the inner
     width is `ratio` times the output's, which upstream calls mlp_ratio; the image's newline and

@@ -76,9 +76,9 @@ class Flamingo(Preset):
     width on to the language model's cross-attention; where the two widths differ, a linear layer
     follows.
 
-    Source: mlfoundations/open_flamingo, ``open_flamingo/src/helpers.py``
-    (`PerceiverResampler`); huggingface/transformers, ``models/idefics/perceiver.py``
-    (`IdeficsPerceiverResampler`).
+    Source: mlfoundations/open_flamingo, ``open_flamingo/src/helpers.py`` (`PerceiverResampler`);
+    huggingface/transformers, ``models/idefics/perceiver.py`` (`IdeficsPerceiverResampler`); Alayrac
+    et al., "Flamingo", 2022.
 
     Traps: the keys and values include the latents; tokens and latents have a norm each; Idefics may
     normalise queries and keys too. OpenFlamingo's optional frame and media embeddings are left out.

@@ -39,7 +39,7 @@ class Florence2(Preset):
     Used by Florence-2.
 
     Source: huggingface/transformers, ``models/florence2/modeling_florence2.py``
-    (`Florence2MultiModalProjector`).
+    (`Florence2MultiModalProjector`); Xiao et al., "Florence-2", 2023.
 
     Traps: the first half of the position channels is the column's; an image is the first frame of
     a video, whose sines and cosines add 0 and 1 by turns. Upstream saves the table of those

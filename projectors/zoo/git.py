@@ -28,7 +28,8 @@ class Git(Preset):
 
     Used by GIT and, with an RMS norm, for the sound of Muse Spark.
 
-    Source: huggingface/transformers, ``models/git/modeling_git.py`` (`GitProjection`).
+    Source: huggingface/transformers, ``models/git/modeling_git.py`` (`GitProjection`); Wang et al.,
+    "GIT", 2022.
 
     Traps: the norm's eps is the vision tower's. On a video, the model adds a vector to each frame's
     features before.

@@ -45,7 +45,7 @@ class Glm4v9b(Preset):
 
     Used by GLM-4V-9B. A quarter of the tokens comes out, and two more.
 
-    Source: zai-org/GLM-4, ``visual.py`` (`EVA2CLIPModel`).
+    Source: zai-org/GLM-4, ``visual.py`` (`EVA2CLIPModel`); Hong et al., "CogVLM2", 2024.
 
     Traps: the CLS token is dropped before (``prefix_tokens=1``); a last odd row or column is, too.
     The begin and end tokens are scaled with the rest. Only the convolution and the norm have

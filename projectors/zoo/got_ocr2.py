@@ -32,7 +32,7 @@ class GotOcr2(Preset):
     Used by GOT-OCR 2.0.
 
     Source: huggingface/transformers, ``models/got_ocr2/modeling_got_ocr2.py``
-    (`GotOcr2MultiModalProjector`).
+    (`GotOcr2MultiModalProjector`); Wei et al., "General OCR Theory", 2024.
 
     Traps: upstream calls its convolutions upsamplers; they have no bias, and there is no
     activation between them; the first doubles the width, the second goes to the output's.

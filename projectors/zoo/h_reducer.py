@@ -36,7 +36,7 @@ class HReducer(Preset):
     Used by mPLUG-DocOwl 1.5, and by DocOwl 2 before its compressor.
 
     Source: X-PLUG/mPLUG-DocOwl, ``DocOwl1.5/mplug_docowl/model/visual_encoder.py``
-    (`MplugDocOwlHReducerModel`).
+    (`MplugDocOwlHReducerModel`); Hu et al., "mPLUG-DocOwl 1.5", 2024.
 
     Traps: the CLS token is dropped before (``prefix_tokens=1``). Between the two convolutions the
     tokens of a row stand apart again, so that the second is a linear layer over the first's

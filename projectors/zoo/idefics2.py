@@ -66,7 +66,8 @@ class Idefics2(Preset):
     Used by Idefics2.
 
     Source: huggingface/transformers, ``models/idefics2/modeling_idefics2.py``
-    (`Idefics2Connector`).
+    (`Idefics2Connector`); Laurençon et al., "What matters when building vision-language models?",
+    2024.
 
     Traps: the tokens are brought to the language model's width before they are resampled; no layer
     has a bias; the eps is the perceiver's, not the language model's; keys and values have fewer

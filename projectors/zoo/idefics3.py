@@ -47,7 +47,8 @@ class Idefics3(Preset):
     the end, UltraVBERT.
 
     Source: huggingface/transformers, ``models/idefics3/modeling_idefics3.py``
-    (`Idefics3Connector`).
+    (`Idefics3Connector`); Laurençon et al., "Building and better understanding vision-language
+    models", 2024.
 
     Traps: no bias, and no norm but UltraVBERT's; upstream takes square grids only.
 

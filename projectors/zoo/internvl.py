@@ -88,7 +88,8 @@ class InternVL(Preset):
     has an RMS norm whose weight multiplies in fp32, squared ReLU and no biases.
 
     Source: huggingface/transformers, ``models/internvl/modeling_internvl.py``
-    (`InternVLModel.pixel_shuffle`, `InternVLMultiModalProjector`).
+    (`InternVLModel.pixel_shuffle`, `InternVLMultiModalProjector`); Chen et al., "How Far Are We to
+    GPT-4V?", 2024.
 
     Traps: the CLS token is dropped before (``prefix_tokens=1``); InternVL's first version and
     VILA before NVILA order the merged tokens column by column (``transpose``).

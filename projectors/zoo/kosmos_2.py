@@ -50,7 +50,7 @@ class Kosmos2(Preset):
     Used by Kosmos-2 (64 queries) and Kosmos-2.5 (2048).
 
     Source: huggingface/transformers, ``models/kosmos2/modeling_kosmos2.py``
-    (`Kosmos2ImageToTextProjection`).
+    (`Kosmos2ImageToTextProjection`); Peng et al., "Kosmos-2", 2023.
 
     Traps: the queries are keys and values too, after the tokens; there is neither a norm nor a
     residual. Kosmos-2.5 scales the tokens to unit length before, in its own code.

@@ -88,4 +88,5 @@ class LDP(Projector):
         device: torch.device | str | None = None,
         dtype: torch.dtype | str | None = None,
     ) -> None:
-        super().__init__(Ldp().stack(in_channels, out_channels), device=device, dtype=dtype)
+        stack = Ldp().stack(in_channels, out_channels)
+        super().__init__(stack, device=device, dtype=dtype, name="ldp")

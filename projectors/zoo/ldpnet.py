@@ -43,8 +43,8 @@ class LdpNet(Preset):
 
     Used by MobileVLM v1 and PALO.
 
-    Source: Meituan-AutoML/MobileVLM, ``mobilevlm/model/vision_projector.py``
-    (`LDPNetProjector`).
+    Source: Meituan-AutoML/MobileVLM, ``mobilevlm/model/vision_projector.py`` (`LDPNetProjector`);
+    Chu et al., "MobileVLM", 2023.
 
     Traps: the LayerNorms' eps is 1e-5; the squeeze is ``make_divisible(out // 4, 8)`` wide, with
     ReLU inside and a hard sigmoid as gate; only the first IR has a skip.

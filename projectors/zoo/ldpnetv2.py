@@ -30,8 +30,8 @@ class LdpNetV2(Preset):
 
     Used by MobileVLM v2.
 
-    Source: Meituan-AutoML/MobileVLM, ``mobilevlm/model/vision_projector.py``
-    (`LDPNetV2Projector`).
+    Source: Meituan-AutoML/MobileVLM, ``mobilevlm/model/vision_projector.py`` (`LDPNetV2Projector`);
+    Chu et al., "MobileVLM V2", 2024.
 
     Traps: the pool is adaptive, so any grid of at least 12x12 gives 12x12; a smaller one, which
     upstream enlarges to 144 tokens, is refused. The paper writes an average pool of 2x2 windows

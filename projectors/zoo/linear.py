@@ -40,7 +40,7 @@ class Linear(Preset):
     Used by LLaVA 1.0 and PaliGemma.
 
     Source: haotian-liu/LLaVA, ``llava/model/multimodal_projector/builder.py``
-    (`build_vision_projector`).
+    (`build_vision_projector`); Liu et al., "Visual Instruction Tuning", 2023.
 
     Attributes:
         bias: Whether the layer has a bias.

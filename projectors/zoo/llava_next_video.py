@@ -46,5 +46,6 @@ class LlavaNextVideo(Preset):
     models: ClassVar[Aliases] = {"LLaVA-NeXT-Video": {}}
     tokens_by: ClassVar[TokensBy] = {"stride": MERGES}
     upstream = (
+        Upstream("llava", ("linear_1", "linear_2")),
         Upstream("llava-pooled", (Name("pooler.pool", "conv", (2, 2)), "linear_1", "linear_2")),
     )

@@ -52,7 +52,7 @@ class MiniCPMV(Preset):
     MiniCPM-V 1.0 and 2.0; `minicpmv4-6` merges patches instead.
 
     Source: OpenBMB/MiniCPM-V, ``omnilmm/model/resampler.py`` (`Resampler`); vllm-project/vllm,
-    ``vllm/model_executor/models/minicpmv.py`` (`Resampler2_5`).
+    ``vllm/model_executor/models/minicpmv.py`` (`Resampler2_5`); Yao et al., "MiniCPM-V", 2024.
 
     Traps: the first half of the position channels encodes the column; the last layer is stored as
     (in, out). The temporal positions of MiniCPM-V 4.5's video frames are left out.

@@ -29,7 +29,8 @@ class MiniGPTv2(Preset):
 
     Used by MiniGPT-v2.
 
-    Source: Vision-CAIR/MiniGPT-4, ``minigpt4/models/minigpt_v2.py`` (`MiniGPTv2`).
+    Source: Vision-CAIR/MiniGPT-4, ``minigpt4/models/minigpt_v2.py`` (`MiniGPTv2`); Chen et al.,
+    "MiniGPT-v2", 2023.
 
     Traps: the CLS token is dropped before (``prefix_tokens=1``). Four tokens that follow each other
     are joined, whatever the grid. MiniGPT-4's `llama_proj` takes the tokens of a Q-Former.

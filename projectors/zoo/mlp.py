@@ -132,7 +132,8 @@ class Mlp(Preset):
 
     Source: haotian-liu/LLaVA, ``llava/model/multimodal_projector/builder.py``
     (`build_vision_projector`); 01-ai/Yi, ``VL/llava/model/multimodal_projector/builder.py``
-    (`build_vision_projector`).
+    (`build_vision_projector`); Liu et al., "Improved Baselines with Visual Instruction Tuning",
+    2023.
 
     Attributes:
         depth: The number of linear layers.

@@ -77,7 +77,8 @@ class Molmo(Preset):
     Used by Molmo and, with the windows at the border kept, Molmo 2.
 
     Source: allenai/molmo, ``olmo/model.py`` (`OLMoPretrainedVisionBackbone`);
-    huggingface/transformers, ``models/molmo2/modeling_molmo2.py`` (`Molmo2Adapter`).
+    huggingface/transformers, ``models/molmo2/modeling_molmo2.py`` (`Molmo2Adapter`); Deitke et al.,
+    "Molmo and PixMo", 2024.
 
     Traps: the input is the features of two layers, joined on channels, without the CLS token
     (``prefix_tokens=1``). What Molmo adds to the patches of padding (`pad_embed`) is left out.

@@ -26,7 +26,7 @@ class NvilaLite(Preset):
     Used by NVILA-Lite (``mlp_downsample_3x3_fix``); NVILA itself is `nvila`.
 
     Source: NVlabs/VILA, ``llava/model/multimodal_projector/base_projector.py``
-    (`MultimodalProjector`).
+    (`MultimodalProjector`); Liu et al., "NVILA", 2024.
 
     Traps: zeros are padded below and to the right of sides that 3 does not divide; the first linear
     layer's width is three times the *input's*.

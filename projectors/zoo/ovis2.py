@@ -33,7 +33,7 @@ class Ovis2(Preset):
     Used by Ovis 2.
 
     Source: huggingface/transformers, ``models/ovis2/modeling_ovis2.py`` (`Ovis2VisionModel`,
-    `Ovis2VisualEmbeddingTable`).
+    `Ovis2VisualEmbeddingTable`); Lu et al., "Ovis", 2024.
 
     Traps: odd sides are padded with zeros; transformers pads the wrong axis there. The last rows of
     the table are the embeddings of the marks around an image. They belong to no feature, and are

@@ -24,7 +24,7 @@ class PerceptionLM(Preset):
     Used by PerceptionLM.
 
     Source: huggingface/transformers, ``models/perception_lm/modeling_perception_lm.py``
-    (`PerceptionLMMultiModalProjector`).
+    (`PerceptionLMMultiModalProjector`); Cho et al., "PerceptionLM", 2025.
 
     Traps: the pool goes to side // r, so its windows overlap where r does not divide the side;
     with r = 1 there is none.

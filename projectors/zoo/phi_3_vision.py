@@ -31,7 +31,8 @@ class Phi3Vision(Preset):
 
     Used by Phi-3 Vision and Phi-3.5 Vision, on one view of an image.
 
-    Source: vllm-project/vllm, ``vllm/model_executor/models/phi3v.py`` (`Phi3HDImageEmbedding`).
+    Source: vllm-project/vllm, ``vllm/model_executor/models/phi3v.py`` (`Phi3HDImageEmbedding`);
+    Abdin et al., "Phi-3 Technical Report", 2024.
 
     Traps: the CLS token is dropped before (``prefix_tokens=1``). The newline is added before the
     layers, at the width of four tokens. The separator between the views (`glb_GN`) is projected by

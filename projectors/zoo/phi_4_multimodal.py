@@ -25,7 +25,7 @@ class Phi4Multimodal(Preset):
     Used by Phi-4 Multimodal, on one view of an image.
 
     Source: huggingface/transformers, ``models/phi4_multimodal/modeling_phi4_multimodal.py``
-    (`Phi4MultimodalImageEmbedding`).
+    (`Phi4MultimodalImageEmbedding`); Abouelenin et al., "Phi-4-Mini Technical Report", 2025.
 
     Traps: the newline is added before the layers, at the tower's width. The separator between the
     views (`global_img_feature_extensor`) is projected by the same layers and left to the model. The

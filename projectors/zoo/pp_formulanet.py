@@ -25,7 +25,7 @@ class PPFormulaNet(Preset):
     Used by PP-FormulaNet.
 
     Source: huggingface/transformers, ``models/pp_formulanet/modeling_pp_formulanet.py``
-    (`PPFormulaNetMultiModalProjector`).
+    (`PPFormulaNetMultiModalProjector`); Liu et al., "PP-FormulaNet", 2025.
 
     Traps: there is no activation. The convolutions have no bias, and round odd sides up.
 

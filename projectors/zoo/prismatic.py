@@ -28,7 +28,8 @@ class Prismatic(Preset):
 
     Used by Prismatic VLMs with two towers and OpenVLA; with one tower without the first layer.
 
-    Source: openvla/openvla, ``prismatic/extern/hf/modeling_prismatic.py`` (`PrismaticProjector`).
+    Source: openvla/openvla, ``prismatic/extern/hf/modeling_prismatic.py`` (`PrismaticProjector`);
+    Karamcheti et al., "Prismatic VLMs", 2024.
 
     Traps: the features of the two towers are joined on channels.
 

@@ -93,7 +93,8 @@ class Qwen2VL(Preset):
     Used by Qwen2-VL to Qwen3.5-VL (RMS norm in Qwen2.5), Kimi-K2.5, PaddleOCR-VL, LFM3-VL,
     Inkling 2 (no norm) and many more.
 
-    Source: huggingface/transformers, ``models/qwen2_vl/modeling_qwen2_vl.py`` (`PatchMerger`).
+    Source: huggingface/transformers, ``models/qwen2_vl/modeling_qwen2_vl.py`` (`PatchMerger`); Wang
+    et al., "Qwen2-VL", 2024.
 
     Traps: Qwen's towers output their tokens block by block, those of a window together
     (``token_order="blocked"``); PaddleOCR-VL's row by row. The eps is 1e-6, in Kimi and

@@ -47,7 +47,7 @@ class TokenPacker(Preset):
     Used by TokenPacker, on one view of an image.
 
     Source: CircleRadon/TokenPacker, ``llava/model/multimodal_projector/builder.py``
-    (`TokenPacker`).
+    (`TokenPacker`); Li et al., "TokenPacker", 2024.
 
     Note: its input is four levels of the tower joined on channels, four times the width that others
     read; with `levels=1` it reads one.

@@ -24,7 +24,7 @@ class VibeVoice(Preset):
     Used by VibeVoice, for acoustic and for semantic latents of sound.
 
     Source: huggingface/transformers, ``models/vibevoice/modeling_vibevoice.py``
-    (`VibeVoiceMultiModalProjector`).
+    (`VibeVoiceMultiModalProjector`); Peng et al., "VibeVoice Technical Report", 2025.
 
     Traps: there is no activation; upstream's `act` is the norm, whose eps is 1e-6.
     """

@@ -26,7 +26,7 @@ class VipLlava(Preset):
     Used by VipLLaVA.
 
     Source: huggingface/transformers, ``models/vipllava/modeling_vipllava.py``
-    (`VipLlavaMultiModalProjector`).
+    (`VipLlavaMultiModalProjector`); Cai et al., "ViP-LLaVA", 2023.
 
     Note: its input is five levels of the tower joined on channels, five times the width that others
     read.

@@ -39,7 +39,7 @@ class Voxtral(Preset):
     Used by Voxtral and, with an inner width of its own and biases, GLM-ASR.
 
     Source: huggingface/transformers, ``models/voxtral/modeling_voxtral.py``
-    (`VoxtralMultiModalProjector`).
+    (`VoxtralMultiModalProjector`); Liu et al., "Voxtral", 2025.
 
     Traps: no biases; frames are a grid of one row, ``grid=(1, n)``.
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ...checkpoints.save import holds_document
 from ...projectors.errors import CheckpointError
 from ...projectors.files import check_suffix, check_target, replace_file
 from ...projectors.json_file import JsonReader
+from ...registry.requirements import own_version
 from .entries import all_entries, find_entries
 from .errors import VectorsError
 from .pack import MARK, EntryFiles, entry_files
@@ -129,7 +129,7 @@ def write_vectors(
 def _manifest(found: Mapping[str, EntryFiles]) -> str:
     """Write the manifest, one entry on a line."""
     blocks = {name: text for each in found.values() for name, text in each.blocks.items()}
-    head = {"format": _FORMAT, "mobilevlm": version("mobilevlm"), "blocks": blocks}
+    head = {"format": _FORMAT, "mobilevlm": own_version(), "blocks": blocks}
     rows = (f"{json.dumps(name)}:{_compact(each.row)}" for name, each in found.items())
     start = _compact(head).removesuffix("}")
     return f'{start},"entries":{{\n' + ",\n".join(rows) + "\n}}\n"

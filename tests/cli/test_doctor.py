@@ -1,5 +1,6 @@
 """The verbs that look at plugins and at what is installed: plugins, doctor, and list by package."""
 
+import functools
 import importlib.metadata
 import json
 import platform
@@ -20,7 +21,7 @@ from mobilevlm.blocks.core import linear
 from mobilevlm.cli import diagnosis
 from mobilevlm.cli.requirements import Requirement, matches, requirements
 from mobilevlm.registry import DISABLE_VARIABLE, STRICT_VARIABLE
-from mobilevlm.registry.requirements import install_command
+from mobilevlm.registry.requirements import install_command, install_own, installed_as
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,10 +64,13 @@ def test_list_finds_a_plugin_by_its_package(site: Site, pattern: str) -> None:
     install(site)
     assert run("list", pattern) == (
         0,
-        "name     kind       from              tokens  parameters  found by\n"
-        "-------  ---------  ----------------  ------  ----------  --------\n"
-        "swaying  projector  north-blocks 1.0\n"
-        "sway     block      north-blocks 1.0\n",
+        "projector  tokens  parameters  from              models\n"
+        "---------  ------  ----------  ----------------  ------\n"
+        "swaying                        north-blocks 1.0\n"
+        "\n"
+        "block  from\n"
+        "-----  ----------------\n"
+        "sway   north-blocks 1.0\n",
         "",
     )
 
@@ -443,7 +447,7 @@ def test_doctor_compares_versions(site: Site) -> None:
         f"note: pillow: {pillow} is installed; expected >=99 for the extra 'demo'. "
         'Write: pip install "pillow>=99"',
     ]
-    assert requirements() == [
+    assert requirements("mobilevlm") == [
         Requirement("no-such-thing", "", "<2,>=1", "", "not installed"),
         Requirement("torch", "", "<2", torch, "does not fit"),
         Requirement("pillow", "demo", ">=99", pillow, "does not fit"),
@@ -514,13 +518,25 @@ def test_hints_without_an_installation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert install_command("onnx") == 'pip install ".[onnx]"'
 
 
+def test_hints_once_an_index_has_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mobilevlm.registry.requirements.DISTRIBUTION", "its-name")
+    assert install_command("onnx") == 'pip install "its-name[onnx]"'
+    assert (install_own(), installed_as()) == ("pip install its-name", "its-name")
+    out = run("doctor")[1]
+    assert findings(out)[0] == (
+        "problem: mobilevlm: its metadata cannot be read: PackageNotFoundError: No package "
+        "metadata was found for its-name. Install it: pip install its-name."
+    )
+
+
 def test_doctor_without_an_installation(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "OWN", "no-such-thing")
+    missing = functools.partial(importlib.metadata.version, "no-such-thing")
+    monkeypatch.setattr(diagnosis, "own_version", missing)
     status, out, _ = run("doctor")
     assert status == 1
     assert out.startswith(f"mobilevlm ?, Python {platform.python_version()}\n")
     assert findings(out) == [
-        "problem: no-such-thing: its metadata cannot be read: PackageNotFoundError: No package "
+        "problem: mobilevlm: its metadata cannot be read: PackageNotFoundError: No package "
         "metadata was found for no-such-thing. Install it: pip install . in its clone."
     ]
 

@@ -1,59 +1,14 @@
 """The table for notebooks: well-formed, escaped, and in the colours of the notebook."""
 
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 
 import pytest
+from helpers.html import parse, unstyled
 
 from mobilevlm import compare_projectors
 from mobilevlm.compare import Comparison
 
 LM = {"model_type": "llama", "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
-
-
-@dataclass
-class Element:
-    tag: str
-    attributes: dict[str, str | None]
-    text: str = ""
-    inside: list["Element"] = field(default_factory=list)
-
-    def all(self, *tags: str) -> list["Element"]:
-        """Return the elements of these tags inside of it, in order."""
-        found = [self] if self.tag in tags else []
-        return found + [each for inner in self.inside for each in inner.all(*tags)]
-
-    def words(self) -> str:
-        return self.text + "".join(inner.words() for inner in self.inside)
-
-
-class Strict(HTMLParser):
-    """Reads elements, each of which has to be closed, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.root = Element("root", {})
-        self.open = [self.root]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        element = Element(tag, dict(attrs))
-        assert len(element.attributes) == len(attrs)
-        self.open[-1].inside.append(element)
-        self.open.append(element)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop().tag == tag
-
-    def handle_data(self, data: str) -> None:
-        self.open[-1].text += data
-
-
-def parse(text: str) -> Element:
-    parser = Strict()
-    parser.feed(text)
-    parser.close()
-    assert parser.open == [parser.root]
-    return parser.root
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +44,7 @@ def test_numbers_stand_to_the_right(found: Comparison) -> None:
 
 
 def test_it_takes_the_colours_and_fonts_of_the_notebook(found: Comparison) -> None:
-    root = parse(found._repr_html_())
-    allowed = {"root", "div", "table", "thead", "tbody", "tr", "th", "td", "em", "p"}
-    elements = [root]
-    for element in elements:
-        elements += element.inside
-        assert element.tag in allowed
-        assert element.attributes.keys() <= {"style", "scope"}
-        style = element.attributes.get("style") or ""
-        assert not {"color", "background", "font-family"} & {
-            rule.partition(":")[0].strip() for rule in style.split(";")
-        }
+    unstyled(parse(found._repr_html_()))
 
 
 def test_text_is_escaped(found: Comparison) -> None:

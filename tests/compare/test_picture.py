@@ -42,7 +42,7 @@ def some() -> tuple[Cost, ...]:
 
 
 @cache
-def readme() -> Comparison:
+def chosen() -> Comparison:
     return compare_picture.comparison()
 
 
@@ -61,7 +61,7 @@ def made(count: int, name: str = "{family}", seed: int = 0) -> Comparison:
 
 
 CASES: dict[str, Callable[[], Comparison]] = {
-    "README": readme,
+    "page": chosen,
     "one": lambda: Comparison(some()[:1]),
     "two alike": lambda: Comparison((some()[0], replace(some()[0], name="other", family="other"))),
     "sixty": lambda: made(60),
@@ -289,19 +289,18 @@ def test_round_values_are_marked(values: list[float], steps: list[float]) -> Non
     assert Axis.around(values, 300, least=10).steps() == pytest.approx(steps)
 
 
-def test_the_picture_of_the_readme_is_up_to_date(tmp_path: Path) -> None:
+def test_the_picture_of_the_page_is_up_to_date(tmp_path: Path) -> None:
     """To the byte by the versions of `constraints.txt`; numbers within a tenth of a point."""
-    text = (ROOT / "README.md").read_text("utf-8")
     for theme, path in compare_picture.PICTURES.items():
-        assert f'="docs/{path.name}"' in text
-        readme().plot(tmp_path / path.name, theme=theme)
+        chosen().plot(tmp_path / path.name, theme=theme)
         found, expected = (each.read_text("utf-8") for each in (tmp_path / path.name, path))
         number = r"-?\d+(?:\.\d+)?"
         assert re.sub(number, "0", found) == re.sub(number, "0", expected), REDRAW
         pairs = zip(re.findall(number, found), re.findall(number, expected), strict=True)
         assert all(abs(float(a) - float(b)) < 0.1 for a, b in pairs), REDRAW
-    [described] = re.findall(r'alt="(.*?)"', text)
-    assert [row.name for row in readme().pareto() if row.family not in described] == []
+    page = (ROOT / "docs" / "choose.md").read_text("utf-8")
+    [described] = re.findall(r"!\[(.*?)\]\(compare\.svg\)", page)
+    assert [row.name for row in chosen().pareto() if row.family not in described] == []
 
 
 REDRAW = "run: python tools/compare_picture.py"
