@@ -63,3 +63,4 @@ BLOCKS: Registry[type[Block]] = Registry(
     installed=INSTALLED,
     other=_PROJECTORS,
 )
+"""The registry of blocks: their classes by name, built in, registered and of plugins."""

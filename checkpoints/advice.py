@@ -43,7 +43,7 @@ def family_hint(weights: Weights, config: Config, meant: Request) -> str:
             one_of_many = done[1:] or meant.root is not None
             root = quote(done[0].root, 200) if one_of_many else None
             spec = done[0].projector.spec
-            call = load_call(weights.where, root=root, family=quote(name))
+            call = load_call(weights, root=root, family=quote(name))
             fitting[f"{name} ({spec.in_} -> {spec.out})"] = call
     if not fitting:
         return ""
@@ -84,7 +84,7 @@ def nothing_known(
         hint += convert_pickle(weights.path / weights.pickled_files[0])
         return CheckpointError(found, weights.where, expected, hint)
     root = quote(next(iter(likely)), 200) if likely else None
-    call = load_call(weights.where, root=root, spec="document", module_names="[...]")
+    call = load_call(weights, root=root, spec="document", module_names="[...]")
     by_spec = f"Describe it as a document, and name its modules in order of use: {call}."
     return CheckpointError(
         found, weights.where, expected, lambda: family_hint(weights, config, request) or by_spec

@@ -89,7 +89,7 @@ def attempt(weights: Weights, config: Config, fit: Candidate, request: Request) 
         f"half a projector: {places} beside {root} must be the other half",
         weights.where,
         "one module that is all of it",
-        f"If it is not, say so: {load_call(weights.where, family=quote(known.family))}.",
+        f"If it is not, say so: {load_call(weights, family=quote(known.family))}.",
     )
 
 
@@ -123,9 +123,10 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
             alias_of, meant = aliases().get(match.preset, ("", {}))
             name = alias_of or name
             options = {**({} if fit.family.alias else meant), **options, **given}
+        shown = fit.family.alias or match.preset or family
         grid = None if match.grid is None else request.grid or match.grid
         stack = request.applied(to_stack(name, match.in_, match.out, options))
-        projector = Projector(stack, grid=grid, device="meta")
+        projector = Projector(stack, grid=grid, device="meta", name=shown)
     except MobileVLMError as error:
         # A reader does not know whose config and tensors it reads, and a preset knows less.
         place = f"{where}: {error.where}" if error.where else where
@@ -141,7 +142,6 @@ def _read(weights: Weights, config: Config, fit: Candidate, request: Request) ->
     except CheckpointError as error:
         hint = _doubt(request) or error.hint
         raise CheckpointError(error.found, where, error.expected, hint) from error
-    shown = fit.family.alias or match.preset or family
     check_fit(pairs, stored, shown, weights, root, _doubt(request))
     keys = [(root + key, part) for key, part in pairs]
     layout, notes = fit.family.layout(entry), tuple(ckpt.notes)
@@ -183,7 +183,7 @@ def _by_document(weights: Weights, fit: Candidate) -> str:
     # Below a root that is given nothing may be left over; some entries take a part of it only.
     root = quote(fit.root, 200) if fit.root and fit.entry.prefixes == ("",) else None
     call = load_call(
-        weights.where, root=root, spec="document", module_names=quote(fit.family.layout(fit.entry))
+        weights, root=root, spec="document", module_names=quote(fit.family.layout(fit.entry))
     )
     return f"Describe the projector as a document, with a block of your own if need be: {call}."
 

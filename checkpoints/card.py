@@ -16,7 +16,7 @@ from ..projectors.matching import matching_preset
 from ..projectors.plan import Plan
 from ..projectors.projector import Projector
 from ..registry import MobileVLMError, printable
-from ..registry.requirements import OWN, install_from_clone
+from ..registry.requirements import OWN, clone_first, install_own
 from .source import MARK, Source, read_card, source_of
 
 __all__ = ["card_title", "describes_another", "is_card", "model_card"]
@@ -151,9 +151,10 @@ def _loading(projector: Projector, plan: Plan | None, address: str) -> Iterator[
     if isinstance(before, int):
         before += spec.prefix_tokens
     shapes = f"(b, {before or 'n'}, {spec.in_}) -> (b, {after or 'm'}, {spec.out})"
-    install = install_from_clone("hub" if address else "")
+    install = install_own("hub" if address else "")
     place = json.dumps(address or "FOLDER")
-    yield f"## Load\n\nIn a clone of `{OWN}` run `{install}`, then:\n"
+    run = clone_first(f"In a clone of `{OWN}` run") or "Run"
+    yield f"## Load\n\n{run} `{install}`, then:\n"
     yield "```python"
     yield f"from {OWN} import load_projector\n"
     yield f"projector = load_projector({place}{given})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..projectors import PROJECTORS
-from ..projectors.index import aliases, find_model, upstream_index
+from ..projectors.index import advice, aliases, keywords, upstream_index
 from ..projectors.upstream import Upstream
 from ..registry import Entry, RegistryError, UnknownName, describe_error, quote
 
@@ -47,11 +47,9 @@ def find_family(name: str) -> Family:
     try:
         found = PROJECTORS.find(name)
     except UnknownName as error:
-        meant = find_model(name) if isinstance(name, str) else None
-        if meant is not None:
-            model, family, options = meant
-            call = "".join(f", {key}={value!r}" for key, value in options.items())
-            error.hint = f"{model} uses {family}: write family={family!r}{call}."
+        if isinstance(name, str):
+            said = advice(name, lambda family, given: f"family={family!r}{keywords(given)}")
+            error.hint = said or error.hint
         raise
     alias = found.name if found.name in aliases() else ""
     family, options = aliases().get(alias, (found.name, {}))

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from ..projectors import PROJECTORS
 from ..projectors.files import open_regular, replace_file
 from ..projectors.projector import Projector
 from ..registry import RegistryError
-from ..registry.requirements import OWN
+from ..registry.requirements import OWN, own_version
 from .errors import CheckpointError
 from .formats.index import JSON
 from .known import Known
@@ -76,7 +76,7 @@ def folder_of(repo: str, commit: str, path: str, request: Request) -> Path:
         if entry.source != "built-in"
     ]
     try:
-        own = version(OWN)
+        own = own_version()
     except PackageNotFoundError:  # a clone that is not installed
         own = ""
     asked = {**vars(request), "spec": request.spec and request.spec.model_dump(mode="json")}

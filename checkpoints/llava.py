@@ -66,7 +66,7 @@ class UpstreamProjector(Projector):
         Raises:
             CheckpointError: A module was replaced by one with other weights.
         """
-        ours = Projector(self.spec, grid=self.grid, device="meta")
+        ours = Projector(self.spec, grid=self.grid, device="meta", name=self.name)
         state = {key.removeprefix(self.prefix): value for key, value in self.state_dict().items()}
         try:
             found = from_upstream(ours, self.layout, state)
@@ -424,9 +424,11 @@ def build_vision_projector(config: Any, delay_load: bool = False, **kwargs: Any)
         raise SpecError(quote(name), "config.mm_projector_type", "a registered name")
     stack = to_stack(name, _read(config, "mm_hidden_size"), _read(config, "hidden_size"), {})
     written = name.replace("-", "_")  # both read alike in these names
-    return next(
+    projector = next(
         (cls for types, cls in _UPSTREAM.items() if re.fullmatch(types, written)), Projector
     )(stack)
+    projector.name = name
+    return projector
 
 
 def _read(config: Any, key: str, default: Any = None) -> Any:

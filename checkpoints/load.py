@@ -23,7 +23,7 @@ from .hub_weights import HubWeights
 from .kept import AGAIN, Origin, folder_of, keep, origin_of
 from .known import Known
 from .mapping import Part
-from .own_keys import by_document, by_spec
+from .own_keys import by_document, by_document_of, by_spec
 from .recognise import (
     Candidate,
     Config,
@@ -72,6 +72,8 @@ def load_projector(
 
     What the tensors leave open, such as the activation, is read from the ``config.json`` of the
     folder, or beside the file. What it says and the tensors override is a warning.
+
+    For example::
 
         load_projector("keye-vl", family="paddleocr-vl")  # a model type that is not known
         load_projector("model", root="connector", spec=document, module_names=["fc1", "fc2"])
@@ -221,7 +223,9 @@ def read_projector(
     projector, pairs = known.projector, known.pairs
     if dtype is not None or (grid is not None and projector.grid != tuple(grid)):
         grid = projector.grid if grid is None else grid
-        projector = Projector(projector.spec, grid=grid, device="meta", dtype=dtype)
+        projector = Projector(
+            projector.spec, grid=grid, device="meta", dtype=dtype, name=projector.name
+        )
     wanted: dict[str, list[Part]] = {}
     for key, part in pairs:
         wanted.setdefault(key, []).append(part)
@@ -250,7 +254,11 @@ def read_projector(
         # Buffers that are not saved, such as a table of sines, need a module off the meta device.
         dtype = dtype or next((t.dtype for t in state.values() if t.is_floating_point()), None)
         projector = Projector(
-            projector.spec, grid=projector.grid, device=device or "cpu", dtype=dtype
+            projector.spec,
+            grid=projector.grid,
+            device=device or "cpu",
+            dtype=dtype,
+            name=projector.name,
         )
         projector.load_state_dict(state, strict=True, assign=True)
     remember(projector, Source.of(weights, known))
@@ -291,6 +299,9 @@ def recognise_projector(weights: Weights, request: Request) -> Known:
         raise _several(done, weights)
     if done:
         return done[0]
+    own = by_document_of(weights, request) if request.family else None
+    if own is not None:
+        return own
     if failures:
         first = failures[0]
         first.found += not_asked(broken)
@@ -372,7 +383,7 @@ def _nothing_there(fits: list[Candidate], request: Request, weights: Weights) ->
     hint = ""
     if request.root and weights.under(request.root):
         root = quote(request.root, 200)
-        call = load_call(weights.where, root=root, spec="document", module_names="[...]")
+        call = load_call(weights, root=root, spec="document", module_names="[...]")
         hint = f"Or describe it as a document, and name its modules in order of use: {call}."
     return CheckpointError(
         f"no projector at root={quote(request.root, 200)}",

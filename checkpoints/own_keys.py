@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..blocks.core.errors import GridError
+from ..blocks.core.errors import GridError, SpecError
 from ..projectors.document import parse_spec
+from ..projectors.lookup import instantiate
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import MobileVLMError, quote
@@ -17,9 +18,10 @@ from .known import Known, check_fit, refuse_packed
 from .mapping import Part, named_parts, parts
 from .request import Request, load_call
 from .roots import Roots
+from .source import Source
 from .weights import Weights
 
-__all__ = ["by_document", "by_spec", "is_document", "missing_document"]
+__all__ = ["by_document", "by_document_of", "by_spec", "is_document", "missing_document"]
 
 _OWN_KEY = re.compile(r"(?<![^.])blocks\.\d+\.\w")
 
@@ -64,6 +66,39 @@ def by_document(weights: Weights, request: Request) -> Known | None:
     if not roots or (document is not config and request.root not in (None, *roots)):
         return None  # another projector is meant
     return _at_root(weights, projector, pairs, request, "")
+
+
+def by_document_of(weights: Weights, request: Request) -> Known | None:
+    """Return the projector of the document that is there, if it is of the family asked for.
+
+    It is where the card says so, or where the family with the options that are given, or its
+    defaults, expands to just these blocks. None if there is no document.
+
+    Raises:
+        CheckpointError: It is not; or as `by_document`.
+        GridError: The grid does not fit.
+    """
+    known = by_document(weights, request)
+    if known is None:
+        return None
+    spec, family, given = known.projector.spec, request.family, dict(request.options)
+    if request.tokens is not None:
+        given["tokens"] = request.tokens
+    if not given and Source.of(weights, known).family == family:
+        return known
+    try:
+        stack = instantiate(family, request.options).stack(spec.in_, spec.out)
+        if request.tokens is None and stack.blocks == spec.blocks:
+            return known
+    except SpecError:  # an option, or a width that the family cannot have
+        pass
+    options = ", ".join(f"{name}={quote(value)}" for name, value in given.items())
+    raise CheckpointError(
+        f"it holds its own document, which is not {family} with {options or 'its defaults'}",
+        weights.where,
+        hint="The document says everything itself: leave out family="
+        + (" and its options." if given else "."),
+    )
 
 
 def by_spec(weights: Weights, spec: Stack, request: Request) -> Known:
@@ -188,7 +223,7 @@ def missing_document(weights: Weights) -> CheckpointError | None:
         return None
     under = f" under {listed([quote(root, 200) for root in ours])}" if any(ours) else ""
     root = quote(ours[0], 200) if ours[0] else None
-    call = load_call(weights.where, root=root, spec="document")
+    call = load_call(weights, root=root, spec="document")
     return CheckpointError(
         f"our own keys{under} without their document",
         weights.where,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import Grid, check_grid
@@ -17,6 +16,9 @@ from ..projectors.upstream import Names
 from ..registry import did_you_mean, quote
 from .errors import CheckpointError
 from .mapping import names_of
+
+if TYPE_CHECKING:
+    from .weights import Weights
 
 __all__ = ["ModuleNames", "Request", "Spec", "load_call"]
 
@@ -125,7 +127,13 @@ def _stray(name: str) -> SpecError:
     return SpecError(f"option {quote(name)} without a family", hint=hint)
 
 
-def load_call(path: str | os.PathLike[str], **arguments: object) -> str:
-    """Return a call of `load_projector` for a message, without what is None."""
+def load_call(weights: Weights, **arguments: object) -> str:
+    """Return the call that reads some weights, for a message, without the arguments that are None.
+
+    A pickle is only converted.
+    """
+    function, first = "load_projector", [quote(weights.where, 4096)]
+    if weights.pickled:
+        function, first = "convert_checkpoint", [*first, "'projector'", "from_pickle=True"]
     given = [f"{name}={value}" for name, value in arguments.items() if value is not None]
-    return f"load_projector({', '.join([quote(str(path), 4096), *given])})"
+    return f"{function}({', '.join([*first, *given])})"

@@ -43,12 +43,14 @@ def export_projector(
 ) -> Report:
     """Export a projector in the format of the path's suffix, and check that the file works.
 
-    | suffix | format | weights, default first | extra |
-    |---|---|---|---|
-    | ``.pt2`` | torch.export | the projector's; or ``f32``, ``f16``, ``bf16`` | - |
-    | ``.onnx`` | ONNX, one file | ``f32``, ``f16``, ``int8`` | ``onnx`` |
-    | ``.gguf`` | llama.cpp's mmproj | ``f16``, ``f32``, ``q8_0`` | ``gguf`` |
-    | ``.pte`` | ExecuTorch, XNNPACK | ``f32``, ``int8`` | ``executorch`` |
+    =========  ===================  ==============================================  ==============
+    suffix     format               weights, default first                          extra
+    =========  ===================  ==============================================  ==============
+    ``.pt2``   torch.export         the projector's; or ``f32``, ``f16``, ``bf16``  none
+    ``.onnx``  ONNX, one file       ``f32``, ``f16``, ``int8``                      ``onnx``
+    ``.gguf``  llama.cpp's mmproj   ``f16``, ``f32``, ``q8_0``                      ``gguf``
+    ``.pte``   ExecuTorch, XNNPACK  ``f32``, ``int8``                               ``executorch``
+    =========  ===================  ==============================================  ==============
 
     The input is named ``x`` and the output ``y``, tokens ``(b, m, d)``; the batch is free except in
     ``.gguf``. With a grid, ``x`` is tokens ``(b, n, c)``, as the projector takes them. With

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..registry.requirements import OWN, install_from_clone
+from ..registry.requirements import OWN, clone_first, install_own
 from .upstream import EXTRA
 
 __all__ = ["MODELING", "PROCESSING", "write_code"]
@@ -22,6 +22,8 @@ def write_code(beside: str | os.PathLike[str], module: str, names: Sequence[str]
     The import stands inside ``try``: transformers reads the imports of such a file, and would
     tell its user to install whatever package an index has under our name.
     """
+    run = clone_first("In a clone of its repository, run: ") or "Run: "
+    another = clone_first(". A package of that name on an index may be another library.")
     listed = "".join(f"        {name},\n" for name in sorted(names))
     Path(beside).with_name(f"{module}.py").write_text(
         f'''"""This model's projector was swapped with the library mobilevlm."""
@@ -32,9 +34,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "this model's projector needs the library {OWN} with its extra {EXTRA!r}. "
-        "In a clone of its repository, run: "
-        {install_from_clone(EXTRA)!r}
-        ". A package of that name on an index may be another library."
+        {run + install_own(EXTRA) + another!r}
     ) from error
 ''',
         "utf-8",

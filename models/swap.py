@@ -9,8 +9,10 @@ from typing import Any, Literal
 from ..blocks.core.errors import SpecError
 from ..projectors.build import plan_projector, spec_of
 from ..projectors.document import dump_spec
+from ..projectors.index import advice, keywords
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
+from ..registry import UnknownName
 from .arguments import (
     check_arguments,
     check_no_processor,
@@ -96,7 +98,9 @@ def swap_projector(
         check_weights(spec, seen, like)
         projector = spec
     else:
-        projector = Projector(stack, grid=seen.grid, device=like.device, dtype=like.dtype)
+        projector = Projector(
+            stack, grid=seen.grid, device=like.device, dtype=like.dtype, name=family
+        )
     if init is not None:
         config = {**model.config.to_dict(), "model_type": host.model_type}
         start_from(own, projector, slot=host.slot, config=config, family=family)
@@ -156,6 +160,10 @@ def _stack(
             error.hint = (
                 "The images of this model differ in size: set an option of the name instead."
             )
+        raise
+    except UnknownName as error:
+        said = advice(spec, lambda name, given: f"swap_projector(model, {name!r}{keywords(given)})")
+        error.hint = said or error.hint
         raise
     order = {"prefix_tokens": slot.prefix_tokens, "token_order": slot.token_order}
     return stack.model_copy(update={k: v for k, v in order.items() if k not in options})

@@ -50,7 +50,7 @@ def parameter_groups(
         weight_decay: The weight decay of matrices and kernels.
 
     Returns:
-        At most four groups, none of them empty, in a fixed order: decayed and not decayed of the
+        At most four groups, none of them empty, in a fixed order, decayed and not decayed of the
         rest of the model, then of the projector.
 
     Raises:

@@ -1,9 +1,11 @@
 """The conformance kit: one call checks what every block and every projector must satisfy.
 
-from mobilevlm.testing import check_block, check_projector
+For example::
 
-def test_gate():
-check_block(Gate)
+    from mobilevlm.testing import check_block, check_projector
+
+    def test_gate():
+        check_block(Gate)
 """
 
 from __future__ import annotations

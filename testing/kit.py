@@ -77,6 +77,8 @@ def check_block(
     the properties that need the file are not checked. Whatever a block changes in the process is
     undone.
 
+    For example::
+
         check_block(Gate)
         check_block(Gate(bias=False), features=[Feature(channels=8, grid=(3, 5), ends=(8, 8))])
 
@@ -109,6 +111,8 @@ def check_projector(
     **options: Any,
 ) -> None:
     """Check that a projector satisfies everything that the built-in projectors satisfy.
+
+    For example::
 
         check_projector("gated-mlp", bias=False)
         check_projector(GatedMlp(bias=False), 64, 64, grids=[(6, 6)])

@@ -258,11 +258,6 @@ def test_type_checkers_see_the_public_names() -> None:
         _ = mobilevlm.nope
 
 
-def test_the_version_is_said_once() -> None:
-    assert mobilevlm.__version__ == PYPROJECT["project"]["version"]
-    assert f"## {mobilevlm.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
-
-
 def test_every_module_says_what_it_is_and_what_it_offers() -> None:
     for room, path in modules():
         if path.stem == "__main__":

@@ -37,6 +37,8 @@ def adapt(
     before and after the module's own. So parameters and state dict keep their names, without a
     prefix; hooks, copies, pickles, compilers and exporters see one ordinary module.
 
+    For example::
+
         def build(self, x: Feature) -> nn.Module:
             layer = nn.TransformerEncoderLayer(x.channels, self.heads, batch_first=True)
             return adapt(layer, takes="tokens")

@@ -43,6 +43,8 @@ class Block(Spec):
     A block is a frozen pydantic class. The module it builds is plain PyTorch: it takes a feature
     ``(b, h, w, c)``, returns one, and never changes its input in place.
 
+    For example::
+
         class Gate(Block):
             bias: bool = True
 
@@ -106,7 +108,7 @@ class Block(Spec):
 
     @property
     def counts_as(self) -> int:
-        """How many blocks this counts as towards the limit, without those inside it. Default: 1.
+        """How many blocks this counts as towards the limit, without those inside it; 1 by default.
 
         A block that builds a number of layers counts their parts, as if they were written out.
         """
@@ -114,7 +116,7 @@ class Block(Spec):
 
     @property
     def chain_copies(self) -> int | None:
-        """How many copies of the chains inside it are built, to run in a row. Default: None.
+        """How many copies of the chains inside it are built, to run in a row; None by default.
 
         None is one copy, whose modules' path is that of the chain (``body``); with a number, each
         copy's index comes first (``0.body``).
@@ -177,6 +179,7 @@ def _check_block_list(blocks: Any) -> Any:
 
 if TYPE_CHECKING:
     Blocks: TypeAlias = tuple[Block, ...]
+    """A chain of blocks, as a field of a block or of a stack."""
 else:
     _AnyBlock = Annotated[Any, PlainValidator(_parse_block), WithJsonSchema({"$comment": "block"})]
     Blocks = Annotated[
@@ -185,7 +188,6 @@ else:
         BeforeValidator(_check_block_list),
         PlainSerializer(lambda blocks: [_dump_block(block) for block in blocks]),
     ]
-"""A chain of blocks, as a field of a block or of a stack."""
 
 
 def bodies(block: Block) -> dict[str, tuple[Block, ...]]:

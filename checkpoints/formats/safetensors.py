@@ -42,7 +42,7 @@ _NAMES = {
     "U64": "uint64",
     "U8": "uint8",
 }
-# torch 2.6 does not have all of them.
+# Older releases of torch do not have all of them.
 DTYPES = {key: getattr(torch, name) for key, name in _NAMES.items() if hasattr(torch, name)}
 
 _CUT = "It is cut off, or something else: download or save it again."

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.checkpoints import WEIGHTS, refusal, same
+from helpers.command import run
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -23,6 +24,7 @@ from mobilevlm import (
     inspect_values,
     load_projector,
     save_projector,
+    to_upstream,
 )
 
 KINDS = ("ldp", "mlp", "c-abstractor", "perception-lm")
@@ -109,6 +111,70 @@ def test_a_file_of_our_keys_alone(tmp_path: Path) -> None:
     assert same(load_projector(tmp_path / "x.safetensors"), projector)
     dump_spec(projector.spec, tmp_path / "config.json", replace=True)
     assert same(load_projector(tmp_path / "x.safetensors"), projector)
+
+
+def test_the_family_of_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the document is of is taken; of another the message is what stands in the way."""
+    monkeypatch.chdir(tmp_path)
+    projector = build_projector("mlp", 16, 24, depth=3)
+    save_projector(projector, "good")
+    for _ in range(2):  # the document in the metadata; then in config.json
+        assert same(load_projector("good", family="mlp", depth=3), projector)
+        assert inspect_checkpoint("good", family="mlp", depth=3).spec == projector.spec
+        for family, given, options, left in (
+            ("internvl", {}, "its defaults", ""),
+            ("mlp", {}, "its defaults", ""),
+            ("mlp", {"depth": 2}, "depth=2", " and its options"),
+            ("internvl", {"tokens": 4}, "tokens=4", " and its options"),
+        ):
+            with pytest.raises(CheckpointError) as caught:
+                load_projector("good", family=family, **given)
+            assert str(caught.value) == (
+                f"good: it holds its own document, which is not {family} with {options}. The "
+                f"document says everything itself: leave out family={left}."
+            )
+        assert run("inspect", "good", "--family", "internvl") == (
+            2,
+            "",
+            "error: good: it holds its own document, which is not internvl with its defaults. The "
+            "document says everything itself: leave out family=.\n",
+        )
+        assert run("inspect", "good")[0] == 0
+        without_metadata(tmp_path / "good")
+
+
+def test_the_family_that_the_card_names(tmp_path: Path) -> None:
+    """What was read as of a family is of it, whatever options its tensors led to."""
+    projector = build_projector("mlp", 16, 24, depth=3)
+    save_file(to_upstream(projector, "mlp"), tmp_path / "x.safetensors")
+    save_projector(load_projector(tmp_path / "x.safetensors"), tmp_path / "again")
+    assert same(load_projector(tmp_path / "again", family="mlp"), projector)
+    with pytest.raises(CheckpointError, match=r"leave out family=\.$"):
+        load_projector(tmp_path / "again", family="internvl")
+
+
+def test_a_pickle_of_our_keys_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that its message names is one that reads a pickle."""
+    monkeypatch.chdir(tmp_path)
+    projector = make("ldp")
+    torch.save(projector.state_dict(), "sd.bin")
+    dump_spec(projector.spec, tmp_path / "document.json")
+    with pytest.raises(CheckpointError) as caught:
+        convert_checkpoint("sd.bin", "p1", from_pickle=True)
+    said = (
+        "sd.bin: our own keys without their document. Give it: {}. Or write it into config.json "
+        "beside them, under 'mobilevlm'."
+    )
+    call = "convert_checkpoint('sd.bin', 'projector', from_pickle=True, spec=document)"
+    assert str(caught.value) == said.format(call)
+    command = "mobilevlm convert --from-pickle sd.bin projector --spec document.json"
+    assert run("convert", "--from-pickle", "sd.bin", "p1") == (
+        2,
+        "",
+        f"error: {said.format(command)}\n",
+    )
+    assert run(*command.split()[1:])[0] == 0
+    assert same(load_projector("projector"), projector)
 
 
 def test_a_pickle_of_a_whole_model(tmp_path: Path) -> None:

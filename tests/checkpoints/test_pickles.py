@@ -746,8 +746,8 @@ def test_a_folder_of_pickles_without_a_projector(tmp_path: Path) -> None:
     torch.save({"lm_head.weight": torch.zeros(2, 2)}, tmp_path / "pytorch_model.bin")
     assert refusal(tmp_path) == (
         "X: no projector that is known, among 1 tensors, none of which looks like a connector's. "
-        "Describe it as a document, and name its modules in order of use: load_projector('X', "
-        "spec=document, module_names=[...])."
+        "Describe it as a document, and name its modules in order of use: "
+        "convert_checkpoint('X', 'projector', from_pickle=True, spec=document, module_names=[...])."
     )
 
 

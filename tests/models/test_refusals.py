@@ -15,6 +15,7 @@ from mobilevlm import ModelError, Projector, build_projector, swap_projector
 from mobilevlm.models import check_image_tokens
 from mobilevlm.models.forms.form import Form
 from mobilevlm.models.hosts import HOSTS
+from mobilevlm.registry import UnknownName
 
 LEARNED = [{"type": "position", "kind": "learned"}, {"type": "pointwise", "out": 64}]
 SIZES = (
@@ -52,6 +53,18 @@ def test_a_wrapped_model() -> None:
 def test_what_is_no_model(model: Any) -> None:
     with pytest.raises(ModelError, match=r"^model: a .*; expected a model of transformers\. Auto"):
         swap_projector(model, "ldp")
+
+
+def test_a_models_name_is_answered_with_a_call_that_works() -> None:
+    model, _ = llava()
+    with pytest.raises(UnknownName) as caught:
+        swap_projector(model, "smolvlm")
+    assert str(caught.value) == (
+        "unknown projector 'smolvlm'. SmolVLM uses idefics3: write "
+        "swap_projector(model, 'idefics3', merge=3)."
+    )
+    assert type(model).__name__ == "LlavaForConditionalGeneration"
+    swap_projector(model, "idefics3", merge=3)
 
 
 def test_a_tower_of_images_of_any_size() -> None:
