@@ -270,7 +270,7 @@ def counted(families: Sequence[str]) -> str:
     times = {name: families.count(name) for name in families}
     found = []
     for name, n in times.items():
-        cell = f"[`{name}`](zoo.md#{name})" if name in FAMILIES else f"`{name}`"
+        cell = f"[`{name}`](zoo/{name}.md)" if name in FAMILIES else f"`{name}`"
         found.append(f"{cell} x {n}" if n > 1 else cell)
     return ", ".join(found)
 

@@ -1,190 +1,84 @@
-"""What the pages say of each family: read off its class, and off what tests compare it with."""
+"""Write the pages of the zoo: docs/zoo.md, and one for each family in docs/zoo/.
 
-import ast
-import inspect
-import json
-import re
+python tools/zoo_page.py
+"""
+
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from helpers.golden import GOLDEN
-from index import families, models, standard_plan
-from reference import attention, more_families, zoo
+from family_facts import KINDS, kind, models_of, plan_of, used_by
+from family_page import family_page, markdown, table, wrapped
+from helpers import torchvision_operators
+from index import families
 
-from mobilevlm import PROJECTORS, Preset, load_spec, plan_projector
-from mobilevlm.projectors.docstrings import attributes, paragraph, paragraphs
+from mobilevlm import Preset, load_spec, plan_projector
+from mobilevlm.projectors.docstrings import paragraphs
+from mobilevlm.projectors.table import short_count
 
 ROOT = Path(__file__).parents[1]
-# A source: a repository, a path in it (below src/transformers for that one) and the classes or
-# functions there; or a paper.
-TRANSFORMERS = "huggingface/transformers"
-IN_REPOSITORY = re.compile(
-    r"(?P<repository>[\w.-]+/[\w.-]+), ``(?P<path>[\w./-]+)``"
-    r"(?: \((?P<names>`[\w.]+`(?:, `[\w.]+`)*)\))?"
-)
-PLAIN = "plain torch"
-PAPER = re.compile(r'\w+ et al\., "[^"]+", \d{4}')
+INDEX = ROOT / "docs" / "zoo.md"
+FOLDER = ROOT / "docs" / "zoo"
 
 
-# ---------------------------------------------------------------------------- docstrings
-
-
-def first_line(cls: type) -> str:
-    """A docstring's first sentence, as one line that fits a table."""
-    return paragraphs(cls)[0].removesuffix(".").replace("``", "`").replace("|", "\\|")
-
-
-def used_by(cls: type[Preset]) -> str:
-    """The models that use a family, for a cell of a table."""
-    return (models(cls) or "-").replace("``", "`").replace("|", "\\|")
-
-
-def sources(cls: type) -> list[re.Match[str] | str]:
-    """The sources that the docstring names: matches of `IN_REPOSITORY`, or papers."""
-    found: list[re.Match[str] | str] = []
-    for item in paragraph(cls, "Source").removesuffix(".").split("; "):
-        match = IN_REPOSITORY.fullmatch(item)
-        assert match or PAPER.fullmatch(item), f"{cls.__name__}: {item!r} is no source"
-        found.append(match or item)
-    return found
-
-
-# ---------------------------------------------------------------------------- comparisons
-
-
-def originals(module: nn.Module) -> Iterator[str]:
-    """The classes of transformers that a test's original is made of, and what is not theirs."""
-    cls = type(module)
-    theirs = cls.__module__.startswith("transformers.models.")
-    if theirs:
-        yield f"`{cls.__name__}`"
-    elif list(module.parameters(recurse=False)):
-        yield PLAIN
-    for child in module.children():  # of theirs only what the test adds
-        if not theirs or type(child).__name__ not in inspect.getsource(cls):
-            yield from originals(child)
-
-
-def compared_with(module: nn.Module) -> list[str]:
-    """The classes first, each once."""
-    return sorted(dict.fromkeys(originals(module)), key=PLAIN.__eq__)
-
-
-def marks() -> Iterator[tuple[str, str]]:
-    """What tests are marked with: ``@pytest.mark.compares(name, original)``."""
-    for path in (ROOT / "tests/projectors/zoo").glob("test_*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.compares":
-                name, original = map(ast.literal_eval, node.args)
-                yield name, original
-
-
-def checked_against() -> dict[str, list[str]]:
-    """What the tests compare each family with, from the tests' own tables and marks."""
-    found: dict[type, list[str]] = {cls: [] for cls in families().values()}
-
-    def add(name: str, *references: str) -> None:
-        thing = PROJECTORS.get(name)
-        found[thing if isinstance(thing, type) else type(thing)] += references
-
-    for case in (zoo.CASES | attention.CASES | more_families.CASES).values():
-        add(case.preset, *compared_with(case.build()))
-    for path in GOLDEN.iterdir():
-        add(path.stem, "golden vectors")
-    for name, original in marks():
-        add(name, original)
-    return {
-        name: sorted(dict.fromkeys(found[cls]), key=lambda what: not what.startswith("`"))
-        for name, cls in families().items()
-    }
-
-
-# ---------------------------------------------------------------------------- tables and pages
-
-
-def rows(*cells: tuple[str, ...]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in cells]
-
-
-def shortened(references: list[str], cls: type[Preset]) -> str:
-    """One class, of those that the docstring names if any, and how many more; the rest in full."""
-    classes = [what for what in references if what.startswith("`")]
-    classes.sort(key=lambda what: what not in (cls.__doc__ or ""))
-    more = [f"{classes[0]} and {len(classes) - 1} more"] if len(classes) > 1 else classes
-    return "; ".join([*more, *references[len(classes) :]])
-
-
-def zoo_rows() -> list[str]:
-    """One row per family."""
-    checked = checked_against()
-    return rows(
-        *(
-            (
-                f"[`{name}`](docs/zoo.md#{name})",
-                used_by(cls),
-                f"{plan.tokens_in} -> {plan.tokens_out}",
-                f"{plan.parameters:,}",
-                plan.table()[1][-1][-1],
-                shortened(checked[name], cls),
-                source_cell(cls),
-            )
-            for name, cls in families().items()
-            for plan in [standard_plan(name)]
-        )
+def family_row(name: str, cls: type[Preset]) -> tuple[str, ...]:
+    """A family's row of the index; its anchor is where its section was."""
+    plan = plan_of(name)
+    summary = markdown(paragraphs(cls)[0], name).replace("](", "](zoo/").removesuffix(".")
+    return (
+        f'<a id="{name}"></a>[`{name}`](zoo/{name}.md)',
+        ", ".join(models_of(cls)) or used_by(cls),
+        summary.replace("|", "\\|"),
+        f"{plan.tokens_in} -> {plan.tokens_out}",
+        f"{plan.parameters:,}",
+        short_count(plan.macs_run),
     )
 
 
-def source_cell(cls: type[Preset]) -> str:
-    """Repositories with their paths, and papers; of transformers, a model's folder will do."""
-    places: dict[str, list[str]] = {}
-    for source in sources(cls):
-        if isinstance(source, str):
-            places[source] = []
-            continue
-        repository, path = source["repository"], source["path"]
-        if repository == TRANSFORMERS:
-            repository, path = "transformers", path.rpartition("/")[0]
-        places.setdefault(repository, []).append(f"`{path}`")
-    return "; ".join(f"{place} {', '.join(paths)}".strip() for place, paths in places.items())
+INTRODUCTION = (
+    "{count} families of projectors, one page for each: its chain with shapes, its options, the"
+    " models that use it, the traps in which a reimplementation falls, how to build, load and"
+    " convert it, and its figures. `mobilevlm list SmolVLM` finds a family by the name of a model,"
+    " `mobilevlm info NAME` prints what is known of it, and [compare.md](compare.md) says how to"
+    " choose one. `python tools/zoo_page.py` writes these pages from the code."
+)
+CASES = (
+    "Tokens, parameters and MACs are those of one image at 1024 -> 2048 on 24x24 tokens, with all"
+    " options at their defaults. `identity` is taken at 2048 -> 2048, `token-packer` at"
+    " 4096 -> 2048, as it reads four levels of a tower, and `voxtral` on 576 frames of sound in a"
+    " row; `fuyu` and `gemma4-unified` read pixels. MACs are counted as they run here: a pool that"
+    " may stand before a linear layer runs before it. A family's page has them as written too."
+)
+NOTATION = (
+    "`A > B` is A, then B. Brackets hold a part: one that some models leave out, one that is"
+    " repeated (`[A] x n`), or one with a skip. `x + A` adds the input to what comes out of A.",
+    "`LN` is a LayerNorm, `act` an activation, `conv` a convolution, `SwiGLU` a gated linear"
+    " layer. The weight of an `RMS norm (1 + w)` is stored minus one.",
+    "`merge 2x2` joins the four tokens of a window on channels: `hwc` one token after the other,"
+    " `chw` one channel after the other, as `unfold` does.",
+)
 
 
 def zoo_page() -> str:
-    """One section per family: what it computes, its options, names, traps and sources."""
-    checked = checked_against()
-    sections = [
-        "# The zoo\n\nWhat each family of the README's table computes, its options, and the traps"
-        " in which a\nreimplementation falls. `mobilevlm show NAME in=.. out=.. grid=..` prints its"
-        " blocks. What papers\npublish of them is in [papers.md](papers.md), beside the plan. This"
-        " page is written by\n`python tools/readme.py` from the code.\n"
+    """The index: a table for each kind of projector, a row for each family."""
+    head = "family | models | what it computes | tokens | parameters | MACs"
+    parts = [
+        "# The zoo",
+        wrapped(INTRODUCTION.format(count=len(families()))),
+        "## How to read it",
+        wrapped(CASES),
+        "\n".join(wrapped(text, "- ") for text in NOTATION),
     ]
-    for name, cls in families().items():
-        lines = [f"## {name}"]
-        also = [f"`{other}`" for other in cls.aliases]
-        lines += [part.replace("``", "`") for part in paragraphs(cls)]
-        if also:
-            lines.append(f"Other names: {', '.join(also)}.")
-        lines.append(f"Checked against: {', '.join(checked[name])}.")
-        said = attributes(cls)
-        if missing := sorted(cls.model_fields.keys() - said.keys() - {"prefix_tokens"}):
-            raise SystemExit(f"{name}: describe {missing[0]!r} under Attributes: in {cls.__name__}")
-        options = rows(
-            *(
-                (f"`{option}`", f"`{json.dumps(field.default)}`", said[option].replace("``", "`"))
-                for option, field in cls.model_fields.items()
-                if option != "prefix_tokens"
-            )
-        )
-        if options:
-            lines.append(
-                "\n".join(["| option | default | what it is |", "|---|---|---|", *options])
-            )
-        sections.append("\n\n".join(lines) + "\n")
-    return "\n".join(sections)
+    for title, text in KINDS.items():
+        found = [family_row(name, cls) for name, cls in families().items() if kind(name) == title]
+        parts += [f"## {title}", wrapped(text), table(head, found)]
+    return "\n\n".join(parts) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """All pages, by their files."""
+    return {INDEX: zoo_page()} | {FOLDER / f"{name}.md": family_page(name) for name in families()}
 
 
 def document_rows() -> list[str]:
@@ -195,10 +89,26 @@ def document_rows() -> list[str]:
         plan = plan_projector(stack, grid=(24, 24))
         cells = (
             f"[`{path.name}`](../examples/documents/{path.name})",
-            f"[`{path.stem}`](zoo.md#{path.stem})",
+            f"[`{path.stem}`](zoo/{path.stem}.md)",
             f"{stack.in_} -> {stack.out}",
             f"{plan.tokens_in} -> {plan.tokens_out}",
             f"{plan.parameters:,}",
         )
         found.append(cells)
-    return rows(*found)
+    return [f"| {' | '.join(row)} |" for row in found]
+
+
+def main() -> None:
+    """Write the pages, and remove those of families that are gone."""
+    torchvision_operators.declare()
+    found = pages()
+    FOLDER.mkdir(exist_ok=True)
+    for path in FOLDER.glob("*.md"):
+        if path not in found:
+            path.unlink()
+    for path, text in found.items():
+        path.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,9 +23,9 @@ def test_five_types() -> None:
     written = page(found)
     for row in (
         "| images or videos | 4 | 3 | 2 |",
-        "| `git` | [`git`](zoo.md#git) |",
-        "| `cosmos3_omni` | [`qwen2-vl`](zoo.md#qwen2-vl), `qwen3-vl-deepstack` x 3 |",
-        "| `minicpm_ocr` | [`minicpmv4-6`](zoo.md#minicpmv4-6) | `model.vision_tower.vit_merger` |",
+        "| `git` | [`git`](zoo/git.md) |",
+        "| `cosmos3_omni` | [`qwen2-vl`](zoo/qwen2-vl.md), `qwen3-vl-deepstack` x 3 |",
+        "| `minicpm_ocr` | [`minicpmv4-6`](zoo/minicpmv4-6.md) | `model.vision_tower.vit_merger` |",
     ):
         assert f"{row}\n" in written
 
