@@ -1,4 +1,4 @@
-"""The README's commands for deployment do what they say."""
+"""The commands for deployment, of the README and of the page on export, do what they say."""
 
 import re
 import shlex
@@ -6,18 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from towers import tower
 
 from mobilevlm import build_projector, save_projector
 
-README = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[3]
 
 
-def test_every_command_of_deploy_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/export.md"])
+def test_every_command_of_deploy_runs(page: str, tmp_path: Path) -> None:
     save_projector(build_projector("ldpnetv2", 64, 96), tmp_path / "CHECKPOINT")
     tower("clip", tmp_path / "CLIP-FOLDER")
-    commands = re.findall(r"^mobilevlm (export .*)$", README, re.MULTILINE)
-    assert len(commands) == 5
+    text = (ROOT / page).read_text("utf-8")
+    commands = re.findall(r"^mobilevlm (export .*)$", text, re.MULTILINE)
+    assert len(commands) >= 4
     for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "mobilevlm.cli", *shlex.split(command)],
