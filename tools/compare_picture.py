@@ -1,4 +1,4 @@
-"""Draw the comparison that the README shows, in light and in dark.
+"""Draw the comparison that docs/choose.md shows, in light and in dark.
 
 python tools/compare_picture.py
 """

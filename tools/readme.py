@@ -5,37 +5,39 @@
 
 import contextlib
 import io
-import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from family_facts import first_line
 from helpers import torchvision_operators
-from zoo_page import document_rows, first_line, zoo_page, zoo_rows
+from zoo_page import document_rows, zoo_page
 
-from mobilevlm import BLOCKS
 from mobilevlm.testing.kit import BLOCK_CHECKS
 
 README = Path(__file__).parent.parent / "README.md"
 ZOO = README.parent / "docs" / "zoo.md"
 DOCS = sorted((README.parent / "docs").glob("*.md"))
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Code with what it prints, if that is shown, right below; commands, each with its output.
+EXAMPLE = re.compile(
+    r"^```(?P<language>python|console)\n(?P<code>.*?)^```$(?:\n\n?```text\n(?P<output>.*?)^```$)?",
+    re.MULTILINE | re.DOTALL,
+)
+# The part of an example that running it writes.
+OUTPUT = {"python": "output", "console": "code"}
 
 
 def render(page: Path) -> str:
     """Return the page with every output and table as the code gives it now."""
     if page == ZOO:
         return zoo_page()
-    with tempfile.TemporaryDirectory() as folder, SURROUNDINGS.get(page.name, nowhere)():
-        Path(folder, "examples").symlink_to(README.parent / "examples")
-        text = run(page, Path(folder))
+    text = run_alone(page) if page == README else run_together(page)
     for header, rows in TABLES.items():
         if header in text:
             text = table(text, header, rows())
@@ -55,29 +57,47 @@ nowhere = contextlib.nullcontext
 SURROUNDINGS = {"hub.md": small_hub}
 
 
-def run(page: Path, folder: Path) -> str:
-    """Run a page's code and its commands in a folder; each block of the README's by itself."""
-    text = page.read_text("utf-8")
+def run_together(page: Path) -> str:
+    """Run a page's examples one after the other, as a reader who follows it."""
     namespace: dict[str, object] = {"__name__": "__main__"}
+    with tempfile.TemporaryDirectory() as folder, SURROUNDINGS.get(page.name, nowhere)():
+        Path(folder, "examples").symlink_to(README.parent / "examples")
+        return replaced(page, lambda example: printed(example, page, Path(folder), namespace))
+
+
+def run_alone(page: Path) -> str:
+    """Run each of a page's examples in a folder of its own, as a reader who copies one."""
+    return replaced(page, lambda example: printed_alone(example, page))
+
+
+def replaced(page: Path, run: Callable[[re.Match[str]], str]) -> str:
+    text = page.read_text("utf-8")
     parts: list[str] = []
-    position = 0
-    printed: str | None = None
-    for match in FENCE.finditer(text):
-        language, body = match.groups()
-        if language == "python":
-            above = text.count("\n", 0, match.start(2))  # tracebacks name the page's own lines
-            if page == README:
-                namespace = {"__name__": "__main__"}
-            with contextlib.chdir(folder):
-                printed = run_python("\n" * above + body, namespace, page)
-        elif language == "console":
-            body = "".join(run_console(body, folder))
-        elif language == "text":
-            assert printed is not None, "an output without code before it"
-            body, printed = printed, None
-        parts += [text[position : match.start()], f"```{language}\n{body}```"]
-        position = match.end()
+    position = shown = 0
+    for example in EXAMPLE.finditer(text):
+        start, end = example.span(OUTPUT[example["language"]])
+        new = run(example)
+        if start < 0:
+            continue
+        parts += [text[position:start], new]
+        position = end
+        shown += example["language"] == "python"
+    assert shown == text.count("\n```text\n"), "an output without code before it"
     return "".join([*parts, text[position:]])
+
+
+def printed_alone(example: re.Match[str], page: Path) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return printed(example, page, Path(folder), {"__name__": "__main__"})
+
+
+def printed(example: re.Match[str], page: Path, folder: Path, namespace: dict[str, object]) -> str:
+    """Run an example in a folder, and return what belongs in the place of its output."""
+    if example["language"] == "console":
+        return "".join(run_console(example["code"], folder))
+    above = page.read_text("utf-8").count("\n", 0, example.start("code"))
+    with contextlib.chdir(folder):  # tracebacks name the page's own lines
+        return run_python("\n" * above + example["code"], namespace, page)
 
 
 def run_python(code: str, namespace: dict[str, object], page: Path) -> str:
@@ -101,7 +121,8 @@ def run_console(body: str, folder: Path) -> Iterator[str]:
             env=environment,
             cwd=folder,
         )
-        yield ("\n" if index else "") + f"{line}\n{result.stdout.rstrip()}\n"
+        said = result.stdout.rstrip()
+        yield "\n" * bool(index) + f"{line}\n" + f"{said}\n" * bool(said)
 
 
 def table(page: str, header: str, rows: list[str]) -> str:
@@ -114,38 +135,13 @@ def table(page: str, header: str, rows: list[str]) -> str:
     return page[:first] + "".join(f"{row}\n" for row in rows) + page[end:]
 
 
-def fields_of(cls: Any) -> str:
-    """The fields of a class with their defaults, as they are written."""
-    return (
-        ", ".join(
-            f"`{name}`" if field.is_required() else f"`{name}={json.dumps(field.default)}`"
-            for name, field in cls.model_fields.items()
-        )
-        or "-"
-    )
-
-
-def block_rows() -> list[str]:
-    rows = []
-    for name in BLOCKS.names():
-        cls = BLOCKS.get(name)
-        if BLOCKS.find(name).source != "built-in" or name.startswith("zeta-"):
-            continue
-        rows.append(f"| `{name}` | {first_line(cls)} | {fields_of(cls)} |")
-    zeta = sum(name.startswith("zeta-") for name in BLOCKS.names())
-    what = f"A module of zetascale's, each with a name of its own: {zeta} of them"
-    return [*rows, f"| `zeta-...` | {what} | [docs/zeta.md](docs/zeta.md) |"]
-
-
 def property_rows() -> list[str]:
     """What the kit checks of a block, in its order, as the checks' docstrings say it."""
     return [f"| `{name}` | {first_line(check)} |" for name, check in BLOCK_CHECKS.items()]
 
 
 TABLES = {
-    "| name | models | tokens in -> out |": zoo_rows,
     "| document | family | in -> out |": document_rows,
-    "| block | what it does | fields |": block_rows,
     "| property | what must hold |": property_rows,
 }
 
