@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 EXPORT_VENV ?= .venv-export
 LITERT_VENV ?= .venv-litert
+NEWEST_VENV ?= .venv-newest
+OLDEST_VENV ?= .venv-oldest
 SUITES_VENV ?= .venv-suites
 ZETA_VENV ?= .venv-zeta
 
@@ -16,22 +18,28 @@ TEST := $(VENV)/.test-$(VERSION)
 BENCH := $(VENV)/.bench-$(VERSION)
 EXPORT := $(EXPORT_VENV)/.done-$(VERSION)
 LITERT := $(LITERT_VENV)/.done-$(VERSION)
+NEWEST := $(NEWEST_VENV)/.done-$(VERSION)
+OLDEST := $(OLDEST_VENV)/.done-$(VERSION)
 SUITES := $(SUITES_VENV)/.done-$(VERSION)
 ZETA := $(ZETA_VENV)/.done-$(VERSION)
 # What pip does is shown the first time.
 install = @PYTHON="$(PYTHON)" .ci/install $(@D) $(if $(wildcard $@),-q)
 
 BIN := $(VENV)/bin
+# The browser of `make test-site`.
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 SOURCES := $(shell find __init__.py __main__.py py.typed registry blocks projectors checkpoints models export compare testing zeta cli -name "*.py" -o -name "*.in")
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -c tests/pytest.ini --rootdir tests -q
 TWO := -n 2 --dist loadfile
+CORE := -c tests/pytest.ini --rootdir tests -q $(TWO) -m "not slow"
+TORCH := $(shell grep '^torch==' constraints.txt)
 # Of the steps of `make test-all`, that which runs most tests.
 TESTS := pytest
 COVERAGE := --cov --cov-report=term:skip-covered
 
 .PHONY: help demo test test-all lint types pytest coverage test-slow test-threads test-isa test-clone \
-	test-models test-adapters test-export test-litert vectors-proof train test-train test-serving \
-	test-distributed test-zeta bench bench-check clean
+	package test-oldest test-newest test-models test-adapters test-export test-litert vectors-proof train \
+	test-train test-serving test-distributed test-zeta docs test-site bench bench-check clean
 .NOTPARALLEL:
 
 help:  ## List these targets.
@@ -43,13 +51,15 @@ demo: $(DEMO)  ## Project a photograph with three projectors.
 test: lint types pytest  ## The gates of every change: under 6 minutes on two idle cores.
 
 test-all:  ## Every gate, with the minutes of each.
-	@.ci/steps demo lint types $(TESTS) test-slow test-threads test-isa test-models test-export \
-		vectors-proof test-litert test-zeta test-adapters train test-train test-serving test-distributed
+	@.ci/steps demo lint types $(TESTS) package test-oldest test-newest test-slow test-threads \
+		test-isa test-models test-export vectors-proof test-litert test-zeta test-adapters train test-train \
+		test-serving test-distributed docs test-site
 
-lint: $(TEST)  ## ruff, on code and format; codespell, on everything.
+lint: $(TEST)  ## ruff, on code and format; codespell, on everything; the workflows' schema.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 types: $(TEST)  ## mypy on the installed package, as a user's type checker sees it.
 	$(BIN)/mypy --config-file pyproject.toml -p mobilevlm
@@ -86,6 +96,21 @@ test-clone: $(TEST)  ## Tests of the last commit: in any order, without asserts,
 	PYTHONOPTIMIZE=1 $(MAKE) -C "$$folder/my-clone" VENV="$(abspath $(VENV))" \
 		PYTEST_OPTIONS="--random-order $(COVERAGE)" pytest
 	touch -d @0 $(DEMO)
+
+# setuptools would take what an earlier build left.
+package: $(TEST)  ## Build dist/, check it, and try the wheel where nothing else is installed.
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build --no-isolation
+	rm -rf build *.egg-info
+	$(BIN)/twine check --strict dist/*
+	$(PYTEST) tests/extras/package
+
+# Old releases use what newer ones deprecate.
+test-oldest: $(OLDEST)  ## The core's tests with the oldest versions of what it needs, but torch.
+	OMP_NUM_THREADS=1 $(OLDEST_VENV)/bin/pytest $(CORE) -W ignore::DeprecationWarning @tests/core.txt
+
+test-newest: $(NEWEST)  ## The core's tests with the newest versions of what it needs, but torch.
+	OMP_NUM_THREADS=1 $(NEWEST_VENV)/bin/pytest $(CORE) @tests/core.txt
 
 # Its tests share no file, so they are dealt out one by one.
 test-models: $(TEST)  ## Each projector in each model of docs/models.md, whose table it writes anew.
@@ -130,6 +155,15 @@ test-zeta: $(ZETA)  ## Zeta's modules as blocks, with zetascale itself.
 	OMP_NUM_THREADS=1 $(ZETA_VENV)/bin/pytest -c tests/extras/zeta/pytest.ini --rootdir tests/extras/zeta -q \
 		tests/extras/zeta
 
+docs: $(SUITES)  ## The site, in build/site/html; every warning is an error. Under 4 minutes.
+	OMP_NUM_THREADS=1 $(SUITES_VENV)/bin/python -m sphinx -j 2 -q -W -n --keep-going -b html \
+		-d build/site/doctrees docs build/site/html
+
+test-site: $(if $(CHROMIUM),docs)  ## The site in Chromium: links, widths, axe-core, search. Under 4 minutes.
+	$(if $(CHROMIUM),SITE=build/site/html CHROMIUM="$(CHROMIUM)" OMP_NUM_THREADS=1 \
+		$(SUITES_VENV)/bin/pytest -c tests/pytest.ini --rootdir tests -q $(TWO) tests/extras/site,\
+		@echo "test-site: not run: no Chromium (apt-get install chromium)")
+
 bench: $(BENCH)  ## Print the figures of benchmarks/, beside the originals'.
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/versus.py --json $(VENV)/versus.json
@@ -140,7 +174,7 @@ bench-check: $(TEST)  ## Fail where a projector is slower than its original; nee
 	$(BIN)/python benchmarks/check.py
 
 clean:  ## Remove the environments and what tools have cached.
-	rm -rf .coverage .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .coverage .venv .venv-* build dist docs/api *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(DEMO): pyproject.toml constraints.txt $(SOURCES)
 	$(install) -c constraints.txt ".[demo]"
@@ -169,7 +203,18 @@ $(LITERT): pyproject.toml constraints-litert.txt $(SOURCES)
 # DeepSpeed compiles what it needs where it needs it.
 $(SUITES): export DS_BUILD_OPS := 0
 $(SUITES): pyproject.toml constraints.txt constraints-suites.txt $(SOURCES)
+	$(install) -c constraints.txt pip
 	$(install) -c constraints.txt -c constraints-suites.txt ".[models,plot]" --group suites
+	touch $@
+
+$(OLDEST): pyproject.toml constraints.txt constraints-oldest.txt $(SOURCES)
+	$(install) -c constraints.txt pip
+	$(install) -c constraints-oldest.txt "$(TORCH)" . --group core
+	touch $@
+
+$(NEWEST): pyproject.toml constraints.txt $(SOURCES)
+	$(install) -c constraints.txt pip
+	$(install) --upgrade --upgrade-strategy eager "$(TORCH)" . --group core
 	touch $@
 
 $(ZETA): pyproject.toml constraints-zeta.txt zeta/table.json $(SOURCES)

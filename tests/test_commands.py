@@ -173,6 +173,16 @@ def test_help_has_a_line_for_each_target(clone: Clone) -> None:
     assert not clone.environment.exists()
 
 
+def test_without_a_browser_the_site_is_said_not_to_be_tested(clone: Clone) -> None:
+    said = "test-site: not run: no Chromium (apt-get install chromium)\n"
+    assert clone.make("test-site", "CHROMIUM=") == (0, said, "")
+    assert not clone.environment.exists()
+    status, out, _ = clone.make("-n", "-o", "docs", "test-site", "CHROMIUM=/bin/chromium")
+    assert status == 0
+    assert "pytest" in out
+    assert "not run" not in out
+
+
 def test_steps_say_how_long_they_took_also_when_one_fails(tmp_path: Path) -> None:
     (tmp_path / ".ci").mkdir()
     (tmp_path / ".ci" / "steps").write_text((ROOT / ".ci" / "steps").read_text())

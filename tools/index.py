@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 INDEX = ROOT / "projectors" / "zoo" / "index.json"
 PYPROJECT = ROOT / "pyproject.toml"
 NOT_DATA = {"names", "read"}  # functions, or names of no use before the family is imported
-# Where a family needs another case than that of the README's table.
+# Where a family needs another case than that of the tables in docs/zoo.md.
 SPECIAL: dict[str, dict[str, Any]] = {
     "identity": {"in": 2048},
     "token-packer": {"in": 4096},
@@ -53,7 +53,7 @@ def upstream_row(entry: Upstream) -> dict[str, Any]:
 
 
 def standard_plan(name: str) -> Plan:
-    """Return the plan of a family for the case of the README's table, its options at defaults."""
+    """Return the plan of a family for the case of docs/zoo.md, its options at defaults."""
     case: dict[str, Any] = CASE | SPECIAL.get(name, {})
     h, w = case["grid"]
     return Plan(families()[name]().stack(case["in"], case["out"]), (h, w))
