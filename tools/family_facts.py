@@ -50,7 +50,8 @@ def sources(cls: type) -> list[re.Match[str] | str]:
     found: list[re.Match[str] | str] = []
     for item in paragraph(cls, "Source").removesuffix(".").split("; "):
         match = IN_REPOSITORY.fullmatch(item)
-        assert match or PAPER.fullmatch(item), f"{cls.__name__}: {item!r} is no source"
+        if not (match or PAPER.fullmatch(item)):
+            raise ValueError(f"{cls.__name__}: {item!r} is no source")
         found.append(match or item)
     return found
 

@@ -82,7 +82,8 @@ def replaced(page: Path, run: Callable[[re.Match[str]], str]) -> str:
         parts += [text[position:start], new]
         position = end
         shown += example["language"] == "python"
-    assert shown == text.count("\n```text\n"), "an output without code before it"
+    if shown != text.count("\n```text\n"):
+        raise ValueError("an output without code before it")
     return "".join([*parts, text[position:]])
 
 

@@ -61,5 +61,5 @@ def test_a_traceback_names_the_line_of_the_page(page: Path) -> None:
 
 def test_an_output_stands_below_code(page: Path) -> None:
     page.write_text("# A page\n\n```text\n1\n```\n")
-    with pytest.raises(AssertionError, match="without code before it"):
+    with pytest.raises(ValueError, match="without code before it"):
         run_alone(page)
