@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..projectors import PROJECTORS
-from ..projectors.index import advice, aliases, keywords, upstream_index
+from ..projectors.index import advising, aliases, keywords, upstream_index
 from ..projectors.upstream import Upstream
-from ..registry import Entry, RegistryError, UnknownName, describe_error, quote
+from ..registry import Entry, RegistryError, describe_error, quote
 
 __all__ = ["Family", "find_family", "plugin_families"]
 
@@ -44,13 +44,8 @@ def find_family(name: str) -> Family:
     Raises:
         RegistryError: There is none, or its plugin is broken. For a model's name it says which.
     """
-    try:
+    with advising(name, lambda family, given: f"family={family!r}{keywords(given)}"):
         found = PROJECTORS.find(name)
-    except UnknownName as error:
-        if isinstance(name, str):
-            said = advice(name, lambda family, given: f"family={family!r}{keywords(given)}")
-            error.hint = said or error.hint
-        raise
     alias = found.name if found.name in aliases() else ""
     family, options = aliases().get(alias, (found.name, {}))
     entries = _entries(PROJECTORS.get(family))

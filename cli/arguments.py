@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..projectors import PROJECTORS
-from ..projectors.index import advice
-from ..registry import MobileVLMError, UnknownName, did_you_mean, quote
+from ..projectors.index import advising
+from ..registry import MobileVLMError, did_you_mean, quote
 
 if TYPE_CHECKING:
     from ..projectors.stack import Stack
@@ -216,11 +216,8 @@ def check_name(name: str, written: Callable[[str, Mapping[str, Any]], str]) -> N
         from ..projectors.lookup import refuse_path
 
         refuse_path(name)
-    try:
+    with advising(name, written):
         PROJECTORS.find(name)
-    except UnknownName as error:
-        error.hint = advice(name, written) or error.hint
-        raise
 
 
 def document(file: str) -> Stack:

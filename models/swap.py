@@ -9,10 +9,10 @@ from typing import Any, Literal
 from ..blocks.core.errors import SpecError
 from ..projectors.build import plan_projector, spec_of
 from ..projectors.document import dump_spec
-from ..projectors.index import advice, keywords
+from ..projectors.index import advising, keywords
+from ..projectors.lookup import name_of
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
-from ..registry import UnknownName
 from .arguments import (
     check_arguments,
     check_no_processor,
@@ -79,7 +79,7 @@ def swap_projector(
     """
     transformers()
     check_arguments(spec, tokens, init, options)
-    family = spec if isinstance(spec, str) else ""
+    family = name_of(spec)
     if slot is not None:
         check_no_processor(processor)
         return swap_at(model, spec, slot, tokens, options, init is not None)
@@ -154,16 +154,17 @@ def _stack(
     if not isinstance(spec, str):
         return plan_projector(spec, tokens=tokens, **options).stack
     try:
-        stack = spec_of(spec, slot.channels, slot.out, tokens=tokens, grid=slot.grid, **options)
+        with advising(spec, _swap_call):
+            stack = spec_of(spec, slot.channels, slot.out, tokens=tokens, grid=slot.grid, **options)
     except SpecError as error:
         if error.where == "tokens" and slot.grid is None:
             error.hint = (
                 "The images of this model differ in size: set an option of the name instead."
             )
         raise
-    except UnknownName as error:
-        said = advice(spec, lambda name, given: f"swap_projector(model, {name!r}{keywords(given)})")
-        error.hint = said or error.hint
-        raise
     order = {"prefix_tokens": slot.prefix_tokens, "token_order": slot.token_order}
     return stack.model_copy(update={k: v for k, v in order.items() if k not in options})
+
+
+def _swap_call(family: str, options: Mapping[str, Any]) -> str:
+    return f"swap_projector(model, {family!r}{keywords(options)})"

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from ..projectors.build import build_projector
+from ..projectors.lookup import name_of
 from ..projectors.projector import Projector
 from ..projectors.stack import Stack
 from ..registry import did_you_mean, quote
@@ -31,7 +32,7 @@ def swap_at(
     """Put a projector at any place of any model, which can then no longer be saved."""
     own = _module_at(model, slot)
     like = like_of(own, model)
-    family = spec if isinstance(spec, str) else ""
+    family = name_of(spec)
     check_options(options, ("device", "dtype"), "the slot")
     if isinstance(spec, str) and not {"in_", "in"} & options.keys():
         raise ModelError(

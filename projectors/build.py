@@ -9,7 +9,7 @@ from ..blocks.core.errors import SpecError
 from ..blocks.core.feature import check_grid
 from ..registry import quote
 from . import PROJECTORS
-from .lookup import to_stack
+from .lookup import name_of, to_stack
 from .plan import MAX_PARAMETERS, Plan
 from .projector import Projector
 from .stack import Stack
@@ -78,7 +78,7 @@ def build_projector(
         device=device,
         dtype=dtype,
         max_parameters=max_parameters,
-        name=spec if isinstance(spec, str) else "",
+        name=name_of(spec),
     )
 
 
@@ -103,9 +103,7 @@ def plan_projector(
     """
     stack, grid = resolve(spec, in_, out, tower, lm, options, tokens, grid)
     sides = None if grid is None else check_grid(grid)
-    return Plan(
-        stack, sides, max_parameters=max_parameters, name=spec if isinstance(spec, str) else ""
-    )
+    return Plan(stack, sides, max_parameters=max_parameters, name=name_of(spec))
 
 
 def spec_of(

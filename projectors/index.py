@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..registry import UnknownName
 
 if TYPE_CHECKING:
     from .upstream import Upstream
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "INDEX",
     "advice",
+    "advising",
     "aliases",
     "find_model",
     "folded",
@@ -109,6 +113,17 @@ def advice(name: str, written: Callable[[str, Mapping[str, Any]], str] = _build_
         return ""
     model, family, options = found
     return f"{model} uses {family}: write {written(family, options)}."
+
+
+@contextmanager
+def advising(name: object, written: Callable[[str, Mapping[str, Any]], str]) -> Iterator[None]:
+    """Let the error of an unknown name say what its caller would write, if it is a model's name."""
+    try:
+        yield
+    except UnknownName as error:
+        if isinstance(name, str):
+            error.hint = advice(name, written) or error.hint
+        raise
 
 
 @cache

@@ -12,7 +12,7 @@ from . import PROJECTORS
 from .preset import Preset
 from .stack import Stack
 
-__all__ = ["instantiate", "refuse_path", "to_stack"]
+__all__ = ["instantiate", "name_of", "refuse_path", "to_stack"]
 
 
 def instantiate(name: str, options: Mapping[str, Any]) -> Preset:
@@ -34,6 +34,11 @@ def instantiate(name: str, options: Mapping[str, Any]) -> Preset:
         )
     given = {key: getattr(entry, key) for key in entry.model_fields_set}
     return _make_preset(type(entry), name, {**given, **options})
+
+
+def name_of(spec: object) -> str:
+    """Return the name that a projector is asked for by; empty if it is by a document."""
+    return spec if isinstance(spec, str) else ""
 
 
 def _make_preset(cls: type[Preset], name: str, options: Mapping[str, Any]) -> Preset:

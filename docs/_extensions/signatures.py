@@ -21,8 +21,8 @@ __all__ = ["setup"]
 
 def complete(app: Sphinx) -> None:
     """Import what modules import for type checkers only, so that all annotations can be read."""
-    for module in list(sys.modules.values()):
-        if not module.__name__.startswith("mobilevlm"):
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] != "mobilevlm":
             continue
         path = Path(module.__file__ or "")
         for node in ast.parse(path.read_text("utf-8")).body:
