@@ -78,6 +78,7 @@ def test_list_says_whose_figures_it_prints() -> None:
         ("qwen2_vl*", ["qwen2-vl"], ["Qwen2-VL", "EXAONE 4.5"]),
         ("llava-onevision", ["mlp", "llava-onevision-video"], ["LLaVA-OneVision"]),
         ("llava-next", ["mlp", "llava-next-video"], ["LLaVA-NeXT"]),
+        ("audio", ["mlp", "gemma4", "linear"], ["Audio Flamingo 3"]),
         ("ldp", ["ldp", "ldpnet", "ldpnetv2"], []),
         (
             "llava",
