@@ -160,7 +160,7 @@ class Qwen2VL(Preset):
     }
     models: ClassVar[Aliases] = {
         "EXAONE 4.5": _RMS,
-        "Inkling 2": {"norm": "none"},
+        "Inkling 2": {"norm": "none", "bias": False},
         "Kimi-K2.5": {"eps": 1e-5},
         "LFM3-VL": {},
         "PaddleOCR-VL": _PADDLEOCR,

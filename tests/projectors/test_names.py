@@ -28,7 +28,7 @@ from mobilevlm import (
 from mobilevlm.blocks.norm_act import NormAct
 from mobilevlm.blocks.pointwise import Pointwise
 from mobilevlm.projectors import FAMILIES
-from mobilevlm.projectors.index import models
+from mobilevlm.projectors.index import aliases, folded, models
 from mobilevlm.registry import UnknownName
 
 
@@ -221,6 +221,13 @@ def test_a_model_is_answered_with_a_call_that_works(name: str, said: str) -> Non
 def test_every_models_options_work() -> None:
     for model, (family, options) in models().items():
         assert plan_projector(family, 64, 128, **options).stack, model
+
+
+def test_a_models_name_means_what_the_alias_of_that_name_does() -> None:
+    built = {folded(name): meant for name, meant in aliases().items()}
+    both = {model: meant for model, meant in models().items() if folded(model) in built}
+    assert len(both) > 3
+    assert both == {model: built[folded(model)] for model in both}
 
 
 def test_a_registered_name_wins_over_a_models() -> None:
