@@ -16,6 +16,7 @@ from ..registry import (
     ALL,
     DISABLE_VARIABLE,
     STRICT_VARIABLE,
+    MobileVLMError,
     Plugin,
     Registry,
     describe_error,
@@ -90,6 +91,8 @@ def diagnose() -> Diagnosis:
     missing = {each.extra for each in needed if not each.found}
     findings += [finding for each in needed for finding in _check_requirement(each, missing)]
     base = list(_base())
+    if not base and {each.state for each in needed if each.extra == "models"} == {"ok"}:
+        findings += _check_models()
     plugins = [plugin for registry in REGISTRIES for plugin in registry.plugins(check=not base)]
     names = list(_check_names())
     findings += [*base, *names]
@@ -164,6 +167,17 @@ def _base() -> Iterator[Finding]:
     except Exception as error:
         text = f"what plugins require cannot be imported: {describe_error(error)}"
         yield Finding("problem", OWN, text, "Fix this first: no plugin was imported.")
+
+
+def _check_models() -> Iterator[Finding]:
+    """Import what needs the extra `models`, as the versions do not say whether that succeeds."""
+    try:
+        from .. import models as _models  # noqa: F401
+    except Exception as error:
+        found, hint = describe_error(error), ""
+        if isinstance(error, MobileVLMError):
+            found, hint = error.found, error.hint
+        yield Finding("note", "mobilevlm.models", f"it cannot be imported: {found}", hint)
 
 
 def _check_names() -> Iterator[Finding]:

@@ -3,9 +3,11 @@
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -233,6 +235,32 @@ def test_all_is_well(site: Site) -> None:
         re.split("[><]", need)[0] for need in core_requirements()
     )
     assert (found["plugins"], found["findings"]) == ([], [])
+
+
+def test_what_transformers_hides_is_named(tmp_path: Path) -> None:
+    """Its versions fit, and still no model can be loaded."""
+    pytest.importorskip("PIL")
+    pytest.importorskip("transformers")
+    said = "operator torchvision::nms does not exist"
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(f"raise RuntimeError({said!r})")
+    (tmp_path / "torchvision-99.0.dist-info").mkdir()
+    (tmp_path / "torchvision-99.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchvision\nVersion: 99.0\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mobilevlm", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert findings(done.stdout) == [
+        "note: mobilevlm.models: it cannot be imported: transformers cannot import AutoProcessor: "
+        f"RuntimeError: {said}. transformers imports it: install a version that fits, or uninstall "
+        "it."
+    ]
 
 
 def core_requirements() -> list[str]:
