@@ -183,7 +183,7 @@ def test_nothing_is_published_until_the_package_has_a_name(tmp_path: Path) -> No
     assert jobs["build"]["outputs"]["distribution"] == "${{ steps.name.outputs.distribution }}"
     publish = jobs["publish"]
     assert publish["if"] == "needs.build.outputs.distribution != ''"
-    assert publish["needs"] == "build"
+    assert publish["needs"] == ["build", "attach"]
     assert publish["permissions"] == {"id-token": "write"}
     assert publish["steps"][-1]["with"]["attestations"] is True
     elsewhere = [job for name, job in jobs.items() if name != "publish"]
