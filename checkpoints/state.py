@@ -152,7 +152,8 @@ def check_keys(
         lines = [f"\n  missing  {_ascii_key(key)} {tuple(expected[key])}" for key in missing]
         lines += [f"\n  extra    {_ascii_key(key)} {tuple(found[key])}" for key in extra]
         shown = "".join(lines[:12]) + ("\n  ..." if len(lines) > 12 else "")
-        count = f"{len(missing)} tensors missing and {len(extra)} left over"
+        tensors = "tensor" if len(missing) == 1 else "tensors"
+        count = f"{len(missing)} {tensors} missing and {len(extra)} left over"
         raise CheckpointError(f"{count} for {what}{shown}", where, hint=hint)
 
 

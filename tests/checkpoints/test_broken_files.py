@@ -249,7 +249,7 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "missing and extra": (
         lambda: edited(_2_bias=None, _4_scale=torch.zeros(3)),
-        "X: 1 tensors missing and 1 left over for mlp\n"
+        "X: 1 tensor missing and 1 left over for mlp\n"
         "  missing  mm_projector.2.bias (24,)\n"
         "  extra    mm_projector.4.scale (3,). "
         "The file is of another family or incomplete.",
@@ -261,12 +261,12 @@ STATES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "missing": (
         lambda: edited(_2_bias=None),
-        "X: 1 tensors missing and 0 left over for mlp\n  missing  mm_projector.2.bias (24,). The "
+        "X: 1 tensor missing and 0 left over for mlp\n  missing  mm_projector.2.bias (24,). The "
         "file is of another family or incomplete.",
     ),
     "missing first": (
         lambda: edited(_0_bias=None),
-        "X: 1 tensors missing and 0 left over for mlp\n  missing  mm_projector.0.bias (24,). The "
+        "X: 1 tensor missing and 0 left over for mlp\n  missing  mm_projector.0.bias (24,). The "
         "file is of another family or incomplete.",
     ),
     "12 extra": (

@@ -91,7 +91,7 @@ WIDE = (
         ),
         (
             with_weight_norm,
-            "projector: 1 tensors missing and 2 left over for its specification\n"
+            "projector: 1 tensor missing and 2 left over for its specification\n"
             "  missing  blocks.0.weight (24, 16)\n"
             "  extra    blocks.0.parametrizations.weight.original0 (24, 1)\n"
             f"  extra    blocks.0.parametrizations.weight.original1 (24, 16). {UNDO}",
@@ -424,7 +424,7 @@ def test_documents_that_do_not_fit(own: Path, tmp_path: Path) -> None:
     )
     state.popitem()
     save_file(state, path, {"mobilevlm": text})
-    assert "1 tensors missing and 0 left over for document" in refusal(path)
+    assert "1 tensor missing and 0 left over for document" in refusal(path)
 
 
 def test_an_inspection_in_one_line(own: Path, tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ JANUS: dict[str, tuple[dict[str, Tensor], dict[str, Any], str]] = {
     "a weight is missing": (
         {**janus("aligner", "fc1"), "aligner.hidden_layers.0.bias": torch.zeros(24)},
         {},
-        "1 tensors missing and 0 left over for mlp\n"
+        "1 tensor missing and 0 left over for mlp\n"
         "  missing  aligner.hidden_layers.0.weight (24, 24)",
     ),
     "the aligner of generated tokens": (

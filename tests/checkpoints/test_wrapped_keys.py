@@ -268,7 +268,7 @@ def test_an_adapter_of_the_language_model_is_nobodys_business(tmp_path: Path) ->
     }
     assert inspect_checkpoint(saved(state, tmp_path / "x")).left == 2
     del state["base_model.model.model.mm_projector.modules_to_save.default.2.bias"]
-    assert "1 tensors missing and 0 left over" in refusal(saved(state, tmp_path / "x"))
+    assert "1 tensor missing and 0 left over" in refusal(saved(state, tmp_path / "x"))
 
 
 def test_unmerged_adapters_in_a_state_dict_are_named_as_such(tmp_path: Path) -> None:
@@ -498,7 +498,7 @@ def test_what_is_quantised_elsewhere_does_not_matter(name: str, tmp_path: Path) 
     assert inspect_checkpoint(folder).left == len(others)
     del state[f"{P}linear_2.bias"]
     saved({**others, **state}, folder)
-    assert "1 tensors missing and 0 left over" in refusal(folder)
+    assert "1 tensor missing and 0 left over" in refusal(folder)
 
 
 def test_a_quantised_layer_with_an_adapter_asks_for_merging(tmp_path: Path) -> None:
