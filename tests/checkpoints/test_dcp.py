@@ -3,7 +3,6 @@
 import io
 import os
 import pickle
-import subprocess
 import sys
 import time
 import warnings
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.checkpoints import mlp, same
+from helpers.ranks import run_two
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
@@ -103,31 +103,23 @@ def test_only_the_projectors_chunks_are_opened(
 
 
 TWO = """
-import sys, torch, torch.distributed as dist
 from torch.distributed import checkpoint as dcp
 from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
 from safetensors.torch import load_file
 
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 mesh = init_device_mesh("cpu", (2,))
 whole = load_file(f"{folder}/plain.safetensors")
 shards = {}
 for index, (key, tensor) in enumerate(whole.items()):
     shards[key] = distribute_tensor(tensor, mesh, [Shard(index % tensor.dim())])
 dcp.save({"model": shards}, checkpoint_id=f"{folder}/dcp")
-dist.destroy_process_group()
 """
 
 
 @pytest.mark.slow
 def test_a_folder_that_two_processes_wrote(tmp_path: Path) -> None:
     expected = plain(tmp_path)
-    (tmp_path / "two.py").write_text(TWO)
-    arguments = [sys.executable, "-W", "ignore", tmp_path / "two.py"]
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
-    both = [subprocess.Popen([*arguments, str(rank), tmp_path], env=environment) for rank in (0, 1)]
-    assert [process.wait(300) for process in both] == [0, 0]
+    run_two(TWO, tmp_path)
     assert {path.name for path in (tmp_path / "dcp").iterdir()} == {
         ".metadata",
         "__0_0.distcp",

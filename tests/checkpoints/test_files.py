@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from helpers.checkpoints import mlp, same
+from helpers.ranks import run_two
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -607,15 +608,12 @@ def test_the_parts_of_a_sharded_tensor_are_refused(tmp_path: Path) -> None:
 
 
 SHARDED = """
-import sys, torch, torch.distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from mobilevlm import CheckpointError, build_projector, load_projector, save_projector
 
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 cpu = torch.device("cpu")
 for kind in ("ddp", "fsdp1", "fsdp1-flat", "fsdp2"):
     torch.manual_seed(0)
@@ -649,23 +647,12 @@ for kind in ("ddp", "fsdp1", "fsdp1-flat", "fsdp2"):
     assert loaded.keys() == whole.keys()
     assert all(torch.equal(loaded[key], whole[key]) for key in whole), kind
     print(kind, "saved")
-dist.destroy_process_group()
 """
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
 def test_sharded_projectors_are_refused_and_saved_once_gathered(tmp_path: Path) -> None:
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SHARDED, str(rank), str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    (first, fault), (second, other) = (worker.communicate(timeout=300) for worker in workers)
-    assert [worker.returncode for worker in workers] == [0, 0], fault + other
+    first, second = run_two(SHARDED, tmp_path)
     kinds = ["ddp", "fsdp1", "fsdp1-flat", "fsdp2"]
     assert first.splitlines() == [f"{kind} saved" for kind in kinds]
     # Whether the others get the tensors as well is torch's to say.

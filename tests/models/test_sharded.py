@@ -1,16 +1,12 @@
 """Models sharded over processes, of which one has images and another text alone."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.ranks import run_two
 
-TESTS = Path(__file__).parents[1]
 WORKER = """
-import copy, sys, torch, torch.distributed as dist
 from helpers.torchvision_operators import declare
 declare()
 from torch.distributed.device_mesh import init_device_mesh
@@ -20,8 +16,6 @@ from helpers import vlms_packed, vlms_sizes
 from mobilevlm.models import swap_projector
 from mobilevlm.models.training import freeze_except_projector
 
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 mesh = init_device_mesh("cpu", (2,))
 for name in ("llava", "mistral3", "qwen2_5_vl", "qwen3_vl"):
     torch.manual_seed(0)
@@ -50,7 +44,6 @@ for name in ("llava", "mistral3", "qwen2_5_vl", "qwen3_vl"):
     for key, grad in found.items():
         torch.testing.assert_close(grad.full_tensor(), expected[key], msg=lambda text: key + text)
     print(name)
-dist.destroy_process_group()
 """
 
 
@@ -58,16 +51,5 @@ dist.destroy_process_group()
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed")
 def test_a_process_without_images_takes_part(tmp_path: Path) -> None:
     """Each calls the projector as often, and in its place: they wait for each other there."""
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", WORKER, str(rank), str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(TESTS)},
-        )
-        for rank in range(2)
-    ]
-    (first, fault), (second, other) = (worker.communicate(timeout=300) for worker in workers)
-    assert [worker.returncode for worker in workers] == [0, 0], fault + other
+    first, second = run_two(WORKER, tmp_path)
     assert first.split() == second.split() == ["llava", "mistral3", "qwen2_5_vl", "qwen3_vl"]

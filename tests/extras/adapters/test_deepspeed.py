@@ -27,7 +27,7 @@ def run_both(case: str, way: str, folder: Path) -> None:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")])
+            filter(None, [str(HERE.parents[1]), os.environ.get("PYTHONPATH")])
         ),
         "WORLD_SIZE": "2",
     }

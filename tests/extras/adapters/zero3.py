@@ -15,6 +15,7 @@ from pathlib import Path
 import deepspeed
 import torch
 from cases import build, tokens
+from helpers.ranks import part
 from torch import Tensor, nn
 
 from mobilevlm import CheckpointError, save_projector
@@ -105,3 +106,4 @@ def main(case: str, way: str, path: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    part()
