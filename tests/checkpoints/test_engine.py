@@ -80,7 +80,7 @@ def test_an_index_that_is_out_of_date_is_an_error(index_of: Callable[[str], None
             [find_layout(name) for name in layouts()]
 
 
-@pytest.mark.quick("None")
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [None, '{"mlp"'])
 def test_the_index_is_written_anew_whatever_it_holds(text: str | None, tmp_path: Path) -> None:
     package = tmp_path / "mobilevlm"

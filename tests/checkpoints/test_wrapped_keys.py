@@ -302,6 +302,7 @@ def test_keys_without_end_take_no_time(tmp_path: Path) -> None:
     assert time.process_time() - start < 10
 
 
+@pytest.mark.quick("a connector")
 @pytest.mark.parametrize(
     ("name", "others"),
     [("merger" * 8_000, {}), ("merge" * 9_000, mlp()), ("blocks.0.a." * 5_000, {})],

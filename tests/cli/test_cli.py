@@ -435,6 +435,7 @@ def test_errors_are_json_where_json_is_asked_for(
         assert lines == [said]
 
 
+@pytest.mark.slow
 def test_one_vocabulary_of_dtypes(tmp_path: Path) -> None:
     save_projector(build_projector("mlp", 4, 4), tmp_path / "mine")
     for index, dtype in enumerate(("bf16", "bfloat16", "torch.bfloat16", "BF16")):

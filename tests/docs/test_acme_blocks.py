@@ -171,6 +171,7 @@ def test_without_it_the_document_says_what_to_install(site: Path, tmp_path: Path
     )
 
 
+@pytest.mark.slow
 def test_its_own_tests_pass(source: Path, site: Path) -> None:
     out = run("-m", "pytest", "-q", "-p", "no:cacheprovider", site=site, cwd=source)
     assert " passed" in out

@@ -9,9 +9,23 @@ from helpers.pages import FENCE
 from readme import DOCS, render
 
 KINDS = {"python", "text", "console", "sh", "toml"}
+# Their commands are many processes, or measure.
+LONG = {
+    "choose.md",
+    "cli.md",
+    "compare.md",
+    "hub.md",
+    "load.md",
+    "porting.md",
+    "write-a-block.md",
+}
+PAGES = [
+    pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else [])
+    for page in DOCS
+]
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES)
 def test_code_runs_and_prints_what_the_page_says(page: Path, registries: None) -> None:
     assert render(page) == page.read_text("utf-8"), "run: python tools/readme.py"
 

@@ -465,6 +465,7 @@ def test_the_command_explains_what_is_wrong(tmp_path: Path) -> None:
     assert "unknown projector 'fuyuu'. Did you mean 'fuyu'" in err
 
 
+@pytest.mark.slow
 def test_the_command_draws_a_bar_on_a_terminal(tmp_path: Path) -> None:
     drawn = on_a_terminal("vectors", str(tmp_path / "out"), "fuyu", "linear")
     assert "linear-bias-false ..." in drawn
