@@ -373,7 +373,6 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.slow
 def test_a_bar_is_drawn_for_many_bytes_on_a_terminal_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,7 +287,6 @@ def test_the_help_says_how_targets_are_written() -> None:
     assert "NAME, NAME(KEY=VALUE,...) or FILE; in=1024 out=2048, or tower=FOLDER lm=FOLDER;" in text
 
 
-@pytest.mark.slow
 def test_on_a_narrow_terminal_there_is_progress_and_then_a_table_in_parts() -> None:
     words = ("compare", "mlp", "ldp", *WIDTHS, "grid=4x6,8x2", "--time", "--rounds", "3")
     drawn = on_a_terminal(*words, "dtype=f32", NO_COLOR="1", COLUMNS="50").replace("\r\n", "\n")

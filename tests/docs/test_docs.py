@@ -9,7 +9,7 @@ from helpers.pages import FENCE
 from readme import DOCS, render
 
 KINDS = {"python", "text", "console", "sh", "toml"}
-# Their commands are many processes, or measure.
+# The longest: `make test-slow` runs them.
 LONG = {
     "choose.md",
     "cli.md",
@@ -19,13 +19,10 @@ LONG = {
     "porting.md",
     "write-a-block.md",
 }
-PAGES = [
-    pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page.name in LONG else [])
-    for page in DOCS
-]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.quick(*({page.name for page in DOCS} - LONG))
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_code_runs_and_prints_what_the_page_says(page: Path, registries: None) -> None:
     assert render(page) == page.read_text("utf-8"), "run: python tools/readme.py"
 
