@@ -37,6 +37,7 @@ def test_the_interval_holds_the_median_often_enough(n: int, check: ModuleType) -
 
 
 @pytest.mark.thread_unsafe
+@pytest.mark.usefixtures("clock")
 @pytest.mark.quick("{'avx2': True}-0.02-['ok', 'SLOWER']")
 @pytest.mark.parametrize(
     ("flags", "original", "expected"),
