@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.checkpoints import mlp, same
+from helpers.pickles import EVAL, RUN, Call
 from helpers.ranks import run_two
 from safetensors.torch import save_file
 from torch import Tensor
@@ -353,29 +354,18 @@ def test_a_chunk_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------- attacks
 
 
-class Call:
-    """An object whose pickle calls something."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.function, self.arguments
-
-
 def attacks() -> dict[str, bytes]:
     """Pickles that are to be refused; those that run something leave a file behind if it runs."""
-    command = "echo > ran"
     known = "torch.distributed.checkpoint.metadata"
     metadata = f"c{known}\nMetadata\n"
     return {
-        "os.system": pickle.dumps(Call(os.system, command)),
-        "os.system, protocol 0": pickle.dumps(Call(os.system, command), 0),
-        "os.system in a field": pickle.dumps({"state_dict_metadata": Call(os.system, command)}),
-        "eval": pickle.dumps(Call(eval, "open('ran', 'w').close()")),
+        "os.system": pickle.dumps(Call(os.system, RUN)),
+        "os.system, protocol 0": pickle.dumps(Call(os.system, RUN), 0),
+        "os.system in a field": pickle.dumps({"state_dict_metadata": Call(os.system, RUN)}),
+        "eval": pickle.dumps(Call(eval, EVAL)),
         "getattr": b"cbuiltins\ngetattr\n.",
-        "inst": f"(S'{command}'\nios\nsystem\n.".encode(),
-        "obj": f"(cos\nsystem\nS'{command}'\no.".encode(),
+        "inst": f"(S'{RUN}'\nios\nsystem\n.".encode(),
+        "obj": f"(cos\nsystem\nS'{RUN}'\no.".encode(),
         "extension": b"\x82\x01.",
         "a persistent id": b"Px\n.",
         "a bytearray of a terabyte": b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".",
